@@ -1,0 +1,27 @@
+"""Visual relationship detection and scene graphs with CLIP, as a Detectron2 extension."""
+
+from vrd_d2.version import __version__
+
+__all__ = ["__version__"]
+
+
+def _require_detectron2() -> None:
+    """Everything below needs Detectron2, which `pip install` cannot fetch as a dependency."""
+    try:
+        import detectron2  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "detectron2":
+            raise
+        raise ImportError(
+            "vrd_d2 needs Detectron2, which is not installed. In a checkout of vrd_d2 run\n"
+            "    bash tools/setup_environment.sh\n"
+            "anywhere else install this build of it, or your own from source:\n"
+            "    pip install --no-deps --only-binary=:all: --python-version 3.10"
+            " --implementation cp --target"
+            ' "$(python -c \'import sysconfig; print(sysconfig.get_path("purelib"))\')"'
+            " sal-detectron2==0.7.2",
+            name="detectron2",
+        ) from error
+
+
+_require_detectron2()

@@ -1,0 +1,65 @@
+"""Packaging of vrd_d2. tools/requirements.txt pins what these ranges were tested with."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "vrd_d2/version.py").read_text())[1]
+README = ROOT / "README.md"
+
+# Neither Detectron2 nor OpenCV is required here. Detectron2 has no package of its own: see
+# tools/setup_environment.sh. OpenCV has two packages that overwrite each other's cv2
+# (opencv-python, opencv-python-headless); pip cannot ask for either, and a second one breaks the
+# first. Who has none takes the extra `opencv`, which needs no display libraries.
+REQUIRES = [
+    "torch>=2.1",
+    "torchvision>=0.16",
+    "open_clip_torch>=3.0",
+    "numpy>=1.26",
+    # Imported by Detectron2.
+    "fvcore>=0.1.5.post20221221",
+    "iopath>=0.1.7",
+    "pycocotools>=2.0.7",
+    "pillow>=10.0",
+    "matplotlib>=3.8",
+    "omegaconf>=2.1,<2.4",
+    "hydra-core>=1.1",
+    "yacs>=0.1.8",
+    "tabulate",
+    "termcolor>=1.1",
+    "cloudpickle",
+    "tqdm>4.29",
+    "tensorboard",
+    "packaging",
+    "setuptools<81",  # detectron2.model_zoo imports pkg_resources
+]
+EXTRAS = {
+    "opencv": ["opencv-python-headless>=4.8"],
+    "h5": ["h5py>=3.10"],  # Visual Genome in the VG-SGG .h5 form
+    "vectors": ["gensim>=4.3"],  # word vectors in gensim's .kv form
+    "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
+    "test": ["pytest>=8.0", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.5", "scipy>=1.11"],
+}
+EXTRAS["test"] += EXTRAS["h5"]
+
+setup(
+    name="vrd_d2",
+    version=VERSION,
+    description="Visual relationship detection and scene graphs with CLIP, on Detectron2",
+    long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["vrd_d2", "vrd_d2.*"]),
+    package_data={"vrd_d2": ["assets/*", "data/*.json"]},
+    # The configs lie beside the package, not in it: an ordinary install finds them at
+    # share/vrd_d2/configs of the environment, folders kept because of their _BASE_ paths.
+    data_files=[
+        (f"share/vrd_d2/{path.parent.relative_to(ROOT)}", [str(path.relative_to(ROOT))])
+        for path in sorted((ROOT / "configs").rglob("*.yaml"))
+    ],
+    install_requires=REQUIRES,
+    extras_require=EXTRAS,
+)

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Sets up the environment where needed, checks the style, then runs the tests.
+#
+#     bash tools/test.sh                          everything, on two processes
+#     bash tools/test.sh tests/test_setup.py -k pin --pdb    arguments go to pytest, one process
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup_environment.sh"
+cd "$VRD_D2_ROOT"
+
+# Names of pretrained weights fail at once instead of after 46 seconds of retries.
+export HF_HUB_OFFLINE=1
+# Small tensors gain nothing from threads, and the processes would fight for the cores.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+
+if [ "$#" = 0 ]; then
+    set -- -n 2 tests
+fi
+python -m ruff check --quiet .
+# A test that hangs shows where, instead of saying nothing.
+python -m pytest -q -o faulthandler_timeout=300 "$@"
