@@ -80,7 +80,7 @@ install() { # WHAT PIP-ARGUMENTS...
     local what="$1"
     shift
     say "installing $what"
-    python -m pip install --quiet --disable-pip-version-check "$@" ||
+    python -m pip install -qq --disable-pip-version-check "$@" ||
         die "pip could not install $what into $environment (its message is above)." \
             "Check the network or the package index (PIP_INDEX_URL, PIP_FIND_LINKS) and the free" \
             "disk space (a CUDA build of torch takes 5.5 GB), then run this again:" \

@@ -15,6 +15,8 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 if [ "$#" = 0 ]; then
     set -- -n 2 tests
 fi
-python -m ruff check --quiet .
+status=0
+python -m ruff check --quiet . || status=1
 # A test that hangs shows where, instead of saying nothing.
-python -m pytest -q -o faulthandler_timeout=300 "$@"
+python -m pytest -q -o faulthandler_timeout=300 "$@" || status=$?
+exit "$status"
