@@ -129,7 +129,7 @@ else
     project=(--constraint "$kept")
     # setup.py does not require OpenCV, because either of its two packages will do.
     has cv2 || project+=(opencv-python-headless)
-    install "what setup.py requires and $environment lacks" "setuptools>=64,<81"
+    install "what setup.py requires and $environment lacks" "setuptools>=70.1,<81"
 fi
 install_detectron2
 install "vrd_d2, editable" "${project[@]}" --no-build-isolation --use-pep517 -e ".[test]"
