@@ -1,0 +1,98 @@
+"""Every configuration key that vrd_d2 adds to Detectron2's."""
+
+from detectron2.config import CfgNode as CN
+
+
+def add_vrd_config(cfg: CN) -> None:
+    """Add the keys of this project to a Detectron2 config, in place.
+
+    Args:
+        cfg: the result of ``detectron2.config.get_cfg()``.
+    """
+    # Class and predicate names: "vg150", "vg20", "vrd", "scenes", or the path of a JSON that has
+    # them (a relations_json file, or {"objects": [...], "predicates": [...]}).
+    cfg.MODEL.VOCABULARY = "vg150"
+
+    # ---- The frozen CLIP model -------------------------------------------------------------
+    cfg.MODEL.CLIP = CN()
+    # An open_clip model name, "scenes_clip" (shipped, small), or the path of a model-config JSON.
+    cfg.MODEL.CLIP.NAME = "ViT-B-32-quickgelu"
+    # A tag of open_clip for that name, a local weights file, or "" for random weights.
+    cfg.MODEL.CLIP.PRETRAINED = "openai"
+    # Where open_clip keeps downloaded weights; "" is its own default.
+    cfg.MODEL.CLIP.CACHE_DIR = ""
+
+    # ---- The frozen detector (SGDet); its architecture is the stock R-CNN keys -------------
+    cfg.MODEL.DETECTOR = CN()
+    # Checkpoint of a GeneralizedRCNN trained on the same classes; "" takes what MODEL.WEIGHTS has.
+    cfg.MODEL.DETECTOR.WEIGHTS = ""
+
+    # ---- Text -------------------------------------------------------------------------------
+    cfg.MODEL.TEXT = CN()
+    # Prompts; the embeddings of several templates are averaged (RelCLIP, section 3.2).
+    cfg.MODEL.TEXT.ENTITY_PROMPTS = ["a photo of a {object}."]
+    cfg.MODEL.TEXT.RELATION_PROMPTS = ["a photo of a {subject} {predicate} a {object}."]
+    # Word vectors of active sampling: a GloVe/word2vec text file (.txt, .txt.gz), or "clip".
+    cfg.MODEL.TEXT.WORD_VECTORS = "clip"
+
+    # ---- Entities, pairs and the relation head ----------------------------------------------
+    cfg.MODEL.RELATION = CN()
+    cfg.MODEL.RELATION.TASK = "sgdet"  # predcls, sgcls or sgdet
+    # Only pairs of boxes that overlap are candidates (RelCLIP); False keeps every ordered pair.
+    cfg.MODEL.RELATION.REQUIRE_OVERLAP = True
+    # Pairs sampled from a picture in training, and the largest share of positive ones.
+    cfg.MODEL.RELATION.BATCH_SIZE_PER_IMAGE = 512
+    cfg.MODEL.RELATION.POSITIVE_FRACTION = 0.25
+    # Detections stand for the ground-truth object that they overlap at least this much.
+    cfg.MODEL.RELATION.IOU_THRESHOLD = 0.5
+    # SGDet training: ground-truth boxes join the detections.
+    cfg.MODEL.RELATION.ADD_GT_BOXES = True
+    # SGDet: whose class and score an entity gets, the relation head's ("head") or the
+    # detector's ("detector").
+    cfg.MODEL.RELATION.ENTITY_CLASSES = "head"
+    cfg.MODEL.RELATION.DIM = 512  # width of v_i and v_ij, Dv of the paper
+    cfg.MODEL.RELATION.POSITION_DIM = 128  # width of the position embeddings p_i and p_ij
+    cfg.MODEL.RELATION.ATTENTION_LAYERS = 2
+    cfg.MODEL.RELATION.ATTENTION_HEADS = 8
+    # Attention over the pairs of a picture: "full" (exact), "subject" (pairs that share the
+    # subject) or "axial" (layers alternate between shared subject and shared object).
+    cfg.MODEL.RELATION.ATTENTION = "full"
+    # Text embeddings of the two classes join the input of a pair (beyond the paper).
+    cfg.MODEL.RELATION.CLASS_EMBEDDING = False
+    cfg.MODEL.RELATION.POOLER_RESOLUTION = 7
+    cfg.MODEL.RELATION.POOLER_SAMPLING_RATIO = 2
+    cfg.MODEL.RELATION.OBJECT_LOSS_WEIGHT = 1.0
+    cfg.MODEL.RELATION.PREDICATE_LOSS_WEIGHT = 1.0
+    # What ranks the predicates of a pair: "softmax" (public protocol) or "logit" (VisualDS).
+    cfg.MODEL.RELATION.RANKING = "softmax"
+
+    # ---- Relational Contrastive Learning (RelCLIP, section 3.3) ------------------------------
+    cfg.MODEL.RCL = CN()
+    # Levels of contrast: "subject-predicate", "predicate-object", "predicate" (unary),
+    # "subject-predicate-object" (triple); an empty list turns RCL off.
+    cfg.MODEL.RCL.LEVELS = ["subject-predicate", "predicate-object"]
+    cfg.MODEL.RCL.LOSS_WEIGHT = 1.0
+    cfg.MODEL.RCL.TEMPERATURE = 0.07  # tau of Eq. (4)
+    cfg.MODEL.RCL.GAMMA = 0.5  # share of the visual-to-text loss, Eq. (5)
+    # Semantic-aware active sampling: negatives are the samples with eta <= similarity <= epsilon.
+    cfg.MODEL.RCL.SAMPLING = True  # False: every other sample, weight 1
+    cfg.MODEL.RCL.EPSILON = 0.7
+    cfg.MODEL.RCL.ETA = 0.0
+    cfg.MODEL.RCL.WEIGHTED = True  # negatives weigh as much as they are similar
+
+    # ---- Data --------------------------------------------------------------------------------
+    # Data sets of the user's own: rows of [name, relations_json file, image folder].
+    cfg.DATASETS.REGISTER = []
+    # A picture whose file is missing: "error" or "skip" (reported by name).
+    cfg.DATASETS.MISSING_IMAGES = "error"
+
+    # ---- Evaluation --------------------------------------------------------------------------
+    cfg.TEST.RELATION = CN()
+    cfg.TEST.RELATION.PROTOCOL = "sgb"
+    cfg.TEST.RELATION.WRITE_PREDICTIONS = False
+    # Best checkpoint: metric to watch ("relations/R@50", say); "" keeps none.
+    cfg.TEST.BEST_METRIC = ""
+
+    # ---- Trainer -----------------------------------------------------------------------------
+    # Precision of SOLVER.AMP: "float16" (CUDA only) or "bfloat16" (CUDA and CPU).
+    cfg.SOLVER.AMP.PRECISION = "float16"

@@ -1,0 +1,74 @@
+"""Self-attention inside segments: the entities or the pairs of one picture, or a group of them.
+
+Shapes: T tokens of all segments in a row, D width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SegmentAttention(nn.Module):
+    """Pre-norm residual multi-head self-attention in which tokens see their own segment only."""
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        if dim % heads:
+            raise ValueError(
+                f"MODEL.RELATION.DIM {dim} is no multiple of ATTENTION_HEADS {heads}"
+            )
+        self.heads = heads
+        self.norm = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tensor, sizes: Sequence[int]) -> Tensor:
+        """Attend.
+
+        Args:
+            tokens: (T, D), the segments one after the other.
+            sizes: lengths of the segments; they sum to T.
+
+        Returns:
+            (T, D).
+        """
+        qkv = self.qkv(self.norm(tokens))
+        return tokens + self.out(self._attend(qkv, [size for size in sizes if size]))
+
+    def _attend(self, qkv: Tensor, sizes: list[int]) -> Tensor:
+        total, width = qkv.shape
+        if not sizes:
+            # An empty slice rather than zeros: the weights stay in the graph without tokens too.
+            return qkv[:, : width // 3]
+        if len(set(sizes)) == 1:
+            return self._blocks(qkv.reshape(len(sizes), sizes[0], width)).reshape(total, -1)
+        if len(sizes) <= 16:
+            # A few segments, of very different lengths: one call each beats padding.
+            return torch.cat([self._blocks(part[None])[0] for part in qkv.split(sizes)])
+        lengths = torch.tensor(sizes, device=qkv.device)
+        valid = torch.arange(max(sizes), device=qkv.device) < lengths[:, None]  # S x L
+        padded = qkv.new_zeros((len(sizes), max(sizes), width))
+        padded[valid] = qkv
+        return self._blocks(padded, mask=valid[:, None, None, :])[valid]
+
+    def _blocks(self, qkv: Tensor, mask: Tensor | None = None) -> Tensor:
+        segments, length, width = qkv.shape
+        q, k, v = qkv.reshape(segments, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return mixed.transpose(1, 2).reshape(segments, length, width // 3)
+
+
+def segments_by(groups: Tensor) -> tuple[Tensor, list[int]]:
+    """Order that brings tokens of the same group together.
+
+    Args:
+        groups: (T,) group ids.
+
+    Returns:
+        (T,) permutation, stable, and the lengths of the segments.
+    """
+    order = groups.argsort(stable=True)
+    _, counts = torch.unique_consecutive(groups[order], return_counts=True)
+    return order, counts.tolist()

@@ -1,0 +1,198 @@
+"""The contrastive kernel of both papers, and Relational Contrastive Learning on top of it.
+
+Shapes: N queries (positive relation instances), D width of the joint space.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def contrastive_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Multi-positive contrastive cross-entropy of each row against its own weighted dictionary.
+
+    For row k with logits s_kq, targets y_kq and weights u_kq:
+
+        l_k = - sum_q y_kq * ( s_kq - log sum_r u_kr exp(s_kr) )
+
+    RelCLIP's Eq. (4) has the identity as targets and Q_k as weights (1 for the positive, 0 for what
+    is not in the dictionary); the column loss is the same function of the transposed logits.
+    UnionCLIP has a table of several positives a row and weights of one.
+
+    Args:
+        logits: (N, Q) similarities already divided by the temperature.
+        targets: (N, Q) non-negative; a row of zeros contributes 0.
+        weights: (N, Q) non-negative, positive wherever the target is; None means 1.
+
+    Returns:
+        (N,) losses in float32, not averaged.
+    """
+    logits = logits.float()
+    dictionary = logits if weights is None else logits + weights.float().log()
+    log_partition = dictionary.logsumexp(dim=1, keepdim=True)
+    return -(targets * (logits - log_partition)).sum(dim=1)
+
+
+def negative_weights(
+    similarity: Tensor,
+    *,
+    epsilon: float = 0.7,
+    eta: float = 0.0,
+    sampling: bool = True,
+    weighted: bool = True,
+) -> Tensor:
+    """Semantic-aware active sampling: the dictionaries Q_k as a matrix of weights (RelCLIP, Eq. 7).
+
+    Of the other samples, those more similar than ``epsilon`` are synonyms and those less similar than
+    ``eta`` carry no information: neither becomes a negative. The rest weigh as much as they are
+    similar, relative to the mean over the query's own negatives, so that a weighted and an unweighted
+    dictionary have the same total mass.
+
+    Args:
+        similarity: (N, N) cosine of word embeddings; symmetric, the diagonal is not read.
+        epsilon, eta: thresholds, both inclusive.
+        sampling: False makes every other sample a negative of weight 1 ("No Sampling", Table 5).
+        weighted: False gives every sampled negative weight 1 ("No Weight").
+
+    Returns:
+        (N, N) weights; the diagonal, the positives, is 1.
+    """
+    eye = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
+    if not sampling:
+        return torch.ones_like(similarity)
+    negatives = (similarity >= eta) & (similarity <= epsilon) & ~eye
+    weights = negatives.to(similarity.dtype)
+    if weighted:
+        mass = similarity.clamp(min=0) * weights
+        mean = mass.sum(1, keepdim=True) / weights.sum(1, keepdim=True).clamp(min=1)
+        # A query all of whose negatives have similarity 0 has nothing to tell them apart by.
+        weights = torch.where(mean > 0, mass / mean.clamp(min=1e-12), weights)
+    return weights.masked_fill(eye, 1.0)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of contrast: what Eq. (2), (3) leave of the triplet."""
+
+    key: str
+    parts: tuple[str, ...]
+
+    def embed(self, relation: Tensor, subject: Tensor, object: Tensor) -> Tensor:
+        """Relation embedding less the parts that the level excludes, L2-normalised: (N, D)."""
+        if "subject" not in self.parts:
+            relation = relation - subject
+        if "object" not in self.parts:
+            relation = relation - object
+        return F.normalize(relation, dim=-1)
+
+
+LEVELS = {
+    "subject-predicate": Level("sp", ("subject", "predicate")),
+    "predicate-object": Level("po", ("predicate", "object")),
+    "predicate": Level("p", ("predicate",)),
+    "subject-predicate-object": Level("spo", ("subject", "predicate", "object")),
+}
+
+
+@dataclass(frozen=True)
+class Triplets:
+    """N relation instances in one space: embeddings of relation, subject and object, each (N, D)."""
+
+    relation: Tensor
+    subject: Tensor
+    object: Tensor
+
+
+class RelationalContrast(nn.Module):
+    """Relational Contrastive Learning (RelCLIP, section 3.3).
+
+    Args:
+        levels: names out of ``LEVELS``; an empty list is no RCL at all.
+        visual_dim: Dv, width of the visual embeddings.
+        text_dim: Dt, width of the text embeddings.
+        temperature: tau of Eq. (4).
+        gamma: share of the visual-to-text direction, Eq. (5).
+        epsilon, eta, sampling, weighted: see :func:`negative_weights`.
+        loss_weight: factor of every loss.
+    """
+
+    def __init__(
+        self,
+        *,
+        levels: list[str],
+        visual_dim: int,
+        text_dim: int,
+        temperature: float = 0.07,
+        gamma: float = 0.5,
+        epsilon: float = 0.7,
+        eta: float = 0.0,
+        sampling: bool = True,
+        weighted: bool = True,
+        loss_weight: float = 1.0,
+    ):
+        super().__init__()
+        unknown = set(levels) - set(LEVELS)
+        if unknown or len(set(levels)) != len(levels):
+            raise ValueError(
+                f"MODEL.RCL.LEVELS is {levels}: give each level once, out of {list(LEVELS)}"
+            )
+        if temperature <= 0 or not 0 <= gamma <= 1:
+            raise ValueError(
+                "MODEL.RCL needs TEMPERATURE > 0 and 0 <= GAMMA <= 1, got "
+                f"TEMPERATURE {temperature} and GAMMA {gamma}"
+            )
+        self.levels = [LEVELS[name] for name in levels]
+        self.visual = nn.ModuleDict(
+            {level.key: nn.Linear(visual_dim, text_dim, bias=False) for level in self.levels}
+        )
+        self.text = nn.ModuleDict(
+            {level.key: nn.Linear(text_dim, text_dim, bias=False) for level in self.levels}
+        )
+        for projection in [*self.visual.values(), *self.text.values()]:
+            # Orthogonal: at the start the projections keep CLIP's cosines as they are.
+            nn.init.orthogonal_(projection.weight)
+        self.temperature = temperature
+        self.gamma = gamma
+        self.sampling = {
+            "epsilon": epsilon,
+            "eta": eta,
+            "sampling": sampling,
+            "weighted": weighted,
+        }
+        self.loss_weight = loss_weight
+
+    def forward(
+        self, visual: Triplets, text: Triplets, phrases: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Losses of the positive relation instances of a batch.
+
+        Args:
+            visual: v_ij, v_i, v_j, each (N, Dv).
+            text: t_ij, t_i, t_j, each (N, Dt).
+            phrases: level key -> (N, W) L2-normalised word embedding of the level's words.
+
+        Returns:
+            {"loss_rcl_<level key>": scalar}; zeros, connected to the graph, where N is 0.
+        """
+        losses = {}
+        for level in self.levels:
+            v = self.visual[level.key](level.embed(visual.relation, visual.subject, visual.object))
+            t = self.text[level.key](level.embed(text.relation, text.subject, text.object))
+            loss = self.level_loss(v, t, phrases[level.key])
+            losses[f"loss_rcl_{level.key}"] = loss * self.loss_weight
+        return losses
+
+    def level_loss(self, visual: Tensor, text: Tensor, phrases: Tensor) -> Tensor:
+        """Eq. (5) of one level: (N, Dt), (N, Dt) and (N, W) -> scalar, the mean over the queries."""
+        with torch.autocast(visual.device.type, enabled=False):
+            v, t = F.normalize(visual.float(), dim=-1), F.normalize(text.float(), dim=-1)
+            logits = v @ t.T / self.temperature
+            weights = negative_weights(phrases @ phrases.T, **self.sampling)
+            targets = torch.eye(len(logits), device=logits.device)
+            to_text = contrastive_loss(logits, targets, weights)
+            to_visual = contrastive_loss(logits.T, targets, weights)
+            losses = self.gamma * to_text + (1 - self.gamma) * to_visual
+            # The mean over N queries; the 1 keeps an empty batch at zero rather than at NaN.
+            return losses.sum() / max(len(losses), 1)

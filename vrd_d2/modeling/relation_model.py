@@ -1,0 +1,259 @@
+"""What every relation meta-architecture shares: entities, candidate pairs, targets, output.
+
+Shapes: M entities and P pairs of a picture, K predicates, C object classes.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from detectron2.modeling.meta_arch import GeneralizedRCNN
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from vrd_d2.data.vocabulary import Vocabulary
+from vrd_d2.modeling.geometry import candidate_pairs
+from vrd_d2.modeling.pairs import label_pairs, match_entities, sample_pairs
+from vrd_d2.tasks import Task
+
+
+@dataclass
+class Entities:
+    """The objects of a picture between which relations are looked for.
+
+    Attributes:
+        boxes: (M, 4) XYXY pixels of the resized picture.
+        classes: (M,) given or detected class ids, or None where nothing is known of them yet.
+        scores: (M,) confidence of those classes.
+        gt_index: (M,) ground-truth object that each stands for, -1 for none; training only.
+    """
+
+    boxes: Tensor
+    classes: Tensor | None
+    scores: Tensor
+    gt_index: Tensor | None = None
+
+
+@dataclass
+class PairPrediction:
+    """What a model says of one picture.
+
+    Attributes:
+        classes, scores: (M,) final classes of the entities and their scores.
+        predicate_probs: (P, K + 1), background last.
+        predicate_scores: (P, K) what ranks the predicates.
+    """
+
+    classes: Tensor
+    scores: Tensor
+    predicate_probs: Tensor
+    predicate_scores: Tensor
+
+
+@dataclass
+class TrainingPairs:
+    """Sampled pairs of one picture and their targets.
+
+    Attributes:
+        pairs: (S, 2).
+        targets: (S, K) label weights, a row of zeros is background.
+        classes: (M,) ground-truth class of each entity, C for those that stand for no object.
+    """
+
+    pairs: Tensor
+    targets: Tensor
+    classes: Tensor
+
+
+class RelationModel(nn.Module, ABC):
+    """Base of the relation models; a subclass says what it learns and what it predicts.
+
+    Args:
+        task: where boxes and classes come from; only :meth:`entities` asks for it.
+        vocabulary: names of classes and predicates.
+        detector: frozen, for tasks whose boxes are not given; else None.
+        image_format: channel order of the input pictures, "BGR" or "RGB".
+        require_overlap, batch_size_per_image, positive_fraction, iou_threshold, add_gt_boxes:
+            see config.py.
+    """
+
+    def __init__(
+        self,
+        *,
+        task: Task,
+        vocabulary: Vocabulary,
+        detector: GeneralizedRCNN | None,
+        image_format: str,
+        require_overlap: bool,
+        batch_size_per_image: int,
+        positive_fraction: float,
+        iou_threshold: float,
+        add_gt_boxes: bool,
+    ):
+        super().__init__()
+        if (detector is None) != task.boxes_given:
+            raise ValueError(f"task {task.value} needs {'no ' * task.boxes_given}detector")
+        self.task = task
+        self.vocabulary = vocabulary
+        self.detector = detector
+        if detector is not None:
+            detector.eval().requires_grad_(False)
+        self.image_format = image_format
+        self.require_overlap = require_overlap
+        self.batch_size_per_image = batch_size_per_image
+        self.positive_fraction = positive_fraction
+        self.iou_threshold = iou_threshold
+        self.add_gt_boxes = add_gt_boxes
+        self.register_buffer("anchor", torch.zeros(()), persistent=False)
+
+    @staticmethod
+    def base_config(cfg, vocabulary: Vocabulary) -> dict:
+        """Arguments of the base class out of a config; builds the detector where one is needed."""
+        task = Task(cfg.MODEL.RELATION.TASK)
+        detector = None
+        if not task.boxes_given:
+            if cfg.MODEL.ROI_HEADS.NUM_CLASSES != len(vocabulary.objects):
+                raise ValueError(
+                    f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but the "
+                    f"vocabulary {cfg.MODEL.VOCABULARY!r} has {len(vocabulary.objects)} object "
+                    "classes: set it to that number"
+                )
+            detector = GeneralizedRCNN(cfg)
+        return {
+            "task": task,
+            "vocabulary": vocabulary,
+            "detector": detector,
+            "image_format": cfg.INPUT.FORMAT,
+            "require_overlap": cfg.MODEL.RELATION.REQUIRE_OVERLAP,
+            "batch_size_per_image": cfg.MODEL.RELATION.BATCH_SIZE_PER_IMAGE,
+            "positive_fraction": cfg.MODEL.RELATION.POSITIVE_FRACTION,
+            "iou_threshold": cfg.MODEL.RELATION.IOU_THRESHOLD,
+            "add_gt_boxes": cfg.MODEL.RELATION.ADD_GT_BOXES,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return self.anchor.device
+
+    def train(self, mode: bool = True) -> "RelationModel":
+        """Frozen parts stay in eval mode."""
+        super().train(mode)
+        if self.detector is not None:
+            self.detector.eval()
+        return self
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """Losses in training; predictions in the pictures' own pixels otherwise.
+
+        Args:
+            batched_inputs: examples of :class:`~vrd_d2.data.mapper.RelationMapper`: "image",
+                "height", "width", and, where boxes or classes are given or in training,
+                "instances" (gt_boxes, gt_classes) and "relations" (R, 3).
+
+        Returns:
+            In training {"loss_*": scalar}; else for each picture {"instances": Instances with
+            pred_boxes, pred_classes, scores; "relations": Instances with pairs (P, 2),
+            predicate_probs (P, K + 1) and predicate_scores (P, K)}.
+        """
+        entities = [self.entities(example) for example in batched_inputs]
+        if self.training:
+            sampled = [
+                self.training_pairs(example, entity)
+                for example, entity in zip(batched_inputs, entities, strict=True)
+            ]
+            return self.losses(batched_inputs, entities, sampled)
+        pairs = [self.pairs(entity) for entity in entities]
+        predictions = self.predict(batched_inputs, entities, pairs)
+        return [
+            self.output(*row)
+            for row in zip(batched_inputs, entities, pairs, predictions, strict=True)
+        ]
+
+    @abstractmethod
+    def losses(
+        self, batched_inputs: list[dict], entities: list[Entities], sampled: list[TrainingPairs]
+    ) -> dict[str, Tensor]:
+        """Losses of a batch; each connected to the graph also where there is no pair."""
+
+    @abstractmethod
+    def predict(
+        self, batched_inputs: list[dict], entities: list[Entities], pairs: list[Tensor]
+    ) -> list[PairPrediction]:
+        """Classes of entities and scores of predicates, one prediction a picture."""
+
+    def entities(self, example: dict) -> Entities:
+        """Entities of one picture: given boxes, or detections."""
+        gt = example.get("instances")
+        if gt is None and (self.task.boxes_given or self.training):
+            raise ValueError(
+                f"picture {example.get('file_name', example.get('image_id'))}: the task "
+                f"{self.task.value} needs given boxes, but the example has no 'instances'"
+            )
+        if self.task.boxes_given:
+            boxes = gt.gt_boxes.tensor.to(self.device)
+            return Entities(
+                boxes=boxes,
+                classes=gt.gt_classes.to(self.device) if self.task.classes_given else None,
+                scores=boxes.new_ones(len(boxes)),
+                gt_index=torch.arange(len(boxes), device=self.device),
+            )
+        with torch.no_grad():
+            detected = self.detector.inference([example], do_postprocess=False)[0]
+        found = Entities(detected.pred_boxes.tensor, detected.pred_classes, detected.scores)
+        if not self.training:
+            return found
+        gt_boxes, gt_classes = gt.gt_boxes.tensor.to(self.device), gt.gt_classes.to(self.device)
+        if self.add_gt_boxes:
+            # Without them a weak detector leaves nearly no positive pair to learn from.
+            found = Entities(
+                boxes=torch.cat([found.boxes, gt_boxes]),
+                classes=torch.cat([found.classes, gt_classes]),
+                scores=torch.cat([found.scores, found.scores.new_ones(len(gt_boxes))]),
+            )
+        found.gt_index = match_entities(found.boxes, gt_boxes, iou_threshold=self.iou_threshold)
+        return found
+
+    def pairs(self, entities: Entities) -> Tensor:
+        """Candidate pairs (P, 2) of one picture."""
+        return candidate_pairs(entities.boxes, require_overlap=self.require_overlap)
+
+    def training_pairs(self, example: dict, entities: Entities) -> TrainingPairs:
+        """Label the candidate pairs of a picture and draw a sample of them."""
+        gt_classes = example["instances"].gt_classes.to(self.device)
+        pairs = self.pairs(entities)
+        targets = label_pairs(
+            pairs,
+            entities.gt_index,
+            example["relations"].to(self.device),
+            len(gt_classes),
+            len(self.vocabulary.predicates),
+        )
+        chosen = sample_pairs(
+            targets,
+            batch_size=self.batch_size_per_image,
+            positive_fraction=self.positive_fraction,
+        )
+        none = gt_classes.new_tensor([len(self.vocabulary.objects)])
+        # -1 picks the last row, the class of what stands for no object.
+        classes = torch.cat([gt_classes, none])[entities.gt_index]
+        return TrainingPairs(pairs[chosen], targets[chosen], classes)
+
+    def output(
+        self, example: dict, entities: Entities, pairs: Tensor, prediction: PairPrediction
+    ) -> dict[str, Instances]:
+        """Output of one picture, boxes in its own pixels; no box is dropped, so indices stay."""
+        height, width = example["image"].shape[-2:]
+        size = (int(example.get("height", height)), int(example.get("width", width)))
+        boxes = Boxes(entities.boxes.clone())
+        boxes.scale(size[1] / width, size[0] / height)
+        instances = Instances(
+            size, pred_boxes=boxes, pred_classes=prediction.classes, scores=prediction.scores
+        )
+        relations = Instances(
+            size,
+            pairs=pairs,
+            predicate_probs=prediction.predicate_probs,
+            predicate_scores=prediction.predicate_scores,
+        )
+        return {"instances": instances, "relations": relations}

@@ -1,0 +1,215 @@
+"""RelCLIP: visual relationship detection with a frozen CLIP and Relational Contrastive Learning."""
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor
+
+from vrd_d2.data.vocabulary import get_vocabulary
+from vrd_d2.modeling.clip import CLIPViT, TextEncoder, load_clip
+from vrd_d2.modeling.contrastive import RelationalContrast, Triplets
+from vrd_d2.modeling.language import (
+    PhraseVectors,
+    RelationText,
+    clip_word_vectors,
+    load_word_vectors,
+)
+from vrd_d2.modeling.relation_head import HeadOutput, RelationHead
+from vrd_d2.modeling.relation_model import Entities, PairPrediction, RelationModel, TrainingPairs
+
+RANKINGS = ("softmax", "logit")
+
+
+@META_ARCH_REGISTRY.register()
+class RelCLIP(RelationModel):
+    """RelCLIP (seed paper, section 3): frozen CLIP ViT map, relation head, RCL in training.
+
+    Args:
+        visual: the frozen map V(I).
+        pixel_mean, pixel_std: CLIP's RGB normalisation of pixels in 0..1.
+        head: adaptors and classifiers.
+        contrast: RCL losses.
+        text: embeddings of labels; read in training only.
+        phrases: word embeddings of active sampling; read in training only.
+        entity_classes: "head" or "detector": whose class and score a detected entity gets.
+        ranking: "softmax" or "logit": what ranks the predicates.
+        base: arguments of :class:`RelationModel`.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        visual: CLIPViT,
+        pixel_mean: tuple[float, ...],
+        pixel_std: tuple[float, ...],
+        head: RelationHead,
+        contrast: RelationalContrast,
+        text: RelationText,
+        phrases: PhraseVectors,
+        entity_classes: str,
+        ranking: str,
+        **base,
+    ):
+        super().__init__(**base)
+        if entity_classes not in ("head", "detector"):
+            raise ValueError(
+                f"MODEL.RELATION.ENTITY_CLASSES is {entity_classes!r}: choose head or detector"
+            )
+        if ranking not in RANKINGS:
+            raise ValueError(f"MODEL.RELATION.RANKING is {ranking!r}: choose one of {RANKINGS}")
+        self.visual = visual
+        self.head = head
+        self.contrast = contrast
+        self.text = text
+        self.phrases = phrases
+        self.entity_classes = entity_classes
+        self.ranking = ranking
+        shape = (3, 1, 1)
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(shape), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(shape), False)
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        vocabulary = get_vocabulary(cfg.MODEL.VOCABULARY)
+        base = RelationModel.base_config(cfg, vocabulary)
+        clip = cfg.MODEL.CLIP
+        parts = load_clip(clip.NAME, clip.PRETRAINED, cache_dir=clip.CACHE_DIR)
+        visual = CLIPViT(parts.model.visual)
+        encoder = TextEncoder(parts)
+        text = RelationText(
+            encoder,
+            vocabulary,
+            entity_prompts=cfg.MODEL.TEXT.ENTITY_PROMPTS,
+            relation_prompts=cfg.MODEL.TEXT.RELATION_PROMPTS,
+        )
+        table = text.entity_table
+        source = cfg.MODEL.TEXT.WORD_VECTORS
+        vectors = (
+            clip_word_vectors(encoder, vocabulary)
+            if source == "clip"
+            else load_word_vectors(source, vocabulary)
+        )
+        shape = visual.output_shape()["clip"]
+        rcl = cfg.MODEL.RCL
+        return {
+            **base,
+            "visual": visual,
+            "pixel_mean": parts.mean,
+            "pixel_std": parts.std,
+            "head": RelationHead(
+                cfg,
+                visual_dim=shape.channels,
+                stride=shape.stride,
+                vocabulary=vocabulary,
+                task=base["task"],
+                class_table=table if cfg.MODEL.RELATION.CLASS_EMBEDDING else None,
+            ),
+            "contrast": RelationalContrast(
+                levels=rcl.LEVELS,
+                visual_dim=cfg.MODEL.RELATION.DIM,
+                text_dim=table.shape[1],
+                temperature=rcl.TEMPERATURE,
+                gamma=rcl.GAMMA,
+                epsilon=rcl.EPSILON,
+                eta=rcl.ETA,
+                sampling=rcl.SAMPLING,
+                weighted=rcl.WEIGHTED,
+                loss_weight=rcl.LOSS_WEIGHT,
+            ),
+            "text": text,
+            "phrases": PhraseVectors(vectors, vocabulary),
+            "entity_classes": cfg.MODEL.RELATION.ENTITY_CLASSES,
+            "ranking": cfg.MODEL.RELATION.RANKING,
+        }
+
+    def train(self, mode: bool = True) -> "RelCLIP":
+        """CLIP and the detector stay in eval mode."""
+        super().train(mode)
+        self.visual.eval()
+        return self
+
+    def visual_maps(self, batched_inputs: list[dict]) -> list[Tensor]:
+        """V(I) of each picture, (D_v, h, w)."""
+        images = [example["image"].to(self.device) for example in batched_inputs]
+        if self.image_format == "BGR":
+            images = [image.flip(0) for image in images]
+        return self.visual.maps(
+            [(image.float() / 255 - self.pixel_mean) / self.pixel_std for image in images]
+        )
+
+    def _run_head(
+        self, batched_inputs: list[dict], entities: list[Entities], pairs: list[Tensor]
+    ) -> HeadOutput:
+        return self.head(
+            self.visual_maps(batched_inputs),
+            [entity.boxes for entity in entities],
+            [entity.classes for entity in entities] if self.task.classes_given else None,
+            pairs,
+            [tuple(example["image"].shape[-2:]) for example in batched_inputs],
+        )
+
+    def losses(
+        self, batched_inputs: list[dict], entities: list[Entities], sampled: list[TrainingPairs]
+    ) -> dict[str, Tensor]:
+        """loss_object, loss_predicate and one loss_rcl_* a level."""
+        output = self._run_head(batched_inputs, entities, [sample.pairs for sample in sampled])
+        targets = torch.cat([sample.targets for sample in sampled])
+        classes = torch.cat([sample.classes for sample in sampled])
+        losses = self.head.losses(output, classes, targets)
+        if self.contrast.levels:
+            losses.update(self._contrast(output, sampled, classes, targets))
+        return losses
+
+    def _contrast(
+        self,
+        output: HeadOutput,
+        sampled: list[TrainingPairs],
+        classes: Tensor,
+        targets: Tensor,
+    ) -> dict[str, Tensor]:
+        offset, indices = 0, []
+        for sample in sampled:
+            indices.append(sample.pairs + offset)
+            offset += len(sample.classes)
+        positive = (targets.sum(1) > 0).nonzero()[:, 0]
+        subject, object = torch.cat(indices)[positive].unbind(1)
+        weights = targets[positive]
+        visual = Triplets(
+            output.relations[positive], output.entities[subject], output.entities[object]
+        )
+        subject, object = classes[subject], classes[object]
+        text = Triplets(
+            self.text.relations(subject, weights, object),
+            self.text.entities(subject),
+            self.text.entities(object),
+        )
+        phrases = {
+            level.key: self.phrases(level.parts, subject, weights, object)
+            for level in self.contrast.levels
+        }
+        return self.contrast(visual, text, phrases)
+
+    def predict(
+        self, batched_inputs: list[dict], entities: list[Entities], pairs: list[Tensor]
+    ) -> list[PairPrediction]:
+        """Scores of section 3.4: softmax of the predicate logits, classes of the entities."""
+        output = self._run_head(batched_inputs, entities, pairs)
+        logits = output.predicate_logits.float().split([len(p) for p in pairs])
+        classes = [entity.classes for entity in entities]
+        scores = [entity.scores for entity in entities]
+        if output.class_logits is not None and not self._keeps_detector_classes:
+            probs = output.class_logits.float().softmax(-1)[:, : len(self.vocabulary.objects)]
+            best = probs.max(dim=1)
+            counts = [len(entity.boxes) for entity in entities]
+            scores, classes = best.values.split(counts), best.indices.split(counts)
+        return [
+            PairPrediction(c, s, probs, row[:, :-1] if self.ranking == "logit" else probs[:, :-1])
+            for c, s, row, probs in zip(
+                classes, scores, logits, [row.softmax(-1) for row in logits], strict=True
+            )
+        ]
+
+    @property
+    def _keeps_detector_classes(self) -> bool:
+        return self.detector is not None and self.entity_classes == "detector"
