@@ -1,7 +1,8 @@
 """Models; importing this package registers them with Detectron2."""
 
 from vrd_d2.modeling.clip import CLIPViT, TextEncoder, load_clip
+from vrd_d2.modeling.frequency import FrequencyBaseline
 from vrd_d2.modeling.relation_model import RelationModel
 from vrd_d2.modeling.relclip import RelCLIP
 
-__all__ = ["CLIPViT", "RelCLIP", "RelationModel", "TextEncoder", "load_clip"]
+__all__ = ["CLIPViT", "FrequencyBaseline", "RelCLIP", "RelationModel", "TextEncoder", "load_clip"]

@@ -1,0 +1,228 @@
+"""Training and evaluation on Detectron2's trainer, hooks and evaluators."""
+
+import contextlib
+import functools
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import (
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
+from detectron2.engine import DefaultTrainer, defaults, hooks
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from detectron2.utils.file_io import PathManager
+from torch import nn
+
+from vrd_d2.config import add_vrd_config
+from vrd_d2.data.builtin import register_user_datasets
+from vrd_d2.data.mapper import RelationMapper
+from vrd_d2.data.vocabulary import get_vocabulary
+from vrd_d2.evaluation import RelationEvaluator
+from vrd_d2.modeling.relation_model import RelationModel
+
+logger = logging.getLogger(__name__)
+
+
+def load_config(config_file: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> CfgNode:
+    """Read a config with this project's keys and register the data sets that it names.
+
+    Args:
+        config_file: YAML.
+        overrides: KEY VALUE KEY VALUE ...
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    if not Path(config_file).is_file():
+        raise ValueError(f"there is no config file {config_file}")
+    cfg = get_cfg()
+    add_vrd_config(cfg)
+    cfg.merge_from_file(str(config_file))
+    cfg.merge_from_list(list(overrides))
+    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    register_user_datasets(cfg.DATASETS.REGISTER)
+    return cfg
+
+
+def is_relation_model(cfg: CfgNode) -> bool:
+    """Whether the config's meta-architecture predicts relations (else it is a plain detector)."""
+    return issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), RelationModel)
+
+
+class StrictCheckpointer(DetectionCheckpointer):
+    """Refuses a checkpoint that leaves a part of the model without weights."""
+
+    def _load_model(self, checkpoint):
+        incompatible = super()._load_model(checkpoint)
+        problems = [
+            f"{key}: checkpoint {found}, model {expected}"
+            for key, found, expected in incompatible.incorrect_shapes
+        ] + [f"{key}: not in the checkpoint" for key in incompatible.missing_keys]
+        if problems:
+            more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+            raise ValueError(
+                "the checkpoint does not fit the model (another config, task or vocabulary?): "
+                + "; ".join(problems[:5])
+                + more
+            )
+        return incompatible
+
+
+def load_weights(model: nn.Module, path: str) -> None:
+    """Load all weights of a model.
+
+    Args:
+        model: whose every parameter and buffer must be in the file.
+        path: local file, or a URL or ``detectron2://`` name.
+
+    Raises:
+        ValueError: the file is missing, or does not fit.
+    """
+    if "://" not in path and not PathManager.isfile(path):
+        raise ValueError(f"there is no weights file {path}")
+    try:
+        StrictCheckpointer(model).load(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+@contextlib.contextmanager
+def _cpu_ddp(cfg: CfgNode) -> Iterator[None]:
+    """DefaultTrainer gives DDP the rank as a GPU number, which DDP refuses for a model on the CPU."""
+    if cfg.MODEL.DEVICE != "cpu":
+        yield
+        return
+    original = defaults.create_ddp_model
+    defaults.create_ddp_model = functools.partial(original, device_ids=None)
+    try:
+        yield
+    finally:
+        defaults.create_ddp_model = original
+
+
+class Trainer(DefaultTrainer):
+    """Detectron2's trainer with relation data, relation evaluators and a few solver options.
+
+    It trains plain detectors too: their configs keep Detectron2's own mapper and evaluator.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        with _cpu_ddp(cfg):
+            super().__init__(cfg)
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """The meta-architecture, its frozen detector loaded from MODEL.DETECTOR.WEIGHTS."""
+        model = super().build_model(cfg)
+        if getattr(model, "detector", None) is not None and cfg.MODEL.DETECTOR.WEIGHTS:
+            load_weights(model.detector, cfg.MODEL.DETECTOR.WEIGHTS)
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """SOLVER.OPTIMIZER: "SGD" or "AdamW"."""
+        if cfg.SOLVER.OPTIMIZER == "SGD":
+            return super().build_optimizer(cfg, model)
+        if cfg.SOLVER.OPTIMIZER != "AdamW":
+            raise ValueError(
+                f"SOLVER.OPTIMIZER is {cfg.SOLVER.OPTIMIZER!r}: choose SGD or AdamW"
+            )
+        params = get_default_optimizer_params(
+            model,
+            base_lr=cfg.SOLVER.BASE_LR,
+            weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+            bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
+            weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+        )
+        optimizer = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
+        return optimizer(params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        """Training batches; checks that data and model speak of the same classes."""
+        mapper = RelationMapper if is_relation_model(cfg) else DatasetMapper
+        loader = build_detection_train_loader(cfg, mapper=mapper(cfg, is_train=True))
+        check_vocabulary(cfg, cfg.DATASETS.TRAIN)
+        return loader
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        """All pictures of a data set once, split among the processes."""
+        mapper = RelationMapper if is_relation_model(cfg) else DatasetMapper
+        loader = build_detection_test_loader(
+            cfg, dataset_name, mapper=mapper(cfg, is_train=False)
+        )
+        check_vocabulary(cfg, [dataset_name])
+        return loader
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None):
+        """Relation metrics; detection AP as well where boxes are detected."""
+        folder = output_folder or str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name)
+        evaluators = []
+        if is_relation_model(cfg):
+            evaluators.append(
+                RelationEvaluator(
+                    dataset_name,
+                    task=cfg.MODEL.RELATION.TASK,
+                    protocol=cfg.TEST.RELATION.PROTOCOL,
+                    output_dir=folder,
+                    write_predictions=cfg.TEST.RELATION.WRITE_PREDICTIONS,
+                )
+            )
+        if not is_relation_model(cfg) or cfg.MODEL.RELATION.TASK == "sgdet":
+            evaluators.append(
+                COCOEvaluator(
+                    dataset_name, tasks=("bbox",), output_dir=folder, use_fast_impl=False
+                )
+            )
+        return DatasetEvaluators(evaluators)
+
+    def build_hooks(self) -> list:
+        """Detectron2's hooks, and the best checkpoint by TEST.BEST_METRIC."""
+        built = super().build_hooks()
+        if self.cfg.TEST.BEST_METRIC and self.cfg.TEST.EVAL_PERIOD > 0:
+            best = hooks.BestCheckpointer(
+                self.cfg.TEST.EVAL_PERIOD, self.checkpointer, self.cfg.TEST.BEST_METRIC
+            )
+            # Behind EvalHook, which stores the metric, and before the writers.
+            built.insert(len(built) - 1, best)
+        return built
+
+
+def check_vocabulary(cfg: CfgNode, dataset_names: list[str] | tuple[str, ...]) -> None:
+    """Check that data sets have the very classes and predicates of MODEL.VOCABULARY.
+
+    Raises:
+        ValueError: names the data set, the first difference and the remedy.
+    """
+    vocabulary = get_vocabulary(cfg.MODEL.VOCABULARY)
+    kinds = [("thing_classes", vocabulary.objects)]
+    if is_relation_model(cfg):
+        kinds.append(("predicate_classes", vocabulary.predicates))
+    for dataset_name in dataset_names:
+        metadata = MetadataCatalog.get(dataset_name)
+        for kind, names in kinds:
+            found = list(metadata.get(kind, []))
+            if found == list(names):
+                continue
+            index = next(
+                (i for i, (a, b) in enumerate(zip(found, names, strict=False)) if a != b),
+                min(len(found), len(names)),
+            )
+            raise ValueError(
+                f"data set {dataset_name!r} has {len(found)} {kind}, MODEL.VOCABULARY "
+                f"{cfg.MODEL.VOCABULARY!r} has {len(names)}; they differ at id {index} "
+                f"({found[index : index + 1]} and {list(names[index : index + 1])}): set "
+                "MODEL.VOCABULARY to the data set's own JSON"
+            )
