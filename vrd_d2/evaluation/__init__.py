@@ -1,0 +1,22 @@
+"""Evaluation of scene graphs: every metric and protocol of the field, equal to the public ones.
+
+README.md beside this file defines each number.
+"""
+
+from vrd_d2.evaluation.picture import GroundTruth, Prediction, evaluate_picture
+from vrd_d2.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
+from vrd_d2.evaluation.recall import RowStore, Summary, summarize
+from vrd_d2.evaluation.relation_evaluator import RelationEvaluator
+
+__all__ = [
+    "PROTOCOLS",
+    "GroundTruth",
+    "Prediction",
+    "Protocol",
+    "RelationEvaluator",
+    "RowStore",
+    "Summary",
+    "evaluate_picture",
+    "get_protocol",
+    "summarize",
+]

@@ -1,0 +1,107 @@
+"""The evaluation protocols of the field, each a small set of switches in one place.
+
+Two implementations of "Recall@K" differ by points, so every table and every result file of this
+package names its protocol. README.md beside this file says what each switch changes.
+"""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What distinguishes one public evaluator from another.
+
+    Attributes:
+        name: what tables and result files call it.
+        source: the public evaluator whose figures it reproduces.
+        iou_threshold: least IoU of a matching box.
+        inclusive_pixels: widths and heights count both end pixels (x2 - x1 + 1).
+        unique_triplets: repeated ground-truth rows (subject, object, predicate) of a picture count
+            once instead of as often as they are annotated.
+        empty_counts_zero: a picture with ground truth but without any predicted pair scores 0
+            instead of being left out of every mean.
+        pooled: recall is hits / rows over the whole data set instead of a mean over pictures.
+        one_to_one: a prediction hits at most one ground-truth row, and a row hit once is taken.
+        bind_boxes: a predicted box stands for its one best ground-truth box of the same class
+            instead of for every one it overlaps enough.
+        overlapping_pairs: predicted pairs whose two boxes do not overlap are dropped: "never",
+            "detected" (where boxes are predicted) or "always".
+        box_scale: boxes are compared after scaling the longer side of the picture to this length
+            (matters only together with ``inclusive_pixels``); None for the original scale.
+        phrase: phrase detection (one union box per triplet) is reported as well.
+    """
+
+    name: str
+    source: str
+    iou_threshold: float = 0.5
+    inclusive_pixels: bool = True
+    unique_triplets: bool = False
+    empty_counts_zero: bool = False
+    pooled: bool = False
+    one_to_one: bool = False
+    bind_boxes: bool = False
+    overlapping_pairs: str = "never"
+    box_scale: int | None = None
+    phrase: bool = False
+
+
+_SGB = Protocol("sgb", "Scene-Graph-Benchmark.pytorch (Tang et al. 2020)")
+
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        _SGB,
+        replace(
+            _SGB,
+            name="visualds",
+            source="VisualDS (Yao et al. 2021), the table of RelCLIP",
+            unique_triplets=True,
+        ),
+        replace(
+            _SGB,
+            name="microsoft",
+            source="microsoft/scene_graph_benchmark (Han et al. 2021)",
+            empty_counts_zero=True,
+            overlapping_pairs="always",
+        ),
+        replace(
+            _SGB,
+            name="motifs",
+            source="neural-motifs (Zellers et al. 2018)",
+            empty_counts_zero=True,
+            overlapping_pairs="detected",
+            box_scale=1024,
+        ),
+        replace(
+            _SGB,
+            name="vrd",
+            source="Stanford VRD (Lu et al. 2016)",
+            empty_counts_zero=True,
+            pooled=True,
+            one_to_one=True,
+            phrase=True,
+        ),
+        replace(
+            _SGB,
+            name="sgbench",
+            source="SGBench 1.0 (PyPI)",
+            inclusive_pixels=False,
+            unique_triplets=True,
+            empty_counts_zero=True,
+            bind_boxes=True,
+        ),
+    )
+}
+
+
+def get_protocol(protocol: str | Protocol) -> Protocol:
+    """A protocol by name; a Protocol of one's own is returned as it is.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if isinstance(protocol, Protocol):
+        return protocol
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {protocol!r}: choose one of {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[protocol]

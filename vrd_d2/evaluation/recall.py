@@ -1,0 +1,280 @@
+"""Recall metrics of a data set, counted from the few numbers kept of each ground-truth row."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vrd_d2.evaluation.matching import MISS
+from vrd_d2.evaluation.picture import ROW
+from vrd_d2.evaluation.protocols import Protocol
+from vrd_d2.tasks import Task
+
+DEFAULT_KS = (20, 50, 100)
+
+# Of a picture: its key, its number of rows, whether the protocol admitted any predicted pair.
+PICTURE = np.dtype([("key", np.int64), ("rows", np.int32), ("pairs", bool)])
+
+Metrics = dict[str, dict[int, float]]  # "mR" -> {20: 0.21, 50: ..., 100: ...}
+
+
+class RowStore:
+    """Rows of the pictures seen so far: 17 bytes a ground-truth row, 13 a picture.
+
+    A picture that comes twice (samplers pad the last batch) is kept once.
+    """
+
+    def __init__(self) -> None:
+        self._rows = np.empty(1024, ROW)
+        self._pictures = np.empty(256, PICTURE)
+        self._num_rows = 0
+        self._seen: set[int] = set()
+
+    def __contains__(self, key: int) -> bool:
+        return key in self._seen
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def add(self, key: int, rows: np.ndarray, num_pairs: int) -> None:
+        """Keeps what ``evaluate_picture`` returned for the picture numbered ``key``."""
+        if key in self._seen:
+            return
+        place, end = len(self._seen), self._num_rows + len(rows)
+        if place == len(self._pictures):
+            self._pictures = np.resize(self._pictures, 2 * place)
+        if end > len(self._rows):
+            self._rows = np.resize(self._rows, max(end, 2 * len(self._rows)))
+        self._pictures[place] = (key, len(rows), num_pairs > 0)
+        self._rows[self._num_rows : end] = rows
+        self._num_rows = end
+        self._seen.add(key)
+
+    def state(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pictures and rows as two arrays: what processes exchange."""
+        return self._pictures[: len(self._seen)].copy(), self._rows[: self._num_rows].copy()
+
+    @staticmethod
+    def merge(states: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+        """The states of several processes as one, ordered by key, every picture once.
+
+        The order makes sums, and so the results, independent of who processed what.
+        """
+        states = list(states)
+        pictures = np.concatenate([state[0] for state in states])
+        rows = np.concatenate([state[1] for state in states])
+        starts = np.cumsum(pictures["rows"]) - pictures["rows"]
+        _, first = np.unique(pictures["key"], return_index=True)
+        pictures, starts = pictures[first], starts[first]
+        shift = np.repeat(
+            starts - (np.cumsum(pictures["rows"]) - pictures["rows"]), pictures["rows"]
+        )
+        return pictures, rows[np.arange(len(shift)) + shift]
+
+
+@dataclass
+class Summary:
+    """Results over a data set, fractions in 0..1 (NaN where nothing was annotated).
+
+    Attributes:
+        metrics: name -> {K: value}. R, ngR, mR, ngmR, F, ngF, PR and head, body, tail of mR; zR and
+            ngzR with a zero-shot list; A and top1 (K = 1) where boxes are given; phrase_R and
+            phrase_ngR in protocols with phrase detection.
+        intervals: the same shape, (low, high) bounds of 95 % bootstrap intervals over pictures.
+        images: counts of pictures.
+        predicate_counts: (K,) ground-truth rows of each predicate in the scored pictures.
+        predicate_images: (K,) scored pictures that have the predicate.
+        predicate_recall: "R" and "ngR" -> (number of Ks, K); their means are mR and ngmR.
+        groups: "head", "body", "tail" -> predicate ids.
+        confusion: (K, K + 1) rows: of the ground truth; columns: what the best prediction on the
+            pair named, last: no prediction on the pair within the largest K.
+    """
+
+    metrics: Metrics
+    intervals: dict[str, dict[int, tuple[float, float]]]
+    images: dict[str, int]
+    predicate_counts: np.ndarray
+    predicate_images: np.ndarray
+    predicate_recall: dict[str, np.ndarray]
+    groups: dict[str, np.ndarray]
+    confusion: np.ndarray
+
+
+def frequency_thirds(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Predicates by descending count (equal counts by id) in three parts, head first.
+
+    Where their number is no multiple of three the first parts are longer by one: 17, 17, 16 of 50.
+    """
+    order = np.argsort(-np.asarray(counts), kind="stable")
+    return dict(zip(("head", "body", "tail"), np.array_split(order, 3), strict=True))
+
+
+def summarize(
+    pictures: np.ndarray,
+    rows: np.ndarray,
+    *,
+    num_predicates: int,
+    protocol: Protocol,
+    task: Task,
+    ks: Sequence[int] = DEFAULT_KS,
+    with_zero_shot: bool = False,
+    training_counts: np.ndarray | None = None,
+    bootstrap: int = 0,
+) -> Summary:
+    """All metrics from the rows of all pictures.
+
+    Args:
+        pictures: (N,) of type PICTURE.
+        rows: (sum of pictures["rows"],) of type ROW, picture after picture.
+        ks: the K of Recall@K; none above the ``limit`` the rows were made with.
+        with_zero_shot: a zero-shot list was given.
+        training_counts: (K,) frequency of the predicates that divides them into head, body and
+            tail; by default their number of rows here.
+        bootstrap: resamples of the pictures for the intervals; 0 for none. The same every time.
+    """
+    picture_of_row = np.repeat(np.arange(len(pictures)), pictures["rows"])
+    annotated = pictures["rows"] > 0
+    scored = annotated & (pictures["pairs"] | protocol.empty_counts_zero)
+    rows = rows[scored[picture_of_row]]
+    place = np.cumsum(scored) - 1
+    picture_of_row = place[picture_of_row[scored[picture_of_row]]]
+    count = int(scored.sum())
+    counts = np.bincount(rows["predicate"], minlength=num_predicates)
+    groups = frequency_thirds(counts if training_counts is None else training_counts)
+    tally = _Tally(rows, picture_of_row, count, num_predicates, protocol, tuple(ks), groups)
+    names = ["R", "ngR", "mR", "ngmR", "F", "ngF", "PR", "mR_head", "mR_body", "mR_tail"]
+    if with_zero_shot:
+        names += ["zR", "ngzR"]
+    if task.boxes_given:
+        names += ["A", "top1"]
+    if protocol.phrase:
+        names += ["phrase_R", "phrase_ngR"]
+
+    def keyed(values: dict[str, np.ndarray]) -> dict[str, dict]:
+        return {n: dict(zip(_ks_of(n, ks), values[n].tolist(), strict=True)) for n in names}
+
+    values, recalls = tally.metrics(np.ones(count))
+    images = {
+        "total": len(pictures),
+        "scored": count,
+        "skipped_no_gt_relations": int((~annotated).sum()),
+        "skipped_no_predicted_pairs": int((annotated & ~scored).sum()),
+        "zeroshot_scored": len(np.unique(picture_of_row[rows["zero_shot"]])),
+    }
+    confusion = np.zeros((num_predicates, num_predicates + 1), np.int64)
+    answer = np.where(rows["answer"] == MISS, num_predicates, rows["answer"])
+    np.add.at(confusion, (rows["predicate"], answer), 1)
+    return Summary(
+        metrics=keyed(values),
+        intervals=keyed(_intervals(tally, count, bootstrap)) if bootstrap and count else {},
+        images=images,
+        predicate_counts=counts,
+        predicate_images=tally.predicate_pictures,
+        predicate_recall=recalls,
+        groups=groups,
+        confusion=confusion,
+    )
+
+
+def _ks_of(name: str, ks: Sequence[int]) -> Sequence[int]:
+    return (1,) if name == "top1" else ks
+
+
+def _intervals(tally: "_Tally", count: int, resamples: int) -> dict[str, np.ndarray]:
+    """2.5 % and 97.5 % quantiles of every metric over resamples of the pictures."""
+    generator = np.random.default_rng(0)
+    samples: dict[str, list[np.ndarray]] = {}
+    for _ in range(resamples):
+        drawn = np.bincount(generator.integers(0, count, count), minlength=count)
+        for name, value in tally.metrics(drawn.astype(float))[0].items():
+            samples.setdefault(name, []).append(value)
+    return {n: np.nanquantile(np.stack(v), [0.025, 0.975], axis=0).T for n, v in samples.items()}
+
+
+class _Tally:
+    """Hits of the scored pictures, arranged so that any weighting of the pictures is one sum."""
+
+    def __init__(
+        self,
+        rows: np.ndarray,
+        picture: np.ndarray,
+        count: int,
+        num_predicates: int,
+        protocol: Protocol,
+        ks: tuple[int, ...],
+        groups: dict[str, np.ndarray],
+    ) -> None:
+        self._num_predicates = num_predicates
+        self._pooled = protocol.pooled
+        self._groups = groups
+        cuts = np.array(ks)
+        everything = np.ones(len(rows), bool)
+
+        def per_picture(hits: np.ndarray, of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            """Hits (count, number of Ks) and rows (count,) of every picture, rows in ``of``."""
+            columns = [np.bincount(picture[of & hit], minlength=count) for hit in hits.T]
+            return np.stack(columns, axis=1), np.bincount(picture[of], minlength=count)
+
+        hits = {
+            name: rows[name][:, None] < cuts
+            for name in ("R", "ngR", "pair", "A", "phrase", "ng_phrase")
+        }
+        self._by_picture = {
+            "R": per_picture(hits["R"], everything),
+            "ngR": per_picture(hits["ngR"], everything),
+            "PR": per_picture(hits["pair"], rows["new_pair"]),
+            "zR": per_picture(hits["R"], rows["zero_shot"]),
+            "ngzR": per_picture(hits["ngR"], rows["zero_shot"]),
+            "A": per_picture(hits["A"], everything),
+            "top1": per_picture(rows["top1"][:, None], everything),
+            "phrase_R": per_picture(hits["phrase"], everything),
+            "phrase_ngR": per_picture(hits["ng_phrase"], everything),
+        }
+        # One cell for every predicate that a picture has.
+        cells, cell = np.unique(
+            picture * num_predicates + rows["predicate"].astype(np.int64), return_inverse=True
+        )
+        self._cell_picture, self._cell_predicate = np.divmod(cells, num_predicates)
+        self._cell_rows = np.bincount(cell, minlength=len(cells))
+        self._cell_hits = {
+            name: np.stack([np.bincount(cell[h], minlength=len(cells)) for h in hits[name].T])
+            for name in ("R", "ngR")
+        }
+        self.predicate_pictures = np.bincount(self._cell_predicate, minlength=num_predicates)
+
+    def metrics(self, weights: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Every metric, and recall by predicate, with each picture counted ``weights`` times."""
+        values = {}
+        for name, (hits, rows) in self._by_picture.items():
+            if self._pooled or name in ("A", "top1"):
+                values[name] = _ratio(weights @ hits, weights @ rows)
+            else:
+                having = weights * (rows > 0)
+                values[name] = _ratio(having @ (hits / np.maximum(rows, 1)[:, None]), having.sum())
+        recalls = {name: self._by_predicate(name, weights) for name in self._cell_hits}
+        for name, recall in recalls.items():
+            mean = name.replace("R", "mR")
+            values[mean] = recall.mean(1)
+            both = values[name] + values[mean]
+            values[name.replace("R", "F")] = np.divide(
+                2 * values[name] * values[mean], both, out=np.zeros_like(both), where=both > 0
+            )
+        for group, members in self._groups.items():
+            values[f"mR_{group}"] = recalls["R"][:, members].mean(1)
+        return values, recalls
+
+    def _by_predicate(self, name: str, weights: np.ndarray) -> np.ndarray:
+        """(number of Ks, K) recall of each predicate, 0 where it has no ground truth."""
+        weight = weights[self._cell_picture]
+        hits, rows = self._cell_hits[name], self._cell_rows
+        if not self._pooled:
+            hits, rows = hits / rows, np.ones(len(rows))
+        size = self._num_predicates
+        whole = np.bincount(self._cell_predicate, weight * rows, minlength=size)
+        parts = [np.bincount(self._cell_predicate, weight * h, minlength=size) for h in hits]
+        return np.stack(parts) / np.where(whole > 0, whole, 1)
+
+
+def _ratio(part: np.ndarray, whole: float) -> np.ndarray:
+    """part / whole, NaN where there is nothing to divide by."""
+    return part / whole if whole > 0 else np.full(len(part), np.nan)

@@ -1,0 +1,257 @@
+"""Scene-graph recall as a Detectron2 evaluator."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.structures import BoxMode
+from detectron2.utils import comm
+
+from vrd_d2.evaluation.picture import (
+    GroundTruth,
+    Prediction,
+    evaluate_picture,
+    ground_truth_rows,
+)
+from vrd_d2.evaluation.protocols import Protocol, get_protocol
+from vrd_d2.evaluation.recall import DEFAULT_KS, RowStore, Summary, summarize
+from vrd_d2.evaluation.report import flat_results, results_json, results_table, write_json
+from vrd_d2.tasks import Task
+
+logger = logging.getLogger(__name__)
+
+
+class RelationEvaluator(DatasetEvaluator):
+    """Recall@K and its relatives for a model of this package, picture by picture.
+
+    Of a picture only some 17 bytes a ground-truth row are kept, so memory does not depend on the
+    number of pairs and predicates. Under several processes those are gathered, and a picture that
+    several of them saw counts once.
+
+    The model's output of a picture is {"instances": Instances with pred_boxes, pred_classes,
+    scores; "relations": Instances with pairs (P, 2) and predicate_scores (P, K)} in the
+    coordinates of the original picture.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        *,
+        task: Task | str,
+        protocol: Protocol | str = "sgb",
+        output_dir: str | None = None,
+        zero_shot: Iterable[Sequence[int]] | None = None,
+        distributed: bool = True,
+        ks: Sequence[int] = DEFAULT_KS,
+        training_counts: Sequence[int] | None = None,
+        bootstrap: int = 1000,
+    ) -> None:
+        """
+        Args:
+            dataset_name: a registered data set whose dicts hold "relations" (R, 3). Metadata:
+                predicate_classes, thing_classes.
+            task: where boxes and classes come from.
+            protocol: a name in PROTOCOLS, or a Protocol.
+            output_dir: folder for relations_<task>_<protocol>.json; None writes nothing.
+            zero_shot: (subject class, object class, predicate) triplets unseen in training, for
+                zR; by default the metadata's zero_shot_triplets.
+            distributed: whether to gather the counts of all processes.
+            ks: the K of Recall@K.
+            training_counts: (K,) frequency of the predicates in training, which divides them
+                into head, body and tail; by default that of the evaluated ground truth.
+            bootstrap: resamples for the 95 % intervals in the table; 0 for none.
+
+        Raises:
+            ValueError: the data set is not annotated with relations, or holds a picture twice.
+        """
+        self.task = Task(task)
+        self.protocol = get_protocol(protocol)
+        self._name = dataset_name
+        self._output_dir = output_dir
+        self._distributed = distributed
+        self._ks = tuple(sorted(ks))
+        self._training_counts = training_counts
+        self._bootstrap = bootstrap
+        dicts = DatasetCatalog.get(dataset_name)  # before the metadata, which it may set
+        metadata = MetadataCatalog.get(dataset_name)
+        predicates = metadata.get("predicate_classes")
+        if predicates is None:
+            raise ValueError(
+                f"data set {dataset_name!r} has no predicate_classes in its metadata: set "
+                f"MetadataCatalog.get({dataset_name!r}).predicate_classes to their names"
+            )
+        self._predicates = list(predicates)
+        classes = metadata.get("thing_classes")
+        self._num_classes = None if classes is None else len(classes)
+        if zero_shot is None:
+            zero_shot = metadata.get("zero_shot_triplets")
+        self._with_zero_shot = zero_shot is not None
+        self._zero_shot = frozenset(tuple(int(i) for i in triplet) for triplet in zero_shot or ())
+        self._key_of: dict[object, int] = {}
+        self._dicts = dicts
+        for key, record in enumerate(dicts):
+            if "relations" not in record:
+                raise ValueError(
+                    f"data set {dataset_name!r}, picture {record.get('image_id')!r}: no "
+                    '"relations"; give an (R, 3) array, empty where there are none'
+                )
+            if self._key_of.setdefault(record["image_id"], key) != key:
+                raise ValueError(
+                    f"data set {dataset_name!r} holds image_id {record['image_id']!r} twice: "
+                    "ids must be unique"
+                )
+        self.summary: Summary | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the pictures seen."""
+        self._store = RowStore()
+        self.summary = None
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Evaluates the pictures of one batch.
+
+        Raises:
+            ValueError: naming the picture, where it is not in the data set or its predictions
+                cannot be evaluated.
+        """
+        for example, output in zip(inputs, outputs, strict=True):
+            key = self._key(example["image_id"])
+            if key in self._store:
+                continue
+            try:
+                prediction = prediction_from_model(output)
+                self._add(key, prediction)
+            except ValueError as error:
+                raise ValueError(
+                    f"{self._name}, picture {example['image_id']!r}: {error}"
+                ) from error
+
+    def _key(self, image_id: object) -> int:
+        if image_id not in self._key_of:
+            some = ", ".join(repr(known) for known in list(self._key_of)[:3])
+            raise ValueError(
+                f"image_id {image_id!r} is not in data set {self._name!r} "
+                f"({len(self._key_of)} pictures: {some}, ...)"
+            )
+        return self._key_of[image_id]
+
+    def _add(self, key: int, prediction: Prediction) -> None:
+        ground_truth = ground_truth_from_dict(self._dicts[key])
+        ground_truth.check(len(self._predicates), self._num_classes)
+        prediction.check(len(self._predicates), self._num_classes)
+        rows, pairs = evaluate_picture(
+            ground_truth,
+            prediction,
+            protocol=self.protocol,
+            task=self.task,
+            limit=self._ks[-1],
+            zero_shot=self._zero_shot,
+        )
+        self._store.add(key, rows, pairs)
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Results of all processes, in percent, on the main process; {} on the others.
+
+        Returns:
+            {"relations": {"R@20": ..., "ng-R@50": ..., "mR@100": ..., ...}}; under another
+            protocol than sgb the key is "relations_<protocol>". ``summary`` holds everything.
+        """
+        states = [self._store.state()]
+        if self._distributed:
+            comm.synchronize()
+            states = comm.gather(states[0])
+            if not comm.is_main_process():
+                return {}
+        pictures, rows = self._with_missing(*RowStore.merge(states))
+        self.summary = summarize(
+            pictures,
+            rows,
+            num_predicates=len(self._predicates),
+            protocol=self.protocol,
+            task=self.task,
+            ks=self._ks,
+            with_zero_shot=self._with_zero_shot,
+            training_counts=self._training_counts,
+            bootstrap=self._bootstrap,
+        )
+        logger.info(
+            results_table(self.summary, protocol=self.protocol, task=self.task, title=self._name)
+        )
+        if self._output_dir is not None:
+            self._write(Path(self._output_dir))
+        key = "relations" if self.protocol.name == "sgb" else f"relations_{self.protocol.name}"
+        return OrderedDict({key: flat_results(self.summary.metrics)})
+
+    def _with_missing(
+        self, pictures: np.ndarray, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pictures that no process was given count as without predicted pairs."""
+        missing = sorted(set(range(len(self._dicts))) - set(pictures["key"].tolist()))
+        if not missing:
+            return pictures, rows
+        logger.warning(
+            "%s: %d of %d pictures were not evaluated; they count as without predicted pairs",
+            self._name,
+            len(missing),
+            len(self._dicts),
+        )
+        store = RowStore()
+        for key in missing:
+            ground_truth = ground_truth_from_dict(self._dicts[key])
+            ground_truth.check(len(self._predicates), self._num_classes)
+            store.add(key, ground_truth_rows(ground_truth, self.protocol, self._zero_shot), 0)
+        return RowStore.merge([(pictures, rows), store.state()])
+
+    def _write(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        results = results_json(
+            self.summary,
+            protocol=self.protocol,
+            task=self.task,
+            predicate_names=self._predicates,
+        )
+        write_json(results, folder / f"relations_{self.task.value}_{self.protocol.name}.json")
+
+
+def ground_truth_from_dict(record: dict) -> GroundTruth:
+    """Ground truth of a dataset dict: annotations with bbox, category_id, and relations (R, 3)."""
+    annotations = record.get("annotations", [])
+    boxes = [
+        BoxMode.convert(list(a["bbox"]), BoxMode(a["bbox_mode"]), BoxMode.XYXY_ABS)
+        for a in annotations
+    ]
+    size = (record.get("height"), record.get("width"))
+    return GroundTruth(
+        np.array(boxes, np.float32),
+        np.array([a["category_id"] for a in annotations], np.int64),
+        record["relations"],
+        longer_side=None if None in size else max(size),
+    )
+
+
+def prediction_from_model(output: dict) -> Prediction:
+    """Predictions of a model of this package, as arrays in single precision.
+
+    Raises:
+        ValueError: a field is missing.
+    """
+    for name, fields in (
+        ("instances", ("pred_boxes", "pred_classes", "scores")),
+        ("relations", ("pairs", "predicate_scores")),
+    ):
+        absent = [f for f in fields if name not in output or not output[name].has(f)]
+        if absent:
+            raise ValueError(f'the output\'s "{name}" lack {", ".join(absent)}')
+    instances, relations = output["instances"], output["relations"]
+    return Prediction(
+        instances.pred_boxes.tensor.float().cpu().numpy(),
+        instances.pred_classes.cpu().numpy(),
+        instances.scores.float().cpu().numpy(),
+        pairs=relations.pairs.cpu().numpy(),
+        predicate_scores=relations.predicate_scores.float().cpu().numpy(),
+    )
