@@ -67,6 +67,7 @@ def test_attention_stays_inside_segments(sizes):
 def test_segments_by_group():
     order, sizes = segments_by(torch.tensor([2, 0, 2, 1, 0]))
     assert order.tolist() == [1, 4, 3, 0, 2] and sizes == [2, 1, 2]
+    assert segments_by(torch.tensor([0, 0, 3])) == (None, [2, 1])
 
 
 def test_pair_features_equal_a_plain_fully_connected_layer_on_roi_align():

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +15,17 @@ from detectron2.data import (
     MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
+    get_detection_dataset_dicts,
 )
+from detectron2.data.samplers import TrainingSampler
 from detectron2.engine import DefaultTrainer, defaults, hooks
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from torch import nn
+from torch.utils.data import Sampler
 
 from vrd_d2.config import add_vrd_config
 from vrd_d2.data.builtin import register_user_datasets
@@ -110,15 +115,49 @@ def _cpu_ddp(cfg: CfgNode) -> Iterator[None]:
         defaults.create_ddp_model = original
 
 
+class SkippingSampler(Sampler):
+    """An infinite sampler without its first indices: where a resumed run had come to.
+
+    Args:
+        sampler: of this process.
+        skip: indices that this process has already consumed.
+    """
+
+    def __init__(self, sampler: Sampler, skip: int):
+        self.sampler = sampler
+        self.skip = skip
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.islice(iter(self.sampler), self.skip, None)
+
+
 class Trainer(DefaultTrainer):
     """Detectron2's trainer with relation data, relation evaluators and a few solver options.
 
     It trains plain detectors too: their configs keep Detectron2's own mapper and evaluator.
+
+    With SEED >= 0 a run is reproducible and a resumed run goes on as if it had not been stopped: the
+    data stream is taken up where it was, and every iteration draws its pairs from a seed of its own.
+    (Not so for augmentation by chance, scales or flips, whose state lies in the loader's workers.)
     """
 
     def __init__(self, cfg: CfgNode):
         with _cpu_ddp(cfg):
             super().__init__(cfg)
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Load weights, or all states of the last checkpoint and the place in the data stream."""
+        super().resume_or_load(resume)
+        if self.start_iter:
+            self._trainer.reset_data_loader(
+                lambda: self.build_train_loader(self.cfg, start_iter=self.start_iter)
+            )
+
+    def before_step(self) -> None:
+        """Seed the iteration, so that what it draws does not depend on how the run got there."""
+        super().before_step()
+        if self.cfg.SEED >= 0:
+            torch.manual_seed(self.cfg.SEED + self.iter * comm.get_world_size() + comm.get_rank())
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -148,12 +187,25 @@ class Trainer(DefaultTrainer):
         return optimizer(params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode):
-        """Training batches; checks that data and model speak of the same classes."""
-        mapper = RelationMapper if is_relation_model(cfg) else DatasetMapper
-        loader = build_detection_train_loader(cfg, mapper=mapper(cfg, is_train=True))
+    def build_train_loader(cls, cfg: CfgNode, *, start_iter: int = 0):
+        """Training batches from an iteration on.
+
+        Raises:
+            ValueError: the data set has other classes than MODEL.VOCABULARY.
+        """
+        dataset = get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        )
         check_vocabulary(cfg, cfg.DATASETS.TRAIN)
-        return loader
+        sampler = TrainingSampler(len(dataset), seed=cfg.SEED if cfg.SEED >= 0 else None)
+        per_process = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+        mapper = RelationMapper if is_relation_model(cfg) else DatasetMapper
+        return build_detection_train_loader(
+            cfg,
+            dataset=dataset,
+            mapper=mapper(cfg, is_train=True),
+            sampler=SkippingSampler(sampler, start_iter * per_process),
+        )
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):

@@ -1,0 +1,202 @@
+"""Training and evaluation end to end on tiny data, with Detectron2's own machinery."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.engine import launch
+from detectron2.utils import comm
+
+from vrd_d2.engine import SkippingSampler, Trainer, check_vocabulary, load_config, load_weights
+
+CONFIGS = sorted(
+    path.relative_to(Path(__file__).parent.parent / "configs").as_posix()
+    for path in (Path(__file__).parent.parent / "configs").rglob("*.yaml")
+)
+
+
+def losses_of(folder):
+    lines = [json.loads(line) for line in (Path(folder) / "metrics.json").read_text().splitlines()]
+    return {line["iteration"]: line["total_loss"] for line in lines if "total_loss" in line}
+
+
+def run(cfg, *, resume=False, stop_after=None):
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    losses = {}
+    original = trainer._trainer._write_metrics
+
+    def record(loss_dict, *args, **kwargs):
+        losses[trainer.iter] = float(sum(loss_dict.values()))
+        original(loss_dict, *args, **kwargs)
+        if trainer.iter == stop_after:
+            raise KeyboardInterrupt
+
+    trainer._trainer._write_metrics = record
+    try:
+        trainer.train()
+    except KeyboardInterrupt:
+        pass
+    return trainer, losses
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_builds_a_model_and_an_optimizer(name, make_cfg):
+    if Path(name).name.startswith("Base"):
+        pytest.skip("a base config names no meta-architecture of its own")
+    cfg = make_cfg(name)
+    model = Trainer.build_model(cfg)
+    if cfg.MODEL.META_ARCHITECTURE != "FrequencyBaseline":
+        assert Trainer.build_optimizer(cfg, model).param_groups
+
+
+def test_child_configs_keep_the_papers_setting(repository):
+    for task in ("predcls", "sgcls", "sgdet"):
+        cfg = load_config(repository / f"configs/relclip_{task}.yaml")
+        solver = cfg.SOLVER
+        assert (solver.BASE_LR, solver.MAX_ITER, solver.IMS_PER_BATCH) == (0.001, 20000, 12)
+        assert (solver.OPTIMIZER, solver.MOMENTUM) == ("SGD", 0.9)
+        assert cfg.MODEL.RELATION.TASK == task and cfg.MODEL.META_ARCHITECTURE == "RelCLIP"
+        assert cfg.MODEL.RCL.EPSILON == 0.7 and cfg.MODEL.RELATION.DIM == 512
+        assert cfg.MODEL.CLIP.NAME == "ViT-B-32-quickgelu" and cfg.INPUT.RANDOM_FLIP == "none"
+
+
+def test_killed_and_resumed_training_has_the_losses_of_an_unbroken_run(make_cfg, tmp_path):
+    name, few = "relclip_sgcls.yaml", ["MODEL.RELATION.BATCH_SIZE_PER_IMAGE", 4]
+    whole = make_cfg(name, *few, "SOLVER.MAX_ITER", 6, "OUTPUT_DIR", str(tmp_path / "whole"))
+    broken = make_cfg(name, *few, "SOLVER.MAX_ITER", 6, "OUTPUT_DIR", str(tmp_path / "broken"))
+    for cfg in (whole, broken):
+        Path(cfg.OUTPUT_DIR).mkdir()
+    reference, expected = run(whole)
+    _, before = run(broken, stop_after=4)  # the last checkpoint is that of iteration 3
+    resumed, after = run(broken, resume=True)
+    assert sorted(expected) == list(range(6)) and sorted(after) == [4, 5]
+    assert len(set(expected.values())) == 6
+    for iteration in (4, 5):
+        assert after[iteration] == pytest.approx(expected[iteration], rel=1e-6)
+    assert before == pytest.approx({i: expected[i] for i in before})
+    for a, b in zip(reference.model.parameters(), resumed.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_skipping_sampler():
+    assert list(SkippingSampler(range(10), 7)) == [7, 8, 9]
+
+
+def test_training_reduces_the_loss_and_test_reports_recall(make_cfg):
+    cfg = make_cfg(
+        "relclip_predcls.yaml",
+        *("SOLVER.MAX_ITER", 60, "SOLVER.OPTIMIZER", "AdamW", "SOLVER.BASE_LR", 0.003),
+        *("SOLVER.CHECKPOINT_PERIOD", 1000, "MODEL.RELATION.REQUIRE_OVERLAP", False),
+        *("SOLVER.IMS_PER_BATCH", 5, "SOLVER.WEIGHT_DECAY", 0.0),
+    )
+    Path(cfg.OUTPUT_DIR).mkdir()
+    trainer, losses = run(cfg)
+    assert losses[59] < losses[0] / 2
+    results = Trainer.test(cfg, trainer.model)
+    assert results["relations"]["R@100"] > 60  # the self-relation can never be found
+
+
+@pytest.fixture
+def write_config(tmp_path):
+    """A config as a file, for the command line."""
+
+    def write(cfg):
+        path = tmp_path / "config.yaml"
+        path.write_text(cfg.dump())
+        return str(path)
+
+    return write
+
+
+def train_net(repository, *arguments):
+    return subprocess.run(
+        [sys.executable, str(repository / "tools/train_net.py"), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=repository,
+    )
+
+
+def test_command_line_trains_resumes_and_evaluates(repository, make_cfg, write_config):
+    cfg = make_cfg("relclip_predcls.yaml", "SOLVER.MAX_ITER", 2)
+    config = write_config(cfg)
+    done = train_net(repository, "--config-file", config)
+    assert done.returncode == 0, done.stderr[-2000:]
+    weights = Path(cfg.OUTPUT_DIR) / "model_final.pth"
+    assert weights.is_file()
+    resumed = train_net(repository, "--config-file", config, "--resume", "SOLVER.MAX_ITER", "3")
+    assert resumed.returncode == 0 and "Starting training from iteration 2" in resumed.stderr + (
+        resumed.stdout
+    )
+    evaluated = train_net(
+        repository, "--config-file", config, "--eval-only", "MODEL.WEIGHTS", str(weights)
+    )
+    assert evaluated.returncode == 0, evaluated.stderr[-2000:]
+    assert "sgb" in evaluated.stdout + evaluated.stderr
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["MODEL.WEIGHTS", "nowhere.pth"], "there is no weights file nowhere.pth"),
+        (["MODEL.RELATION.TASK", "sgclass"], "unknown task 'sgclass'"),
+        (["MODEL.VOCABULARY", "vg150"], "has 3 thing_classes, MODEL.VOCABULARY 'vg150' has 150"),
+    ],
+)
+def test_command_line_errors_are_one_line(repository, make_cfg, write_config, overrides, message):
+    config = write_config(make_cfg("relclip_predcls.yaml"))
+    done = train_net(repository, "--config-file", config, "--eval-only", *overrides)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert f"error: {message}" in done.stderr or message in done.stderr.splitlines()[-1]
+
+
+def test_missing_config(repository):
+    done = train_net(repository, "--config-file", "configs/none.yaml")
+    assert "error: there is no config file configs/none.yaml" in done.stderr
+
+
+def test_checkpoint_of_another_model_is_refused(make_cfg, tmp_path):
+    predcls = Trainer.build_model(make_cfg("relclip_predcls.yaml"))
+    path = tmp_path / "predcls.pth"
+    torch.save({"model": predcls.state_dict()}, path)
+    load_weights(predcls, str(path))
+    sgcls = Trainer.build_model(make_cfg("relclip_sgcls.yaml"))
+    with pytest.raises(ValueError, match=r"predcls\.pth.*class_classifier.*not in the checkpoint"):
+        load_weights(sgcls, str(path))
+    narrow = Trainer.build_model(make_cfg("relclip_predcls.yaml", "MODEL.RELATION.DIM", 16))
+    with pytest.raises(ValueError, match=r"does not fit.*checkpoint.*model"):
+        load_weights(narrow, str(path))
+
+
+def test_vocabulary_of_data_and_model_must_agree(make_cfg):
+    cfg = make_cfg("relclip_predcls.yaml")
+    DatasetCatalog.get(cfg.DATASETS.TRAIN[0])
+    check_vocabulary(cfg, cfg.DATASETS.TRAIN)
+    cfg.MODEL.VOCABULARY = "scenes"
+    with pytest.raises(ValueError, match="they differ at id 1"):
+        check_vocabulary(cfg, cfg.DATASETS.TRAIN)
+
+
+def two_processes(cfg):
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    results = Trainer.test(cfg, trainer._trainer.model.module)
+    if comm.is_main_process():
+        Path(cfg.OUTPUT_DIR, "results.json").write_text(json.dumps(results))
+    total = sum(float(p.detach().double().abs().sum()) for p in trainer.model.parameters())
+    Path(cfg.OUTPUT_DIR, f"rank{comm.get_rank()}.txt").write_text(repr(total))
+
+
+def test_two_processes_on_the_cpu(make_cfg):
+    cfg = make_cfg("relclip_sgcls.yaml", "SOLVER.MAX_ITER", 2)
+    Path(cfg.OUTPUT_DIR).mkdir()
+    launch(two_processes, 2, dist_url="auto", args=(cfg,))
+    folder = Path(cfg.OUTPUT_DIR)
+    assert (folder / "rank0.txt").read_text() == (folder / "rank1.txt").read_text()
+    assert "R@50" in json.loads((folder / "results.json").read_text())["relations"]

@@ -1,0 +1,56 @@
+#!/usr/bin/env python
+"""Draw predicted scene graphs of a data set beside what is annotated.
+
+Green: predicted and annotated. Orange: annotated, but not predicted. Blue: predicted, not annotated.
+
+    python tools/visualize.py --config-file configs/quickstart/relclip_sgdet.yaml \\
+        --output output/pictures MODEL.WEIGHTS output/quickstart/sgdet/model_final.pth
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from tqdm import tqdm
+
+from vrd_d2.data.mapper import RelationMapper
+from vrd_d2.engine import Trainer, load_config, load_weights
+from vrd_d2.visualization import draw_predictions, save_image
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--output", required=True, type=Path, help="folder of the PNG files")
+    parser.add_argument("--dataset", help="default: the first of DATASETS.TEST")
+    parser.add_argument("--num", type=int, default=8, help="pictures with relations to draw")
+    parser.add_argument("--top-k", type=int, default=10, help="relations to draw of a picture")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
+    args = parser.parse_args()
+    cfg = load_config(args.config_file, args.opts)
+    name = args.dataset or cfg.DATASETS.TEST[0]
+    records = [record for record in DatasetCatalog.get(name) if len(record["relations"])]
+    metadata = MetadataCatalog.get(name)
+    model = Trainer.build_model(cfg).eval()
+    if cfg.MODEL.WEIGHTS:
+        load_weights(model, cfg.MODEL.WEIGHTS)
+    mapper = RelationMapper(cfg, is_train=False)
+    for record in tqdm(records[: args.num], desc="drawing"):
+        with torch.no_grad():
+            output = model([mapper(record)])[0]
+        picture = draw_predictions(
+            record, output, metadata, ground_truth=record, top_k=args.top_k
+        )
+        stem = f"{Path(record['file_name']).stem}_{cfg.MODEL.RELATION.TASK}.png"
+        save_image(args.output / stem, picture)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
