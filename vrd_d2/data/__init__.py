@@ -1,0 +1,1 @@
+"""Data sets of relations: vocabularies, formats, registration, and the mapper."""

@@ -1,0 +1,178 @@
+"""Names of object classes and predicates, and the built-in lists of the public benchmarks."""
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from vrd_d2.data.scenes_classes import SCENES_OBJECTS, SCENES_PREDICATES
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Class and predicate names; an id is a position, 0-based, without background.
+
+    Attributes:
+        objects: C names of object classes.
+        predicates: K names of predicates.
+
+    Raises:
+        ValueError: a list is empty, or a name is empty, repeated or no string.
+    """
+
+    objects: tuple[str, ...]
+    predicates: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for kind in ("objects", "predicates"):
+            names = getattr(self, kind)
+            if isinstance(names, str):
+                raise ValueError(f"{kind} of a vocabulary must be a list of names, not {names!r}")
+            object.__setattr__(self, kind, tuple(names))
+            _check_names(kind, getattr(self, kind))
+
+    def object_id(self, name: str) -> int:
+        """Id of an object class. Raises ValueError for a name that is not in the list."""
+        return _lookup(name, self.objects, "object class")
+
+    def predicate_id(self, name: str) -> int:
+        """Id of a predicate. Raises ValueError for a name that is not in the list."""
+        return _lookup(name, self.predicates, "predicate")
+
+
+@cache
+def _positions(names: tuple[str, ...]) -> dict[str, int]:
+    return {name: index for index, name in enumerate(names)}
+
+
+def _lookup(name: str, names: tuple[str, ...], kind: str) -> int:
+    try:
+        return _positions(names)[name]
+    except KeyError:
+        near = difflib.get_close_matches(str(name), names, n=3)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {_some(names)}"
+        raise ValueError(f"unknown {kind} {name!r}; {hint}") from None
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(map(repr, names[:8])) + more
+
+
+def _check_names(kind: str, names: tuple[str, ...]) -> None:
+    if not names:
+        raise ValueError(f"{kind} of a vocabulary are empty: give at least one name")
+    first: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"{kind}[{index}] is {name!r}: every name must be a non-empty string")
+        if name in first:
+            raise ValueError(
+                f"{kind}[{index}] repeats the name {name!r} of {kind}[{first[name]}]: "
+                "names must be unique"
+            )
+        first[name] = index
+
+
+def _built_in() -> dict[str, Vocabulary]:
+    path = Path(__file__).with_name("vocabularies.json")
+    lists = json.loads(path.read_text(encoding="utf-8"))
+    known = {name: Vocabulary(**kinds) for name, kinds in lists.items()}
+    known["scenes"] = Vocabulary(SCENES_OBJECTS, SCENES_PREDICATES)
+    return known
+
+
+_BUILT_IN = _built_in()
+
+# Visual Genome, split of Xu et al. 2017; ids are those of the public VG-SGG dicts minus 1.
+VG150 = _BUILT_IN["vg150"]
+# The 20 predicates of Chen et al. 2019 that VisualDS and RelCLIP report, in VG150's
+# (alphabetical) order. The order of VisualDS's own files could not be checked: compare their
+# ids by name before mixing predictions.
+VG20 = _BUILT_IN["vg20"]
+# Stanford VRD, Lu et al. 2016, in the order of its objects.json and predicates.json.
+VRD = _BUILT_IN["vrd"]
+# The drawn scenes of datasets/prepare_scenes.py.
+SCENES = _BUILT_IN["scenes"]
+
+
+def get_vocabulary(name_or_path: str | Path) -> Vocabulary:
+    """A vocabulary by name, or out of a JSON file.
+
+    Args:
+        name_or_path: "vg150", "vg20", "vrd", "scenes", or the path of a JSON: a relations_json
+            file (categories and predicates in the order of their ids), ``{"objects": [...],
+            "predicates": [...]}``, or VG-SGG dicts (``label_to_idx``, ``predicate_to_idx``).
+
+    Raises:
+        ValueError: neither a known name nor a readable file, or the file has no such lists.
+    """
+    if str(name_or_path) in _BUILT_IN:
+        return _BUILT_IN[str(name_or_path)]
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise ValueError(
+            f"vocabulary {str(name_or_path)!r} is neither one of {', '.join(_BUILT_IN)} "
+            "nor an existing JSON file"
+        )
+    stamp = path.stat()
+    return _read(path.resolve(), stamp.st_mtime_ns, stamp.st_size)
+
+
+@cache
+def _read(path: Path, mtime_ns: int, size: int) -> Vocabulary:
+    """Cached, because a relations_json may be large and many parts of a model ask for it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no complete JSON file ({error}): write it again") from error
+    try:
+        return vocabulary_from_json(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def vocabulary_from_json(content: Any) -> Vocabulary:
+    """The vocabulary in the parsed content of any of the files that `get_vocabulary` reads.
+
+    Raises:
+        ValueError: says what is missing.
+    """
+    if isinstance(content, Mapping):
+        if "categories" in content and "predicates" in content:
+            return Vocabulary(
+                _by_id(content["categories"], "categories"),
+                _by_id(content["predicates"], "predicates"),
+            )
+        if "objects" in content and "predicates" in content:
+            return Vocabulary(content["objects"], content["predicates"])
+        if "label_to_idx" in content and "predicate_to_idx" in content:
+            return Vocabulary(
+                _by_number(content["label_to_idx"], "label_to_idx"),
+                _by_number(content["predicate_to_idx"], "predicate_to_idx"),
+            )
+    raise ValueError(
+        "no vocabulary in it: expected the keys categories and predicates (relations_json), "
+        "objects and predicates, or label_to_idx and predicate_to_idx (VG-SGG)"
+    )
+
+
+def _by_id(records: Any, key: str) -> tuple[str, ...]:
+    try:
+        return tuple(record["name"] for record in sorted(records, key=lambda r: r["id"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f'{key} must be a list of {{"id": ..., "name": ...}}') from error
+
+
+def _by_number(numbers: Any, key: str) -> tuple[str, ...]:
+    """Names by number; a background at 0 is left out."""
+    try:
+        named = {int(number): name for name, number in numbers.items() if int(number) > 0}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{key} must map names to numbers from 1") from error
+    if sorted(named) != list(range(1, len(named) + 1)):
+        raise ValueError(f"{key} must number its names 1, 2, ... without gaps")
+    return tuple(named[number] for number in sorted(named))
