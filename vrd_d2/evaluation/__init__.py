@@ -3,9 +3,10 @@
 README.md beside this file defines each number.
 """
 
-from vrd_d2.evaluation.picture import GroundTruth, Prediction, evaluate_picture
+from vrd_d2.evaluation.picture import evaluate_picture
 from vrd_d2.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
 from vrd_d2.evaluation.recall import RowStore, Summary, summarize
+from vrd_d2.evaluation.records import GroundTruth, Prediction
 from vrd_d2.evaluation.relation_evaluator import RelationEvaluator
 
 __all__ = [

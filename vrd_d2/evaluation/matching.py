@@ -1,6 +1,6 @@
-"""Ranking of predicted triplets and their matching with ground truth, on plain arrays.
+"""Which predictions hit which ground truth, on plain arrays.
 
-Shapes: M predicted boxes · G ground-truth boxes · P predicted pairs · K predicates ·
+Shapes: M predicted boxes · G ground-truth boxes ·
 R ground-truth rows (subject index, object index, predicate) · T ranked predictions.
 """
 
@@ -32,64 +32,6 @@ def box_iou(boxes: np.ndarray, others: np.ndarray, *, inclusive: bool = True) ->
     areas = [(b[..., 2] - b[..., 0] + one) * (b[..., 3] - b[..., 1] + one) for b in (boxes, others)]
     union = areas[0] + areas[1] - intersection
     return np.divide(intersection, union, out=np.zeros_like(union), where=union != 0)
-
-
-def best_first(scores: np.ndarray, limit: int) -> np.ndarray:
-    """Indices of the ``limit`` highest scores, best first, equal scores by index.
-
-    The same as a stable descending sort cut at ``limit``, without sorting everything.
-
-    Args:
-        scores: (N,) without NaN.
-
-    Returns:
-        (min(N, limit),) indices.
-    """
-    if len(scores) <= limit:
-        return np.argsort(-scores, kind="stable")
-    place = len(scores) - limit
-    threshold = np.partition(scores, place)[place]
-    above = np.flatnonzero(scores > threshold)
-    ties = np.flatnonzero(scores == threshold)[: limit - len(above)]
-    chosen = np.concatenate([above, ties])
-    chosen.sort()
-    return chosen[np.argsort(-scores[chosen], kind="stable")]
-
-
-def best_products(
-    predicate_scores: np.ndarray,
-    best: np.ndarray,
-    weights: np.ndarray | None,
-    pair_scores: np.ndarray,
-    limit: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The ``limit`` best (pair, predicate) products: recall without graph constraint.
-
-    Equal products are ordered by the rank of their pair, then by the predicate, as where the
-    pairs were sorted beforehand. A product among the best ``limit`` belongs to a pair whose own
-    best product is among the best ``limit``, so only those pairs are looked at.
-
-    Args:
-        predicate_scores: (P, K).
-        best: (P,) maxima of the rows.
-        weights: (P,) product of both entity scores, not negative; None where all are 1.
-        pair_scores: (P,) what ranks the pairs.
-
-    Returns:
-        Pair indices (T,) and predicates (T,), best first.
-    """
-    top = best if weights is None else weights * best
-    if len(top) > limit:
-        place = len(top) - limit
-        pairs = np.flatnonzero(top >= np.partition(top, place)[place])
-    else:
-        pairs = np.arange(len(top))
-    pairs = pairs[np.argsort(-pair_scores[pairs], kind="stable")]
-    products = predicate_scores[pairs]
-    if weights is not None:
-        products = weights[pairs, None] * products
-    flat = best_first(products.ravel(), limit)
-    return pairs[flat // products.shape[1]], flat % products.shape[1]
 
 
 def compatible_boxes(

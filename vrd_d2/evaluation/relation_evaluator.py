@@ -11,14 +11,10 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
-from vrd_d2.evaluation.picture import (
-    GroundTruth,
-    Prediction,
-    evaluate_picture,
-    ground_truth_rows,
-)
+from vrd_d2.evaluation.picture import evaluate_picture, ground_truth_rows
 from vrd_d2.evaluation.protocols import Protocol, get_protocol
 from vrd_d2.evaluation.recall import DEFAULT_KS, RowStore, Summary, summarize
+from vrd_d2.evaluation.records import GroundTruth, Prediction
 from vrd_d2.evaluation.report import flat_results, results_json, results_table, write_json
 from vrd_d2.tasks import Task
 

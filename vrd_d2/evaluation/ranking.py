@@ -1,0 +1,137 @@
+"""The order of predicted triplets, on plain arrays.
+
+Equal scores keep the order of the input everywhere, so that results do not depend on a sorting
+algorithm. Products are computed in the precision given and in the order of the public evaluators.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vrd_d2.evaluation.records import Prediction
+
+
+def best_first(scores: np.ndarray, limit: int) -> np.ndarray:
+    """Indices of the ``limit`` highest scores, best first, equal scores by index.
+
+    The same as a stable descending sort cut at ``limit``, without sorting everything.
+
+    Args:
+        scores: (N,) without NaN.
+
+    Returns:
+        (min(N, limit),) indices.
+    """
+    if len(scores) <= limit:
+        return np.argsort(-scores, kind="stable")
+    place = len(scores) - limit
+    threshold = np.partition(scores, place)[place]
+    above = np.flatnonzero(scores > threshold)
+    ties = np.flatnonzero(scores == threshold)[: limit - len(above)]
+    chosen = np.concatenate([above, ties])
+    chosen.sort()
+    return chosen[np.argsort(-scores[chosen], kind="stable")]
+
+
+def best_products(
+    predicate_scores: np.ndarray, best: np.ndarray, weights: np.ndarray | None, limit: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ``limit`` best (pair, predicate) products: the ranking without graph constraint.
+
+    Equal products are ordered by pair, then by predicate. A product among the best ``limit``
+    belongs to a pair whose own best product is among the best ``limit`` or equal to the last of
+    them, so only those pairs are looked at.
+
+    Args:
+        predicate_scores: (P, K).
+        best: (P,) maxima of the rows.
+        weights: (P,) product of both entity scores, not negative; None where all are 1.
+
+    Returns:
+        Pair indices (T,) and predicates (T,), best first.
+
+    Raises:
+        ValueError: a product is NaN.
+    """
+    top = best if weights is None else weights * best
+    if len(top) > limit:
+        place = len(top) - limit
+        pairs = np.flatnonzero(top >= np.partition(top, place)[place])
+    else:
+        pairs = np.arange(len(top))
+    products = predicate_scores[pairs]
+    if weights is not None:
+        products = weights[pairs, None] * products
+    products = products.ravel()
+    if np.isnan(products).any():
+        raise ValueError("predicate_scores hold infinite values: they must be finite")
+    flat = best_first(products, limit)
+    return pairs[flat // predicate_scores.shape[1]], flat % predicate_scores.shape[1]
+
+
+@dataclass
+class Ranking:
+    """Triplets of one picture, best first: rows (subject index, object index, predicate).
+
+    Attributes:
+        constrained: (T, 3) one predicate a predicted pair, its best.
+        free: (T', 3) any number of predicates a pair.
+        annotated: (A, 3) like ``constrained``, but only of the annotated pairs, and all of them.
+    """
+
+    constrained: np.ndarray
+    free: np.ndarray
+    annotated: np.ndarray
+
+
+def rank_triplets(
+    prediction: Prediction, annotated: np.ndarray | None, *, limit: int, unit_scores: bool
+) -> Ranking:
+    """The best triplets of a picture, with and without graph constraint.
+
+    Args:
+        prediction: checked, with at least one pair.
+        annotated: (M, M) bool, the annotated (subject, object) pairs; None to leave them out.
+        limit: length of the first two lists.
+        unit_scores: entity scores are 1 (PredCls).
+
+    Raises:
+        ValueError: a score is not finite.
+    """
+    if prediction.triplets is not None:
+        return _rank_listed(prediction, annotated, limit)
+    pairs, scores, best = prediction.pairs, prediction.predicate_scores, prediction.best
+    weights = None
+    pair_scores = best
+    if not unit_scores:
+        subject, object_ = prediction.scores[pairs[:, 0]], prediction.scores[pairs[:, 1]]
+        weights = subject * object_
+        pair_scores = best * subject * object_
+
+    def with_best_predicate(chosen: np.ndarray) -> np.ndarray:
+        return np.column_stack([pairs[chosen], scores[chosen].argmax(1)])
+
+    free_pairs, free_predicates = best_products(scores, best, weights, limit)
+    of_annotated = np.zeros((0, 3), np.int64)
+    if annotated is not None:
+        chosen = np.flatnonzero(annotated[pairs[:, 0], pairs[:, 1]])
+        chosen = chosen[np.argsort(-pair_scores[chosen], kind="stable")]
+        of_annotated = with_best_predicate(chosen)
+    return Ranking(
+        with_best_predicate(best_first(pair_scores, limit)),
+        np.column_stack([pairs[free_pairs], free_predicates]),
+        of_annotated,
+    )
+
+
+def _rank_listed(prediction: Prediction, annotated: np.ndarray | None, limit: int) -> Ranking:
+    """The same for a list of triplets: under graph constraint only the best one of a pair."""
+    order = np.argsort(-prediction.triplet_scores, kind="stable")
+    ranked = prediction.triplets[order]
+    codes = ranked[:, 0] * max(len(prediction.boxes), 1) + ranked[:, 1]
+    first = np.sort(np.unique(codes, return_index=True)[1])
+    constrained = ranked[first]
+    of_annotated = np.zeros((0, 3), np.int64)
+    if annotated is not None:
+        of_annotated = constrained[annotated[constrained[:, 0], constrained[:, 1]]]
+    return Ranking(constrained[:limit], ranked[:limit], of_annotated)
