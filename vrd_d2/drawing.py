@@ -1,0 +1,206 @@
+"""Primitives of the scene-graph pictures: a canvas with text, chips and arrows; label placement.
+
+All coordinates are pixels of the finished picture. `Canvas` draws at twice that size and halves it
+at the end, which smooths every line. Rectangles are (x1, y1, x2, y2).
+"""
+
+import colorsys
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+Colour = tuple[int, int, int]
+Rectangle = tuple[float, float, float, float]
+Point = tuple[float, float]
+
+SUPERSAMPLING = 2
+# matplotlib ships this family, so that the pictures look alike on every machine.
+FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+
+
+def entity_colour(index: int) -> Colour:
+    """A colour for the entity of this index: neighbouring indices differ most, and none repeats.
+
+    The golden ratio spreads the hues evenly however many there are; strength and brightness take
+    turns so that near hues differ in these.
+    """
+    saturation, value = ((0.78, 0.95), (0.50, 1.0), (0.85, 0.72))[index % 3]
+    red, green, blue = colorsys.hsv_to_rgb((0.02 + index * 0.61803398875) % 1, saturation, value)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def text_colour(background: Colour) -> Colour:
+    """Black or white, whichever is easier to read on the background (ITU-R BT.601 luma)."""
+    luma = 0.299 * background[0] + 0.587 * background[1] + 0.114 * background[2]
+    return (20, 20, 20) if luma > 140 else (255, 255, 255)
+
+
+def shorten(text: str, length: int) -> str:
+    """The text on one line, of at most `length` characters: an ellipsis where it was cut."""
+    text = " ".join(text.split())
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
+@lru_cache(maxsize=64)
+def load_font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
+    """The font at a size in pixels."""
+    return ImageFont.truetype(
+        str(FONTS / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")), size
+    )
+
+
+def text_size(text: str, size: float, *, bold: bool = False) -> tuple[float, float]:
+    """Width of the text and height of a line, in pixels of the finished picture."""
+    pixels = round(size * SUPERSAMPLING)
+    return load_font(pixels, bold).getlength(text) / SUPERSAMPLING, 1.2 * size
+
+
+def chip_size(text: str, size: float) -> tuple[float, float]:
+    """Width and height of a chip: bold text on a coloured background."""
+    width, height = text_size(text, size, bold=True)
+    return width + 0.7 * size, height + 0.25 * size
+
+
+class Canvas:
+    """An RGB picture to draw on, smoothed by supersampling."""
+
+    def __init__(self, width: float, height: float, background: Colour = (255, 255, 255)) -> None:
+        self.width, self.height = math.ceil(width), math.ceil(height)
+        size = (self.width * SUPERSAMPLING, self.height * SUPERSAMPLING)
+        self._image = Image.new("RGB", size, background)
+        # Mode RGBA on an RGB picture: colours with an alpha are blended.
+        self._draw = ImageDraw.Draw(self._image, "RGBA")
+
+    def paste(self, image: np.ndarray, rectangle: Rectangle) -> None:
+        """Put an RGB uint8 array (H, W, 3) into the rectangle, resized to fill it."""
+        x1, y1, x2, y2 = (round(v * SUPERSAMPLING) for v in rectangle)
+        resized = Image.fromarray(image).resize((x2 - x1, y2 - y1), Image.Resampling.BICUBIC)
+        self._image.paste(resized, (x1, y1))
+
+    def rectangle(
+        self,
+        rectangle: Rectangle,
+        *,
+        outline: tuple[int, ...] | None = None,
+        fill: tuple[int, ...] | None = None,
+        width: float = 0,
+        radius: float = 0,
+    ) -> None:
+        """A rectangle, rounded by the radius, outlined inwards."""
+        self._draw.rounded_rectangle(
+            [v * SUPERSAMPLING for v in rectangle],
+            radius=radius * SUPERSAMPLING,
+            outline=outline,
+            fill=fill,
+            width=round(width * SUPERSAMPLING),
+        )
+
+    def arrow(self, points: np.ndarray, colour: Colour, width: float) -> None:
+        """A line through the points (N, 2) that ends in a head, edged in white to stand out."""
+        tip = points[-1]
+        along = (tip - points[-2]) / (np.hypot(*(tip - points[-2])) or 1.0)
+        across = np.array([-along[1], along[0]])
+        for edge, shade in ((0.45 * width, (255, 255, 255)), (0.0, colour)):
+            head = 4.2 * width + 3 * edge
+            sharp = tip + edge * along
+            corners = [
+                sharp,
+                *(sharp - head * along + side * head * across for side in (0.45, -0.45)),
+            ]
+            # The line ends inside the head: its blunt end would stick out at the tip.
+            line = np.concatenate([points[:-1], [tip - 2 * width * along]])
+            self._draw.line(
+                self._pixels(line),
+                fill=shade,
+                width=round((width + 2 * edge) * SUPERSAMPLING),
+                joint="curve",
+            )
+            self._draw.polygon(self._pixels(np.array(corners)), fill=shade)
+
+    def text(
+        self, position: Point, text: str, size: float, colour: Colour, *, bold: bool = False
+    ) -> None:
+        """A line of text; the position is its left end at half its height."""
+        font = load_font(round(size * SUPERSAMPLING), bold)
+        (place,) = self._pixels(np.array([position]))
+        self._draw.text(place, text, fill=colour, font=font, anchor="lm")
+
+    def chip(self, rectangle: Rectangle, text: str, size: float, colour: Colour) -> None:
+        """Bold text on a coloured background of the size `chip_size` gives."""
+        self.rectangle(rectangle, fill=colour, radius=0.25 * size)
+        x1, y1, _, y2 = rectangle
+        self.text((x1 + 0.35 * size, (y1 + y2) / 2), text, size, text_colour(colour), bold=True)
+
+    def array(self) -> np.ndarray:
+        """The finished picture, uint8 (height, width, 3) RGB."""
+        return np.array(self._image.reduce(SUPERSAMPLING))
+
+    @staticmethod
+    def _pixels(points: np.ndarray) -> list[Point]:
+        return [(x, y) for x, y in (SUPERSAMPLING * points).tolist()]
+
+
+def curve(start: Point, end: Point, bend: float) -> np.ndarray:
+    """Points (N, 2), some 4 pixels apart, of an arc at most `bend` pixels left of the straight way.
+
+    A negative bend goes right. Where start and end coincide, the curve is a circle of that radius,
+    above them or, for a negative bend, below.
+    """
+    (x1, y1), (x2, y2) = start, end
+    length = math.hypot(x2 - x1, y2 - y1)
+    t = np.linspace(0, 1, 9 + int((length + 4 * abs(bend)) / 4))[:, None]
+    if length < 1:
+        angle = 2 * np.pi * t
+        return np.array(start) + bend * np.concatenate([np.sin(angle), np.cos(angle) - 1], 1)
+    # A quadratic Bezier curve comes half way to its control point.
+    left = np.array([y2 - y1, x1 - x2]) / length
+    control = (np.array(start) + end) / 2 + 2 * bend * left
+    return (1 - t) ** 2 * np.array(start) + 2 * t * (1 - t) * control + t**2 * np.array(end)
+
+
+def outside(points: np.ndarray, rectangle: Rectangle) -> np.ndarray:
+    """Mask (N,) of the points (N, 2) that are not in the rectangle."""
+    low, high = rectangle[:2], rectangle[2:]
+    return ((points < low) | (points > high)).any(1)
+
+
+class LabelPlacer:
+    """Places rectangles inside bounds, one after the other, so that they do not overlap."""
+
+    def __init__(self, bounds: Rectangle, *, gap: float = 1.0) -> None:
+        self.bounds = bounds
+        self.gap = gap
+        self.placed: list[Rectangle] = []
+
+    def _shared_area(self, rectangles: np.ndarray) -> np.ndarray:
+        """Area (N,) that each rectangle (N, 4) shares with those placed, the gap included."""
+        placed = np.array(self.placed).reshape(1, -1, 4)
+        low = np.maximum(rectangles[:, None, :2], placed[..., :2] - self.gap)
+        high = np.minimum(rectangles[:, None, 2:], placed[..., 2:] + self.gap)
+        return (high - low).clip(0).prod(-1).sum(-1)
+
+    def place(self, size: tuple[float, float], corners: Sequence[Point]) -> Rectangle:
+        """Place a rectangle of the size at the first of the upper left corners where it is free.
+
+        If it is free at none, it goes to the free place nearest to the first corner, searched on a
+        grid; and if there is no such place, to the one that covers least.
+        """
+        x1, y1, x2, y2 = self.bounds
+        last = np.array([max(x1, x2 - size[0]), max(y1, y2 - size[1])])
+        candidates = np.asarray(corners, dtype=float).clip((x1, y1), last)
+        shared = self._shared_area(np.concatenate([candidates, candidates + size], 1))
+        if shared.min() > 0:
+            columns = np.append(np.arange(x1, last[0], 8.0), last[0])
+            rows = np.append(np.arange(y1, last[1], 4.0), last[1])
+            grid = np.stack(np.meshgrid(columns, rows), -1).reshape(-1, 2)
+            distance = np.hypot(*(grid - candidates[0]).T)
+            candidates = grid[np.argsort(distance, kind="stable")]
+            shared = self._shared_area(np.concatenate([candidates, candidates + size], 1))
+        x, y = candidates[shared.argmin()].tolist()  # the first of the smallest
+        self.placed.append((x, y, x + size[0], y + size[1]))
+        return self.placed[-1]
