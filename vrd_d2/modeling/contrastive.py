@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from detectron2.utils import comm
 from torch import Tensor, nn
+
+from vrd_d2.modeling.processes import gather_rows, gather_sizes
 
 
 def contrastive_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -38,6 +41,7 @@ def contrastive_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = N
 def negative_weights(
     similarity: Tensor,
     *,
+    first: int = 0,
     epsilon: float = 0.7,
     eta: float = 0.0,
     sampling: bool = True,
@@ -51,25 +55,32 @@ def negative_weights(
     dictionary have the same total mass.
 
     Args:
-        similarity: (N, N) cosine of word embeddings; symmetric, the diagonal is not read.
+        similarity: (N, Q) cosine of word embeddings of N queries and Q >= N samples.
+        first: query k is itself sample ``first + k``; that entry is not read.
         epsilon, eta: thresholds, both inclusive.
         sampling: False makes every other sample a negative of weight 1 ("No Sampling", Table 5).
         weighted: False gives every sampled negative weight 1 ("No Weight").
 
     Returns:
-        (N, N) weights; the diagonal, the positives, is 1.
+        (N, Q) weights; those of the positives are 1.
     """
-    eye = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
     if not sampling:
         return torch.ones_like(similarity)
-    negatives = (similarity >= eta) & (similarity <= epsilon) & ~eye
+    positive = one_positive_each(similarity, first)
+    negatives = (similarity >= eta) & (similarity <= epsilon) & ~positive
     weights = negatives.to(similarity.dtype)
     if weighted:
         mass = similarity.clamp(min=0) * weights
         mean = mass.sum(1, keepdim=True) / weights.sum(1, keepdim=True).clamp(min=1)
         # A query all of whose negatives have similarity 0 has nothing to tell them apart by.
         weights = torch.where(mean > 0, mass / mean.clamp(min=1e-12), weights)
-    return weights.masked_fill(eye, 1.0)
+    return weights.masked_fill(positive, 1.0)
+
+
+def one_positive_each(table: Tensor, first: int = 0) -> Tensor:
+    """(N, Q) bool: row k is true in column ``first + k`` alone."""
+    columns = torch.arange(table.shape[1], device=table.device)
+    return columns == first + torch.arange(len(table), device=table.device)[:, None]
 
 
 @dataclass(frozen=True)
@@ -185,14 +196,20 @@ class RelationalContrast(nn.Module):
         return losses
 
     def level_loss(self, visual: Tensor, text: Tensor, phrases: Tensor) -> Tensor:
-        """Eq. (5) of one level: (N, Dt), (N, Dt) and (N, W) -> scalar, the mean over the queries."""
+        """Eq. (5) of one level: (N, Dt), (N, Dt) and (N, W) -> scalar, the mean over the queries.
+
+        Under several processes the samples of all of them are candidates for negatives, and the
+        average over the processes of what this returns is the loss of the whole batch.
+        """
         with torch.autocast(visual.device.type, enabled=False):
             v, t = F.normalize(visual.float(), dim=-1), F.normalize(text.float(), dim=-1)
-            logits = v @ t.T / self.temperature
-            weights = negative_weights(phrases @ phrases.T, **self.sampling)
-            targets = torch.eye(len(logits), device=logits.device)
-            to_text = contrastive_loss(logits, targets, weights)
-            to_visual = contrastive_loss(logits.T, targets, weights)
-            losses = self.gamma * to_text + (1 - self.gamma) * to_visual
-            # The mean over N queries; the 1 keeps an empty batch at zero rather than at NaN.
-            return losses.sum() / max(len(losses), 1)
+            sizes = gather_sizes(len(v), v.device)
+            first = sum(sizes[: comm.get_rank()])
+            similarity = phrases @ gather_rows(phrases, sizes).T
+            weights = negative_weights(similarity, first=first, **self.sampling)
+            targets = one_positive_each(weights, first).float()
+            to_text = v @ gather_rows(t, sizes).T / self.temperature
+            to_visual = t @ gather_rows(v, sizes).T / self.temperature
+            losses = self.gamma * contrastive_loss(to_text, targets, weights)
+            losses = losses + (1 - self.gamma) * contrastive_loss(to_visual, targets, weights)
+            return losses.sum() * len(sizes) / max(sum(sizes), 1)

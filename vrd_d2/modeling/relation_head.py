@@ -20,6 +20,7 @@ from vrd_d2.modeling.geometry import (
     union_boxes,
 )
 from vrd_d2.modeling.pooling import roi_mean
+from vrd_d2.modeling.processes import mean_count
 
 ATTENTION_PATTERNS = ("full", "subject", "axial")
 
@@ -305,5 +306,6 @@ class RelationHead(nn.Module):
 
 
 def _mean_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean over the entities or pairs of the batches of all processes."""
     total = F.cross_entropy(logits.float(), targets, reduction="sum")
-    return total / max(len(logits), 1)
+    return total / mean_count(len(logits), logits.device)

@@ -1,0 +1,75 @@
+"""RCL and the predicate loss over several processes equal one process on the whole batch."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.engine import launch
+from detectron2.utils import comm
+from torch.nn.parallel import DistributedDataParallel
+
+from vrd_d2.modeling.contrastive import RelationalContrast, Triplets
+from vrd_d2.modeling.relation_head import _mean_cross_entropy
+
+
+class Model(torch.nn.Module):
+    """An encoder before RCL, so that gradients must travel back through the gathered rows."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = torch.nn.Linear(6, 3 * 8)
+        self.classifier = torch.nn.Linear(8, 4)
+        self.contrast = RelationalContrast(
+            levels=["subject-predicate", "predicate-object"],
+            visual_dim=8,
+            text_dim=5,
+            temperature=0.3,
+            gamma=0.4,
+        )
+
+    def forward(self, inputs, text, words, labels):
+        visual = Triplets(*self.encoder(inputs).chunk(3, dim=1))
+        losses = self.contrast(visual, Triplets(*text.unbind(1)), {"sp": words, "po": words.flip(1)})
+        losses["loss_predicate"] = _mean_cross_entropy(self.classifier(visual.relation), labels)
+        return losses
+
+
+def make_data(total):
+    generator = torch.Generator().manual_seed(3)
+    inputs, text, words = (
+        torch.randn(shape, generator=generator) for shape in [(total, 6), (total, 3, 5), (total, 4)]
+    )
+    labels = torch.randint(4, (total,), generator=generator)
+    return inputs, text, F.normalize(words + 0.3, dim=-1), labels
+
+
+def losses_and_gradients(model, data):
+    losses = model(*data)
+    sum(losses.values()).backward()
+    return {name: loss.detach() for name, loss in losses.items()}, [
+        parameter.grad.clone() for parameter in model.parameters()
+    ]
+
+
+def one_rank(counts, folder):
+    rank = comm.get_rank()
+    start = sum(counts[:rank])
+    data = [part[start : start + counts[rank]] for part in make_data(sum(counts))]
+    model = DistributedDataParallel(Model())  # without find_unused_parameters
+    torch.save(losses_and_gradients(model, data), Path(folder) / f"{rank}.pt")
+
+
+@pytest.mark.parametrize("counts", [[4, 4], [7, 2], [5, 0], [3, 0, 6], [1, 1, 1], [0, 0]])
+def test_loss_and_gradients_equal_one_process(counts, tmp_path):
+    launch(one_rank, len(counts), dist_url="auto", args=(counts, str(tmp_path)))
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(len(counts))]
+    losses, gradients = losses_and_gradients(Model(), make_data(sum(counts)))
+    for name, loss in losses.items():
+        # Detectron2 logs, and DDP differentiates, the average over the processes.
+        mean = sum(rank[0][name] for rank in ranks) / len(ranks)
+        torch.testing.assert_close(mean, loss, atol=1e-5, rtol=1e-5)
+    for rank in ranks:
+        for got, expected in zip(rank[1], gradients, strict=True):
+            torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
