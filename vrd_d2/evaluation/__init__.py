@@ -3,6 +3,7 @@
 README.md beside this file defines each number.
 """
 
+from vrd_d2.evaluation.files import FileResults, evaluate_files
 from vrd_d2.evaluation.picture import evaluate_picture
 from vrd_d2.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
 from vrd_d2.evaluation.recall import RowStore, Summary, summarize
@@ -11,12 +12,14 @@ from vrd_d2.evaluation.relation_evaluator import RelationEvaluator
 
 __all__ = [
     "PROTOCOLS",
+    "FileResults",
     "GroundTruth",
     "Prediction",
     "Protocol",
     "RelationEvaluator",
     "RowStore",
     "Summary",
+    "evaluate_files",
     "evaluate_picture",
     "get_protocol",
     "summarize",

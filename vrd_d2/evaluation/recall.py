@@ -84,7 +84,8 @@ class Summary:
         images: counts of pictures.
         predicate_counts: (K,) ground-truth rows of each predicate in the scored pictures.
         predicate_images: (K,) scored pictures that have the predicate.
-        predicate_recall: "R" and "ngR" -> (number of Ks, K); their means are mR and ngmR.
+        predicate_recall: "R" and "ngR" -> (number of Ks, K), whose means are mR and ngmR; where
+            boxes are given "top1" -> (1, K), hits / rows.
         groups: "head", "body", "tail" -> predicate ids.
         confusion: (K, K + 1) rows: of the ground truth; columns: what the best prediction on the
             pair named, last: no prediction on the pair within the largest K.
@@ -151,9 +152,12 @@ def summarize(
         names += ["phrase_R", "phrase_ngR"]
 
     def keyed(values: dict[str, np.ndarray]) -> dict[str, dict]:
-        return {n: dict(zip(_ks_of(n, ks), values[n].tolist(), strict=True)) for n in names}
+        return {n: dict(zip(ks_of(n, ks), values[n].tolist(), strict=True)) for n in names}
 
     values, recalls = tally.metrics(np.ones(count))
+    if task.boxes_given:
+        named = np.bincount(rows["predicate"][rows["top1"]], minlength=num_predicates)
+        recalls["top1"] = (named / np.maximum(counts, 1))[None]
     images = {
         "total": len(pictures),
         "scored": count,
@@ -176,7 +180,8 @@ def summarize(
     )
 
 
-def _ks_of(name: str, ks: Sequence[int]) -> Sequence[int]:
+def ks_of(name: str, ks: Sequence[int]) -> Sequence[int]:
+    """The K of a metric: 1 for top1."""
     return (1,) if name == "top1" else ks
 
 

@@ -11,7 +11,9 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
 
+from vrd_d2.evaluation.json_lines import prediction_line
 from vrd_d2.evaluation.picture import evaluate_picture, ground_truth_rows
+from vrd_d2.evaluation.prediction_file import PredictionFile
 from vrd_d2.evaluation.protocols import Protocol, get_protocol
 from vrd_d2.evaluation.recall import DEFAULT_KS, RowStore, Summary, summarize
 from vrd_d2.evaluation.records import GroundTruth, Prediction
@@ -42,6 +44,7 @@ class RelationEvaluator(DatasetEvaluator):
         output_dir: str | None = None,
         zero_shot: Iterable[Sequence[int]] | None = None,
         distributed: bool = True,
+        write_predictions: bool = False,
         ks: Sequence[int] = DEFAULT_KS,
         training_counts: Sequence[int] | None = None,
         bootstrap: int = 1000,
@@ -56,6 +59,8 @@ class RelationEvaluator(DatasetEvaluator):
             zero_shot: (subject class, object class, predicate) triplets unseen in training, for
                 zR; by default the metadata's zero_shot_triplets.
             distributed: whether to gather the counts of all processes.
+            write_predictions: also write predictions.jsonl.gz to output_dir, from which
+                tools/evaluate.py gives the same figures. Large: pairs times predicates numbers.
             ks: the K of Recall@K.
             training_counts: (K,) frequency of the predicates in training, which divides them
                 into head, body and tail; by default that of the evaluated ground truth.
@@ -69,6 +74,9 @@ class RelationEvaluator(DatasetEvaluator):
         self._name = dataset_name
         self._output_dir = output_dir
         self._distributed = distributed
+        if write_predictions and output_dir is None:
+            raise ValueError("write_predictions needs an output_dir")
+        self._file = PredictionFile(output_dir) if write_predictions else None
         self._ks = tuple(sorted(ks))
         self._training_counts = training_counts
         self._bootstrap = bootstrap
@@ -107,6 +115,8 @@ class RelationEvaluator(DatasetEvaluator):
         """Forgets the pictures seen."""
         self._store = RowStore()
         self.summary = None
+        if self._file is not None:
+            self._file.discard()
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Evaluates the pictures of one batch.
@@ -121,7 +131,9 @@ class RelationEvaluator(DatasetEvaluator):
                 continue
             try:
                 prediction = prediction_from_model(output)
-                self._add(key, prediction)
+                self._evaluate_picture(key, prediction)
+                if self._file is not None:
+                    self._file.write(prediction_line(example["image_id"], prediction))
             except ValueError as error:
                 raise ValueError(
                     f"{self._name}, picture {example['image_id']!r}: {error}"
@@ -136,7 +148,7 @@ class RelationEvaluator(DatasetEvaluator):
             )
         return self._key_of[image_id]
 
-    def _add(self, key: int, prediction: Prediction) -> None:
+    def _evaluate_picture(self, key: int, prediction: Prediction) -> None:
         ground_truth = ground_truth_from_dict(self._dicts[key])
         ground_truth.check(len(self._predicates), self._num_classes)
         prediction.check(len(self._predicates), self._num_classes)
@@ -158,6 +170,8 @@ class RelationEvaluator(DatasetEvaluator):
             protocol than sgb the key is "relations_<protocol>". ``summary`` holds everything.
         """
         states = [self._store.state()]
+        if self._file is not None:
+            self._file.close()
         if self._distributed:
             comm.synchronize()
             states = comm.gather(states[0])
@@ -205,6 +219,8 @@ class RelationEvaluator(DatasetEvaluator):
 
     def _write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        if self._file is not None:
+            self._file.join(comm.get_world_size() if self._distributed else 1)
         results = results_json(
             self.summary,
             protocol=self.protocol,

@@ -8,7 +8,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from vrd_d2.evaluation.protocols import Protocol
-from vrd_d2.evaluation.recall import Metrics, Summary
+from vrd_d2.evaluation.recall import Metrics, Summary, ks_of
 from vrd_d2.tasks import Task
 
 # Name in JSON -> name in tables and in Detectron2's results. A "-" keeps a number out of
@@ -23,7 +23,7 @@ DISPLAY_NAMES = {
     "zR": "zR",
     "ngzR": "ng-zR",
     "A": "A",
-    "top1": "top",
+    "top1": "top1",
     "PR": "PR",
     "mR_head": "mR-head",
     "mR_body": "mR-body",
@@ -36,7 +36,7 @@ DISPLAY_NAMES = {
 def flat_results(metrics: Metrics) -> dict[str, float]:
     """{"R@20": 31.4, ..., "ng-R@50": ...} in percent, as Detectron2's evaluators report."""
     return {
-        f"{shown}@{k}": 100 * value
+        shown if name == "top1" else f"{shown}@{k}": 100 * value
         for name, shown in DISPLAY_NAMES.items()
         for k, value in metrics.get(name, {}).items()
     }
@@ -57,7 +57,7 @@ def results_table(summary: Summary, *, protocol: Protocol, task: Task, title: st
             if value is not None and name in summary.intervals:
                 low, high = (100 * bound for bound in summary.intervals[name][key])
                 cells[-1] += f" [{low:.1f}, {high:.1f}]"
-        lines.append([shown + ("@1" if name == "top1" else "@K"), *cells])
+        lines.append([shown if name == "top1" else f"{shown}@K", *cells])
     images = summary.images
     skipped = (
         f"{images['skipped_no_gt_relations']} without relations, "
@@ -84,7 +84,10 @@ def results_json(
     """Everything in a form that JSON holds: fractions in 0..1, null where nothing is annotated."""
     ks = sorted(summary.metrics["R"])
     recalls = {
-        name: [dict(zip(map(str, ks), column.tolist(), strict=True)) for column in recall.T]
+        name: [
+            dict(zip(map(str, ks_of(name, ks)), column.tolist(), strict=True))
+            for column in recall.T
+        ]
         for name, recall in summary.predicate_recall.items()
     }
     group_of = {int(p): group for group, members in summary.groups.items() for p in members}

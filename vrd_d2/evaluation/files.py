@@ -1,0 +1,133 @@
+"""Evaluation of prediction files, whoever made them."""
+
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vrd_d2.evaluation.ground_truth_files import read_ground_truth
+from vrd_d2.evaluation.json_lines import (
+    LineError,
+    ground_truth_from_json,
+    prediction_from_json,
+    read_json_lines,
+)
+from vrd_d2.evaluation.picture import evaluate_picture, ground_truth_rows
+from vrd_d2.evaluation.protocols import Protocol, get_protocol
+from vrd_d2.evaluation.recall import DEFAULT_KS, RowStore, Summary, summarize
+from vrd_d2.tasks import Task
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class FileResults:
+    """What ``evaluate_files`` found: the summary, and predicate names where they are known."""
+
+    summary: Summary
+    predicate_names: list[str] | None
+
+
+def evaluate_files(
+    ground_truth: str | Path,
+    predictions: str | Path,
+    *,
+    task: Task | str,
+    protocol: Protocol | str = "sgb",
+    zero_shot: Iterable[Sequence[int]] | None = None,
+    num_predicates: int | None = None,
+    ks: Sequence[int] = DEFAULT_KS,
+    training_counts: Sequence[int] | None = None,
+    bootstrap: int = 0,
+    progress: bool = False,
+) -> FileResults:
+    """Evaluates a file of predictions of any model, one picture in memory at a time.
+
+    Args:
+        ground_truth: a relations_json file, or JSON Lines (see ``json_lines``).
+        predictions: JSON Lines; may be the same file as ``ground_truth``, each line both.
+        zero_shot: (subject class, object class, predicate) triplets unseen in training.
+        num_predicates: K; by default that of the relations_json file, else the length of the
+            first predicate_scores.
+
+    Raises:
+        ValueError: the files do not fit, or K cannot be told; LineError names the line.
+    """
+    task, protocol, ks = Task(task), get_protocol(protocol), tuple(sorted(ks))
+    unseen = frozenset(tuple(int(i) for i in triplet) for triplet in zero_shot or ())
+    names, num_classes, annotated = None, None, None
+    if not os.path.samefile(ground_truth, predictions):
+        names, num_classes, annotated = read_ground_truth(ground_truth)
+    if names is not None:
+        if num_predicates not in (None, len(names)):
+            raise ValueError(
+                f"num_predicates is {num_predicates}, but {ground_truth} has {len(names)} of them"
+            )
+        num_predicates = len(names)
+    num_predicates = num_predicates or _width(predictions)
+
+    store = RowStore()
+    repeated = differing = 0
+    keys: dict[int | str, int] = {}
+    if annotated is not None:
+        keys = {image_id: key for key, image_id in enumerate(annotated)}
+    for number, value in read_json_lines(predictions, progress=progress):
+        try:
+            image_id = value["image_id"]
+            if annotated is None:
+                truth = ground_truth_from_json(value)
+                keys.setdefault(image_id, len(keys))
+            elif image_id in annotated:
+                truth = annotated[image_id]
+            else:
+                raise ValueError(f"image_id {image_id!r} is not in {ground_truth}")
+            if keys[image_id] in store:
+                repeated += 1
+                continue
+            truth.check(num_predicates, num_classes)
+            prediction = prediction_from_json(value, truth, task)
+            prediction.check(num_predicates, num_classes)
+            rows, pairs = evaluate_picture(
+                truth, prediction, protocol=protocol, task=task, limit=ks[-1], zero_shot=unseen
+            )
+        except ValueError as error:
+            raise LineError(predictions, number, error) from error
+        if task.classes_given and not np.array_equal(truth.classes, prediction.classes):
+            differing += 1
+        store.add(keys[image_id], rows, pairs)
+
+    missing = [image_id for image_id, key in keys.items() if key not in store]
+    for image_id in missing:
+        annotated[image_id].check(num_predicates, num_classes)
+        store.add(keys[image_id], ground_truth_rows(annotated[image_id], protocol, unseen), 0)
+    _warn(repeated, "pictures come twice: the first line counts")
+    _warn(differing, "pictures name other classes than the ground truth, which PredCls gives")
+    _warn(len(missing), "pictures have no prediction: they count as without predicted pairs")
+    summary = summarize(
+        *RowStore.merge([store.state()]),
+        num_predicates=num_predicates,
+        protocol=protocol,
+        task=task,
+        ks=ks,
+        with_zero_shot=zero_shot is not None,
+        training_counts=training_counts,
+        bootstrap=bootstrap,
+    )
+    return FileResults(summary, names)
+
+
+def _warn(count: int, what: str) -> None:
+    if count:
+        logger.warning("%d %s", count, what)
+
+
+def _width(path: str | Path) -> int:
+    """Number of predicates by the first picture that has scores."""
+    for _, value in read_json_lines(path):
+        scores = value.get("predicate_scores")
+        if isinstance(scores, list) and scores and isinstance(scores[0], list) and scores[0]:
+            return len(scores[0])
+    raise ValueError(f"{path} has no predicate_scores: state the number of predicates")

@@ -1,0 +1,99 @@
+"""Ground truth from a file, without its pictures."""
+
+import json
+from pathlib import Path
+
+from vrd_d2.evaluation.json_lines import LineError, ground_truth_from_json, read_json_lines
+from vrd_d2.evaluation.records import GroundTruth
+
+Pictures = dict[int | str, GroundTruth]
+
+
+def read_ground_truth(path: str | Path) -> tuple[list[str] | None, int | None, Pictures]:
+    """Reads a relations_json file or JSON Lines, told apart by the content.
+
+    Returns:
+        Names of the predicates and number of classes, None for JSON Lines; ground truth by
+        image_id, in the order of the file.
+
+    Raises:
+        ValueError: what is wrong and where.
+    """
+    path = Path(path)
+    if _is_json_lines(path):
+        return None, None, _read_lines(path)
+    try:
+        document = json.loads(path.read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is neither JSON Lines nor JSON: {error}") from error
+    return _read_document(path, document)
+
+
+def _is_json_lines(path: Path) -> bool:
+    """Whether the first line is a JSON object of one picture, or the file is packed."""
+    with path.open("rb") as file:
+        if file.peek(2)[:2] == b"\x1f\x8b":
+            return True
+        first = next((line for line in file if line.strip()), b"")
+    try:
+        return "images" not in json.loads(first)
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError):
+        return first.lstrip()[:1] == b"{" and b"image_id" in first
+
+
+def _read_lines(path: Path) -> Pictures:
+    pictures: Pictures = {}
+    for number, value in read_json_lines(path):
+        if value["image_id"] in pictures:
+            raise LineError(path, number, f"image_id {value['image_id']!r} comes twice")
+        try:
+            pictures[value["image_id"]] = ground_truth_from_json(value)
+            pictures[value["image_id"]].check()
+        except ValueError as error:
+            raise LineError(path, number, error) from error
+    return pictures
+
+
+def _read_document(path: Path, document: object) -> tuple[list[str], int, Pictures]:
+    """A relations_json document: COCO instances plus predicates and relations.
+
+    Read here and not by the data set loader, which asks for the picture files: an evaluation
+    needs none.
+    """
+    from vrd_d2.data.relations_check import check_document
+
+    errors = check_document(document, str(path)).errors
+    if errors:
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise ValueError(errors[0] + more)
+    class_of, predicate_of = (
+        {record["id"]: i for i, record in enumerate(sorted(document[name], key=lambda r: r["id"]))}
+        for name in ("categories", "predicates")
+    )
+    boxes: dict[int | str, list[tuple[list[float], int]]] = {}
+    place: dict[int | str, int] = {}
+    for record in document["annotations"]:
+        x, y, width, height = record["bbox"]
+        of_picture = boxes.setdefault(record["image_id"], [])
+        place[record["id"]] = len(of_picture)
+        of_picture.append(([x, y, x + width, y + height], class_of[record["category_id"]]))
+    relations: dict[int | str, list[list[int]]] = {}
+    for record in document["relations"]:
+        relations.setdefault(record["image_id"], []).append(
+            [
+                place[record["subject_id"]],
+                place[record["object_id"]],
+                predicate_of[record["predicate_id"]],
+            ]
+        )
+    pictures: Pictures = {}
+    for record in document["images"]:
+        annotated = boxes.get(record["id"], [])
+        pictures[record["id"]] = GroundTruth(
+            [box for box, _ in annotated],
+            [category for _, category in annotated],
+            relations.get(record["id"], []),
+            longer_side=max(record["height"], record["width"]),
+        )
+    names = sorted(document["predicates"], key=lambda r: r["id"])
+    return [record["name"] for record in names], len(class_of), pictures

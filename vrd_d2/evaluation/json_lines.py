@@ -1,0 +1,175 @@
+"""Ground truth and predictions as JSON Lines, one picture a line, plain or gzip.
+
+A line of predictions holds image_id, boxes [[x1, y1, x2, y2], ...], classes [...], scores [...],
+pairs [[subject, object], ...] and predicate_scores [[one number a foreground predicate], ...];
+or, instead of the last two, triplets [[subject, object, predicate, score], ...] whose score ranks
+them as it is. Where the task gives boxes or classes they may be left out. A line of ground truth
+holds image_id, gt_boxes, gt_classes and gt_relations [[subject, object, predicate], ...],
+optionally height and width. Both may stand in one line. README.md has examples.
+"""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from vrd_d2.evaluation.records import GroundTruth, Prediction
+from vrd_d2.tasks import Task
+
+
+class LineError(ValueError):
+    """A line that cannot be used: says which and why."""
+
+    def __init__(self, path: str | Path, number: int, reason: object) -> None:
+        super().__init__(f"{path}, line {number}: {reason}")
+
+
+def read_json_lines(path: str | Path, *, progress: bool = False) -> Iterator[tuple[int, dict]]:
+    """Yields (line number from 1, object), one line in memory at a time; empty lines are skipped.
+
+    Args:
+        path: plain text, or gzip whatever its name.
+        progress: show a bar.
+
+    Raises:
+        LineError: a line is no JSON object or has no image_id.
+    """
+    path = Path(path)
+    with path.open("rb") as raw:
+        packed = raw.peek(2)[:2] == b"\x1f\x8b"
+        stream = gzip.GzipFile(fileobj=raw) if packed else raw
+        bar = tqdm(
+            total=path.stat().st_size,
+            unit="B",
+            unit_scale=True,
+            desc=path.name,
+            disable=not progress,
+        )
+        with bar:
+            number = 0
+            try:
+                for number, line in enumerate(stream, 1):
+                    bar.update(raw.tell() - bar.n)
+                    if line.strip():
+                        yield number, _object(path, number, line)
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                raise LineError(path, number + 1, f"broken gzip: {error}") from error
+
+
+def _object(path: Path, number: int, line: bytes) -> dict:
+    try:
+        value = json.loads(line)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise LineError(path, number, f"no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise LineError(path, number, f"must be a JSON object, not {type(value).__name__}")
+    if not isinstance(value.get("image_id"), (int, str)) or isinstance(value["image_id"], bool):
+        raise LineError(path, number, "needs image_id, a whole number or a string")
+    return value
+
+
+def ground_truth_from_json(value: dict) -> GroundTruth:
+    """Ground truth of a line.
+
+    Raises:
+        ValueError: a field is missing or malformed.
+    """
+    fields = ("gt_boxes", "gt_classes", "gt_relations")
+    _require(value, *fields)
+    _check_lists(value, *fields)
+    size = [value.get(name) for name in ("height", "width")]
+    if any(not isinstance(side, (int, float)) or side <= 0 for side in size if side is not None):
+        raise ValueError(f"height and width must be positive numbers, not {size}")
+    return GroundTruth(
+        value["gt_boxes"],
+        value["gt_classes"],
+        value["gt_relations"],
+        longer_side=None if None in size else max(size),
+    )
+
+
+def prediction_from_json(value: dict, ground_truth: GroundTruth, task: Task) -> Prediction:
+    """Predictions of a line, scores in single precision as models and public evaluators use.
+
+    Args:
+        ground_truth: of the same picture: stands for what the task gives and the line leaves out.
+
+    Raises:
+        ValueError: a field is missing or malformed.
+    """
+    _check_lists(value, "boxes", "classes", "scores", "pairs", "predicate_scores", "triplets")
+    listed = value.get("triplets") is not None
+    if listed and (value.get("pairs") or value.get("predicate_scores")):
+        raise ValueError("give either triplets or pairs with predicate_scores, not both")
+    boxes, classes, scores = (value.get(name) for name in ("boxes", "classes", "scores"))
+    if boxes is None and task.boxes_given:
+        boxes = ground_truth.boxes
+    if classes is None and task.classes_given:
+        classes = ground_truth.classes
+    if scores is None and (listed or task.classes_given) and boxes is not None:
+        scores = np.ones(len(boxes), np.float32)
+    found = {**value, "boxes": boxes, "classes": classes, "scores": scores}
+    _require(found, "boxes", "classes", "scores")
+    if not listed:
+        _require(value, "pairs", "predicate_scores")
+        return Prediction(
+            boxes,
+            classes,
+            _single(scores, "scores"),
+            pairs=value["pairs"],
+            predicate_scores=_single(value["predicate_scores"], "predicate_scores"),
+        )
+    triplets = value["triplets"]
+    if not all(isinstance(row, list) and len(row) == 4 for row in triplets):
+        raise ValueError("triplets must be rows [subject, object, predicate, score]")
+    return Prediction(
+        boxes,
+        classes,
+        _single(scores, "scores"),
+        triplets=[row[:3] for row in triplets],
+        triplet_scores=_single([row[3] for row in triplets], "triplets"),
+    )
+
+
+def _require(value: dict, *names: str) -> None:
+    absent = [name for name in names if value.get(name) is None]
+    if absent:
+        raise ValueError(f"needs {', '.join(absent)}")
+
+
+def _check_lists(value: dict, *names: str) -> None:
+    for name in names:
+        if not isinstance(value.get(name, []), (list, type(None))):
+            raise ValueError(f"{name} must be a list, not {type(value[name]).__name__}")
+
+
+def _single(values: object, name: str) -> np.ndarray:
+    try:
+        return np.asarray(values, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be numbers in rows of one length") from error
+
+
+def prediction_line(image_id: int | str, prediction: Prediction) -> str:
+    """Predictions of scored pairs as a line; nine digits keep single precision exactly."""
+    fields = [
+        ("image_id", json.dumps(image_id)),
+        ("boxes", _rows(prediction.boxes)),
+        ("classes", json.dumps(prediction.classes.tolist())),
+        ("scores", _numbers(prediction.scores)),
+        ("pairs", json.dumps(prediction.pairs.tolist())),
+        ("predicate_scores", _rows(prediction.predicate_scores)),
+    ]
+    return "{" + ", ".join(f'"{name}": {text}' for name, text in fields) + "}\n"
+
+
+def _numbers(values: np.ndarray) -> str:
+    return "[" + ",".join(["%.9g"] * len(values)) % tuple(values.tolist()) + "]"
+
+
+def _rows(values: np.ndarray) -> str:
+    return "[" + ",".join(_numbers(row) for row in values) + "]"
