@@ -53,23 +53,32 @@ def losses_and_gradients(model, data):
     ]
 
 
-def one_rank(counts, folder):
+CASES = {2: [(4, 4), (7, 2), (5, 0), (0, 0)], 3: [(3, 0, 6), (1, 1, 1)]}
+
+
+def one_rank(cases, folder):
     rank = comm.get_rank()
-    start = sum(counts[:rank])
-    data = [part[start : start + counts[rank]] for part in make_data(sum(counts))]
-    model = DistributedDataParallel(Model())  # without find_unused_parameters
-    torch.save(losses_and_gradients(model, data), Path(folder) / f"{rank}.pt")
+    results = {}
+    for counts in cases:
+        start = sum(counts[:rank])
+        data = [part[start : start + counts[rank]] for part in make_data(sum(counts))]
+        model = DistributedDataParallel(Model())  # without find_unused_parameters
+        results[counts] = losses_and_gradients(model, data)
+    torch.save(results, Path(folder) / f"{rank}.pt")
 
 
-@pytest.mark.parametrize("counts", [[4, 4], [7, 2], [5, 0], [3, 0, 6], [1, 1, 1], [0, 0]])
-def test_loss_and_gradients_equal_one_process(counts, tmp_path):
-    launch(one_rank, len(counts), dist_url="auto", args=(counts, str(tmp_path)))
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(len(counts))]
-    losses, gradients = losses_and_gradients(Model(), make_data(sum(counts)))
-    for name, loss in losses.items():
-        # Detectron2 logs, and DDP differentiates, the average over the processes.
-        mean = sum(rank[0][name] for rank in ranks) / len(ranks)
-        torch.testing.assert_close(mean, loss, atol=1e-5, rtol=1e-5)
-    for rank in ranks:
-        for got, expected in zip(rank[1], gradients, strict=True):
-            torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("processes", CASES)
+def test_loss_and_gradients_equal_one_process(processes, tmp_path):
+    cases = CASES[processes]
+    launch(one_rank, processes, dist_url="auto", args=(cases, str(tmp_path)))
+    results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(processes)]
+    for counts in cases:
+        ranks = [result[counts] for result in results]
+        losses, gradients = losses_and_gradients(Model(), make_data(sum(counts)))
+        for name, loss in losses.items():
+            # Detectron2 logs, and DDP differentiates, the average over the processes.
+            mean = sum(rank[0][name] for rank in ranks) / len(ranks)
+            torch.testing.assert_close(mean, loss, atol=1e-5, rtol=1e-5)
+        for rank in ranks:
+            for got, expected in zip(rank[1], gradients, strict=True):
+                torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
