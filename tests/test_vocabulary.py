@@ -38,7 +38,7 @@ def test_built_ins_by_name():
     assert get_vocabulary("vg20") is VG20
     assert get_vocabulary("vrd") is VRD
     assert get_vocabulary("scenes") is SCENES
-    assert SCENES == Vocabulary(SCENES_OBJECTS, SCENES_PREDICATES)
+    assert Vocabulary(SCENES_OBJECTS, SCENES_PREDICATES) == SCENES
 
 
 def test_ids_are_positions():
@@ -48,9 +48,9 @@ def test_ids_are_positions():
 
 
 def test_unknown_names_are_answered_with_the_nearest_known():
-    with pytest.raises(ValueError, match="unknown object class 'womn'.*'woman'"):
+    with pytest.raises(ValueError, match=r"unknown object class 'womn'.*'woman'"):
         VG150.object_id("womn")
-    with pytest.raises(ValueError, match="unknown predicate 'qqqq'.*known: 'above'.*42 more"):
+    with pytest.raises(ValueError, match=r"unknown predicate 'qqqq'.*known: 'above'.*42 more"):
         VG150.predicate_id("qqqq")
 
 

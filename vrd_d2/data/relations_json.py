@@ -1,0 +1,234 @@
+"""The interchange format: a COCO instances JSON that also lists predicates and relations.
+
+``datasets/README.md`` documents it key by key. COCO tools read the files as they are. What real
+data contain is kept: boxes without area or partly outside the picture, relations of a box to
+itself, repeated relations, pictures without any. Nothing is dropped, so indices never shift.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from vrd_d2.data.pictures import check_policy, drop_missing_pictures, missing_files
+from vrd_d2.data.relations_check import Findings, check_document
+from vrd_d2.data.relations_document import contiguous_ids, to_dicts, to_document
+from vrd_d2.data.vocabulary import Vocabulary, vocabulary_from_json
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 5  # errors that an exception quotes
+
+
+def load_relations_json(
+    json_file: str | os.PathLike,
+    image_root: str | os.PathLike | None = None,
+    *,
+    missing_images: str = "error",
+) -> list[dict]:
+    """Read a relations_json file into Detectron2 data set dicts with relations.
+
+    Args:
+        json_file: the file.
+        image_root: folder that its file names are relative to; None is the file's own folder.
+        missing_images: "error" raises when a picture file is missing; "skip" leaves the picture
+            out and logs a warning with the names.
+
+    Returns:
+        One dict a picture, in the order of the file: "file_name", "image_id", "height", "width",
+        "annotations" (each "id", "bbox" as XYXY_ABS floats, "bbox_mode", "category_id" 0-based in
+        the order of the file's category ids, "iscrowd" where it is 1), "relations": int64 (R, 3)
+        rows (subject index, object index, predicate id) into the annotations, and "captions"
+        where there are any.
+
+    Raises:
+        ValueError: names the file, the first wrong records and the remedy.
+    """
+    check_policy(missing_images)
+    document = _read_valid(json_file)
+    return _existing(to_dicts(document, _root(json_file, image_root)), json_file, missing_images)
+
+
+def validate_relations_json(
+    json_file: str | os.PathLike, image_root: str | os.PathLike | None = None
+) -> list[str]:
+    """Every problem of a relations_json file.
+
+    Args:
+        json_file: the file.
+        image_root: as in :func:`load_relations_json`.
+
+    Returns:
+        Messages, each with file, record and remedy: first those that begin with "error:", which
+        must be repaired before the file can be loaded (missing pictures among them), then those
+        that begin with "warning:". An empty list means that all is well.
+    """
+    try:
+        document = _read(json_file)
+    except ValueError as error:
+        return [f"error: {error}"]
+    findings = check_document(document, str(json_file))
+    if not findings.errors:
+        root = _root(json_file, image_root)
+        paths = [os.path.join(root, image["file_name"]) for image in document["images"]]
+        missing = set(missing_files(paths))
+        for index, path in enumerate(paths):
+            if path in missing:
+                findings.error(
+                    f"images[{index}] (id {document['images'][index]['id']!r})",
+                    f"there is no picture {path}: put it there or correct the image folder",
+                )
+    return [f"error: {text}" for text in findings.errors] + [
+        f"warning: {text}" for text in findings.warnings
+    ]
+
+
+def save_relations_json(
+    dataset_dicts: Sequence[Mapping[str, Any]],
+    vocabulary: Vocabulary,
+    json_file: str | os.PathLike,
+    *,
+    image_root: str | os.PathLike | None = None,
+) -> None:
+    """Write data set dicts as relations_json; loading the file gives them back
+    (box corners up to the last bit of a float, because COCO stores widths and heights).
+
+    Annotation ids are kept if every annotation has one and all differ; else they are numbered
+    from 1. Other keys than those that :func:`load_relations_json` returns are not written. The
+    file appears when it is complete.
+
+    Args:
+        dataset_dicts: as :func:`load_relations_json` returns them. Boxes may be in any BoxMode.
+        vocabulary: what category and predicate ids stand for.
+        json_file: file to write; its folder is made.
+        image_root: file names below this folder are written relative to it, others as absolute
+            paths; None is the file's own folder.
+
+    Raises:
+        ValueError: names the record that cannot be written.
+    """
+    document = to_document(dataset_dicts, vocabulary, _root(json_file, image_root))
+    _raise_errors(check_document(document, f"data set dicts for {json_file}"))
+    path = Path(json_file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def register_relations_json(
+    name: str,
+    json_file: str | os.PathLike,
+    image_root: str | os.PathLike | None = None,
+    *,
+    missing_images: str = "error",
+    **metadata: Any,
+) -> None:
+    """Register a relations_json file as a data set of Detectron2; it is read when it is asked for.
+
+    ``thing_classes`` and ``predicate_classes`` enter the metadata when the file is read, unless
+    they are given here: then the file must have the very same.
+
+    Args:
+        name: name of the data set. Registering a name again with the same file replaces it.
+        json_file, image_root, missing_images: see :func:`load_relations_json`.
+        metadata: more metadata, such as ``zero_shot_triplets``.
+
+    Raises:
+        ValueError: the name belongs to another data set.
+    """
+    check_policy(missing_images)
+    json_file = os.fspath(json_file)
+    root = _root(json_file, image_root)
+    if name in DatasetCatalog:
+        if MetadataCatalog.get(name).get("json_file") != json_file:
+            raise ValueError(
+                f"data set name {name!r} is taken by "
+                f"{MetadataCatalog.get(name).get('json_file', 'another data set')}; "
+                f"choose another name for {json_file}"
+            )
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    DatasetCatalog.register(
+        name, lambda: load_registered(name, json_file, root, missing_images=missing_images)
+    )
+    MetadataCatalog.get(name).set(
+        json_file=json_file, image_root=root, evaluator_type="relation", **metadata
+    )
+
+
+def load_registered(
+    name: str, json_file: str, image_root: str, *, missing_images: str = "error"
+) -> list[dict]:
+    """Load the file of a registered data set and complete the metadata with its names.
+
+    Raises:
+        ValueError: see :func:`load_relations_json`; or the file's classes are not those that the
+            data set was registered with.
+    """
+    document = _read_valid(json_file)
+    vocabulary = vocabulary_from_json(document)
+    metadata = MetadataCatalog.get(name)
+    for key, names in (
+        ("thing_classes", vocabulary.objects),
+        ("predicate_classes", vocabulary.predicates),
+    ):
+        known = metadata.get(key)
+        if known is not None and list(known) != list(names):
+            raise ValueError(
+                f"{json_file} has {len(names)} {key} that differ from the {len(known)} that data "
+                f"set {name!r} was registered with: write the file with the same list, or register "
+                "it under another name"
+            )
+        metadata.set(**{key: list(names)})
+    # COCOEvaluator turns class ids back into the file's with this.
+    metadata.set(thing_dataset_id_to_contiguous_id=contiguous_ids(document["categories"]))
+    return _existing(to_dicts(document, image_root), json_file, missing_images)
+
+
+def _root(json_file: str | os.PathLike, image_root: str | os.PathLike | None) -> str:
+    return os.path.dirname(os.fspath(json_file)) if image_root is None else os.fspath(image_root)
+
+
+def _read(json_file: str | os.PathLike) -> Any:
+    try:
+        return json.loads(Path(json_file).read_bytes())
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no file {json_file}: check the path") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{json_file} is no complete JSON file ({error}): write or copy it again"
+        ) from error
+
+
+def _read_valid(json_file: str | os.PathLike) -> dict:
+    document = _read(json_file)
+    findings = check_document(document, str(json_file))
+    _raise_errors(findings)
+    if findings.warnings:
+        logger.info(
+            "%s: %d oddities are kept (validate_relations_json lists them), such as: %s",
+            json_file, len(findings.warnings), findings.warnings[0],
+        )  # fmt: skip
+    return document
+
+
+def _raise_errors(findings: Findings) -> None:
+    if not findings.errors:
+        return
+    more = len(findings.errors) - _SHOWN
+    raise ValueError(
+        "\n".join(findings.errors[:_SHOWN])
+        + (f"\nand {more} more (validate_relations_json lists them all)" if more > 0 else "")
+    )
+
+
+def _existing(dicts: list[dict], json_file: str | os.PathLike, missing_images: str) -> list[dict]:
+    return drop_missing_pictures(dicts, missing_images=missing_images, source=str(json_file))
