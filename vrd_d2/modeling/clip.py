@@ -154,7 +154,7 @@ class CLIPViT(Backbone):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Encode pictures of one size.
+        """Encode pictures of one size, without gradient.
 
         Args:
             images: (N, 3, H, W) RGB, normalised with CLIP's mean and std.
@@ -162,6 +162,10 @@ class CLIPViT(Backbone):
         Returns:
             {"clip": (N, D, ceil(H / stride), ceil(W / stride))}.
         """
+        return {"clip": self.encode(images)}
+
+    def encode(self, images: Tensor) -> Tensor:
+        """As :meth:`forward`, with gradient: (N, 3, H, W) -> (N, D, h, w)."""
         visual = self.visual
         bottom, right = -images.shape[-2] % self.stride, -images.shape[-1] % self.stride
         # Zeros after normalisation: the mean colour.
@@ -178,7 +182,7 @@ class CLIPViT(Backbone):
         tokens = visual.ln_post(visual.transformer(tokens)[:, 1:])
         if visual.proj is not None:
             tokens = tokens @ visual.proj
-        return {"clip": tokens.transpose(1, 2).reshape(n, -1, h, w)}
+        return tokens.transpose(1, 2).reshape(n, -1, h, w)
 
     def maps(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Encode pictures of any sizes, each as if it were alone.
