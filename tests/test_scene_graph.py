@@ -1,0 +1,224 @@
+"""Scene graphs by name: read off outputs and annotations, and which relation has which status."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import Boxes, BoxMode, Instances
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from vrd_d2.scene_graph import (
+    SceneGraph,
+    compare_relations,
+    ground_truth_graph,
+    predicted_graph,
+    read_picture,
+)
+
+
+class Names:
+    objects = ("man", "horse", "hat")
+    predicates = ("on", "riding", "wearing")
+
+
+class CocoNames:  # Detectron2 metadata
+    thing_classes = Names.objects
+    predicate_classes = Names.predicates
+
+
+def instances(boxes: np.ndarray, classes: list[int], scores: list[float]) -> Instances:
+    return Instances(
+        (300, 400),
+        pred_boxes=Boxes(torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)),
+        pred_classes=torch.tensor(classes, dtype=torch.long),
+        scores=torch.tensor(scores),
+    )
+
+
+def relations(pairs: list, predicate_scores: list) -> Instances:
+    return Instances(
+        (300, 400),
+        pairs=torch.tensor(pairs, dtype=torch.long).reshape(-1, 2),
+        predicate_scores=torch.tensor(predicate_scores, dtype=torch.float32).reshape(-1, 3),
+    )
+
+
+def test_predicted_graph_ranks_as_brute_force() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.random(3).astype(np.float32).tolist()
+    pairs = [(i, j) for i in range(3) for j in range(3) if i != j]
+    table = rng.random((6, 3)).astype(np.float32)
+    output = {
+        "instances": instances(np.zeros((3, 4)), [0, 1, 2], scores),
+        "relations": relations(pairs, table.tolist()),
+    }
+    ranked = sorted(
+        (
+            (-float(row.max()) * scores[i] * scores[j], i, j, Names.predicates[int(row.argmax())])
+            for (i, j), row in zip(pairs, table, strict=True)
+        )
+    )[:4]
+    for vocabulary in (Names, CocoNames):
+        graph = predicted_graph(output, vocabulary, top_k=4)
+        assert graph.relations == [row[1:] for row in ranked]
+        np.testing.assert_allclose(graph.scores, [-row[0] for row in ranked], rtol=1e-6)
+        assert list(graph.labels) == list(Names.objects)
+
+
+def test_predicted_graph_keeps_the_order_of_ties_and_takes_no_pair() -> None:
+    pairs = [(i, j) for j in range(20) for i in range(20) if i != j]
+    output = {
+        "instances": instances(np.zeros((20, 4)), [0] * 20, [1.0] * 20),
+        "relations": relations(pairs, [[0.5, 0.2, 0.1]] * len(pairs)),
+    }
+    assert [row[:2] for row in predicted_graph(output, Names).relations] == pairs[:20]
+    output["relations"] = relations([], [])
+    assert predicted_graph(output, Names).relations == []
+    output["instances"] = instances(np.zeros((0, 4)), [], [])
+    assert predicted_graph(output, Names).boxes.shape == (0, 4)
+
+
+def test_ground_truth_of_a_dataset_dict_and_of_its_mapped_example_agree(tmp_path: Path) -> None:
+    red = np.zeros((30, 40, 3), np.uint8)
+    red[..., 0] = 200
+    Image.fromarray(red).save(tmp_path / "red.png")
+    record = {
+        "file_name": str(tmp_path / "red.png"),
+        "image_id": 7,
+        "height": 30,
+        "width": 40,
+        "annotations": [
+            {"bbox": [4, 6, 10, 12], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "id": 1},
+            {"bbox": [20, 3, 36, 24], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 1, "id": 2},
+        ],
+        "relations": np.array([[0, 1, 1]]),
+    }
+    resized = Instances(
+        (60, 120),  # twice the height, three times the width
+        gt_boxes=Boxes(torch.tensor([[12.0, 12, 42, 36], [60, 6, 108, 48]])),
+        gt_classes=torch.tensor([0, 1]),
+    )
+    image = torch.zeros(3, 60, 120, dtype=torch.uint8)
+    image[2] = 200  # BGR
+    mapped = {
+        **record,
+        "image": image,
+        "instances": resized,
+        "relations": torch.tensor([[0, 1, 1]]),
+    }
+    del mapped["annotations"]
+    for example in (record, mapped):
+        graph = ground_truth_graph(example, Names)
+        np.testing.assert_allclose(graph.boxes, [[4, 6, 14, 18], [20, 3, 36, 24]])
+        assert list(graph.labels) == ["man", "horse"]
+        assert graph.relations == [(0, 1, "riding")]
+        np.testing.assert_array_equal(read_picture(example), red)
+    with pytest.raises(ValueError, match="picture 7 has no ground truth"):
+        ground_truth_graph({"image_id": 7}, Names)
+    with pytest.raises(ValueError, match="thing_classes"):
+        ground_truth_graph(record, object())
+
+
+def test_compare_by_hand() -> None:
+    truth = SceneGraph(
+        np.array([[0, 0, 99, 99], [100, 0, 199, 99], [0, 0, 40, 40]]),
+        ["man", "horse", "hat"],
+        [(0, 1, "riding"), (0, 2, "wearing"), (1, 0, "under")],
+    )
+    predicted = SceneGraph(
+        # The man is found, the horse half (IoU 0.5 exactly), the hat is called a man.
+        np.array([[0, 0, 99, 90], [100, 0, 199, 49], [0, 0, 40, 40]]),
+        ["man", "horse", "man"],
+        [(0, 1, "riding"), (0, 2, "wearing"), (1, 0, "near")],
+        [0.9, 0.5, 0.3],
+    )
+    result = compare_relations(predicted, truth)
+    assert result.relations == [
+        (0, 1, "riding", "correct"),
+        (0, 2, "wearing", "extra"),
+        (1, 0, "near", "extra"),
+        (0, 3, "wearing", "missed"),  # the found man, and a hat that nobody found
+        (1, 0, "under", "missed"),
+    ]
+    assert list(result.labels) == ["man", "horse", "man", "hat"]
+    assert result.boxes[3].tolist() == [0, 0, 40, 40]
+    assert result.scores == [0.9, 0.5, 0.3, None, None]
+
+    strict = compare_relations(predicted, truth, iou_threshold=0.51)
+    assert strict.relations[0] == (0, 1, "riding", "extra")
+    assert (0, 3, "riding", "missed") in strict.relations
+
+
+def test_compare_counts_both_border_pixels() -> None:
+    # 10 of 20 pixels: an IoU of 0.5 only where both ends are counted (else 9 of 19).
+    truth = SceneGraph(np.array([[0, 0, 19, 0]]), ["man"], [(0, 0, "on")])
+    predicted = SceneGraph(np.array([[0, 0, 9, 0]]), ["man"], [(0, 0, "on")])
+    assert compare_relations(predicted, truth).relations == [(0, 0, "on", "correct")]
+
+
+def test_one_prediction_meets_every_repetition_of_a_triplet() -> None:
+    box = np.array([[0.0, 0, 50, 50]])
+    truth = SceneGraph(box.repeat(2, 0), ["man", "man"], [(0, 0, "on"), (0, 0, "on"), (1, 1, "on")])
+    result = compare_relations(SceneGraph(box, ["man"], [(0, 0, "on")]), truth)
+    assert result.relations == [(0, 0, "on", "correct")] and len(result.boxes) == 1
+
+
+def test_missed_relation_is_drawn_at_the_best_prediction_of_its_class() -> None:
+    truth = SceneGraph(np.array([[0.0, 0, 50, 50]]), ["hat"], [(0, 0, "on")])
+    boxes = np.array([[0.0, 0, 50, 50], [0, 0, 50, 30], [0, 0, 50, 40]])
+    result = compare_relations(SceneGraph(boxes, ["man", "hat", "hat"], []), truth)
+    assert result.relations == [(2, 2, "on", "missed")] and len(result.boxes) == 3
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_compare_equals_brute_force(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+
+    def graph(boxes: np.ndarray) -> SceneGraph:
+        size = int(rng.integers(0, 8)) if len(boxes) else 0
+        rows = [
+            (*rng.integers(0, len(boxes), 2), ["on", "near"][rng.integers(2)]) for _ in range(size)
+        ]
+        return SceneGraph(boxes, [Names.objects[rng.integers(2)] for _ in boxes], rows)
+
+    corners = rng.integers(0, 20, (int(rng.integers(0, 6)), 2))
+    boxes = np.concatenate([corners, corners + rng.integers(0, 20, corners.shape)], 1).astype(float)
+    truth = graph(boxes)
+    moved = boxes + rng.integers(-3, 4, boxes.shape)
+    predicted = graph(moved[: int(rng.integers(0, len(boxes) + 1))])
+
+    def iou(a: np.ndarray, b: np.ndarray) -> float:
+        def pixels(box: np.ndarray) -> float:
+            return (box[2] - box[0] + 1) * (box[3] - box[1] + 1)
+
+        width = min(a[2], b[2]) - max(a[0], b[0]) + 1
+        height = min(a[3], b[3]) - max(a[1], b[1]) + 1
+        shared = max(width, 0) * max(height, 0)
+        union = pixels(a) + pixels(b) - shared
+        return shared / union if union else 0.0
+
+    def meets(p: tuple, t: tuple) -> bool:
+        return p[2] == t[2] and all(
+            predicted.labels[i] == truth.labels[j]
+            and iou(predicted.boxes[i], truth.boxes[j]) >= 0.5
+            for i, j in zip(p[:2], t[:2], strict=True)
+        )
+
+    result = compare_relations(predicted, truth)
+    statuses = [row[3] for row in result.relations]
+    met = [any(meets(p, t) for p in predicted.relations) for t in truth.relations]
+    expected = [
+        "correct" if any(meets(p, t) for t in truth.relations) else "extra"
+        for p in predicted.relations
+    ]
+    assert statuses == expected + ["missed"] * met.count(False)
+    missed = [t for t, was_met in zip(truth.relations, met, strict=True) if not was_met]
+    for row, true_row in zip(result.relations[len(expected) :], missed, strict=True):
+        assert row[2] == true_row[2]
+        for entity, true_entity in zip(row[:2], true_row[:2], strict=True):
+            assert result.labels[entity] == truth.labels[true_entity]
+            assert iou(result.boxes[entity], truth.boxes[true_entity]) >= 0.5
