@@ -51,8 +51,8 @@ class RowStore:
         self._seen.add(key)
 
     def state(self) -> tuple[np.ndarray, np.ndarray]:
-        """Pictures and rows as two arrays: what processes exchange."""
-        return self._pictures[: len(self._seen)].copy(), self._rows[: self._num_rows].copy()
+        """Pictures and rows as two arrays, valid until the next picture: what is exchanged."""
+        return self._pictures[: len(self._seen)], self._rows[: self._num_rows]
 
     @staticmethod
     def merge(states: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -61,6 +61,8 @@ class RowStore:
         The order makes sums, and so the results, independent of who processed what.
         """
         states = list(states)
+        if len(states) == 1 and (np.diff(states[0][0]["key"]) > 0).all():
+            return states[0]
         pictures = np.concatenate([state[0] for state in states])
         rows = np.concatenate([state[1] for state in states])
         starts = np.cumsum(pictures["rows"]) - pictures["rows"]
@@ -133,13 +135,12 @@ def summarize(
             tail; by default their number of rows here.
         bootstrap: resamples of the pictures for the intervals; 0 for none. The same every time.
     """
-    picture_of_row = np.repeat(np.arange(len(pictures)), pictures["rows"])
     annotated = pictures["rows"] > 0
     scored = annotated & (pictures["pairs"] | protocol.empty_counts_zero)
-    rows = rows[scored[picture_of_row]]
-    place = np.cumsum(scored) - 1
-    picture_of_row = place[picture_of_row[scored[picture_of_row]]]
+    if not scored[annotated].all():
+        rows = rows[np.repeat(scored, pictures["rows"])]
     count = int(scored.sum())
+    picture_of_row = np.repeat(np.arange(count, dtype=np.int32), pictures["rows"][scored])
     counts = np.bincount(rows["predicate"], minlength=num_predicates)
     groups = frequency_thirds(counts if training_counts is None else training_counts)
     tally = _Tally(rows, picture_of_row, count, num_predicates, protocol, tuple(ks), groups)
@@ -165,9 +166,9 @@ def summarize(
         "skipped_no_predicted_pairs": int((annotated & ~scored).sum()),
         "zeroshot_scored": len(np.unique(picture_of_row[rows["zero_shot"]])),
     }
-    confusion = np.zeros((num_predicates, num_predicates + 1), np.int64)
     answer = np.where(rows["answer"] == MISS, num_predicates, rows["answer"])
-    np.add.at(confusion, (rows["predicate"], answer), 1)
+    cell = rows["predicate"] * np.int32(num_predicates + 1) + answer
+    confusion = np.bincount(cell, minlength=num_predicates * (num_predicates + 1))
     return Summary(
         metrics=keyed(values),
         intervals=keyed(_intervals(tally, count, bootstrap)) if bootstrap and count else {},
@@ -176,7 +177,7 @@ def summarize(
         predicate_images=tally.predicate_pictures,
         predicate_recall=recalls,
         groups=groups,
-        confusion=confusion,
+        confusion=confusion.reshape(num_predicates, num_predicates + 1),
     )
 
 
@@ -212,40 +213,43 @@ class _Tally:
         self._num_predicates = num_predicates
         self._pooled = protocol.pooled
         self._groups = groups
-        cuts = np.array(ks)
         everything = np.ones(len(rows), bool)
 
-        def per_picture(hits: np.ndarray, of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            """Hits (count, number of Ks) and rows (count,) of every picture, rows in ``of``."""
-            columns = [np.bincount(picture[of & hit], minlength=count) for hit in hits.T]
-            return np.stack(columns, axis=1), np.bincount(picture[of], minlength=count)
+        def per_picture(
+            ranks: np.ndarray, of: np.ndarray, cuts: Sequence[int] = ks
+        ) -> tuple[np.ndarray, np.ndarray]:
+            """Hits (count, number of cuts) and rows (count,) of every picture, of rows ``of``."""
+            hits = [np.bincount(picture[of & (ranks < k)], minlength=count) for k in cuts]
+            whole = np.bincount(picture[of], minlength=count)
+            return np.stack(hits, axis=1).astype(np.int32), whole.astype(np.int32)
 
-        hits = {
-            name: rows[name][:, None] < cuts
-            for name in ("R", "ngR", "pair", "A", "phrase", "ng_phrase")
-        }
         self._by_picture = {
-            "R": per_picture(hits["R"], everything),
-            "ngR": per_picture(hits["ngR"], everything),
-            "PR": per_picture(hits["pair"], rows["new_pair"]),
-            "zR": per_picture(hits["R"], rows["zero_shot"]),
-            "ngzR": per_picture(hits["ngR"], rows["zero_shot"]),
-            "A": per_picture(hits["A"], everything),
-            "top1": per_picture(rows["top1"][:, None], everything),
-            "phrase_R": per_picture(hits["phrase"], everything),
-            "phrase_ngR": per_picture(hits["ng_phrase"], everything),
+            "R": per_picture(rows["R"], everything),
+            "ngR": per_picture(rows["ngR"], everything),
+            "PR": per_picture(rows["pair"], rows["new_pair"]),
+            "zR": per_picture(rows["R"], rows["zero_shot"]),
+            "ngzR": per_picture(rows["ngR"], rows["zero_shot"]),
+            "A": per_picture(rows["A"], everything),
+            "top1": per_picture(~rows["top1"], everything, (1,)),
+            "phrase_R": per_picture(rows["phrase"], everything),
+            "phrase_ngR": per_picture(rows["ng_phrase"], everything),
         }
-        # One cell for every predicate that a picture has.
+        # One cell for every predicate that a picture has, ordered by predicate.
         cells, cell = np.unique(
-            picture * num_predicates + rows["predicate"].astype(np.int64), return_inverse=True
+            rows["predicate"] * np.int64(max(count, 1)) + picture, return_inverse=True
         )
-        self._cell_picture, self._cell_predicate = np.divmod(cells, num_predicates)
-        self._cell_rows = np.bincount(cell, minlength=len(cells))
+        predicate, self._cell_picture = np.divmod(cells, max(count, 1))
+        del cells
+        self.predicate_pictures = np.bincount(predicate, minlength=num_predicates)
+        self._present = np.flatnonzero(self.predicate_pictures)
+        self._first_cells = np.searchsorted(predicate, self._present)
+        cell = cell.astype(np.int32)
+        size = len(predicate)
+        self._cell_rows = np.bincount(cell, minlength=size).astype(np.int32)
         self._cell_hits = {
-            name: np.stack([np.bincount(cell[h], minlength=len(cells)) for h in hits[name].T])
+            name: [np.bincount(cell[rows[name] < k], minlength=size).astype(np.int32) for k in ks]
             for name in ("R", "ngR")
         }
-        self.predicate_pictures = np.bincount(self._cell_predicate, minlength=num_predicates)
 
     def metrics(self, weights: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Every metric, and recall by predicate, with each picture counted ``weights`` times."""
@@ -256,7 +260,7 @@ class _Tally:
             else:
                 having = weights * (rows > 0)
                 values[name] = _ratio(having @ (hits / np.maximum(rows, 1)[:, None]), having.sum())
-        recalls = {name: self._by_predicate(name, weights) for name in self._cell_hits}
+        recalls = self._by_predicate(weights)
         for name, recall in recalls.items():
             mean = name.replace("R", "mR")
             values[mean] = recall.mean(1)
@@ -268,16 +272,24 @@ class _Tally:
             values[f"mR_{group}"] = recalls["R"][:, members].mean(1)
         return values, recalls
 
-    def _by_predicate(self, name: str, weights: np.ndarray) -> np.ndarray:
+    def _by_predicate(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """(number of Ks, K) recall of each predicate, 0 where it has no ground truth."""
         weight = weights[self._cell_picture]
-        hits, rows = self._cell_hits[name], self._cell_rows
         if not self._pooled:
-            hits, rows = hits / rows, np.ones(len(rows))
-        size = self._num_predicates
-        whole = np.bincount(self._cell_predicate, weight * rows, minlength=size)
-        parts = [np.bincount(self._cell_predicate, weight * h, minlength=size) for h in hits]
-        return np.stack(parts) / np.where(whole > 0, whole, 1)
+            weight /= self._cell_rows
+
+        def total(of_cells: np.ndarray) -> np.ndarray:
+            sums = np.zeros(self._num_predicates)
+            if len(self._present):
+                sums[self._present] = np.add.reduceat(weight * of_cells, self._first_cells)
+            return sums
+
+        whole = total(self._cell_rows)
+        whole[whole == 0] = 1
+        return {
+            name: np.stack([total(hits) for hits in columns]) / whole
+            for name, columns in self._cell_hits.items()
+        }
 
 
 def _ratio(part: np.ndarray, whole: float) -> np.ndarray:
