@@ -269,7 +269,7 @@ class _Tally:
                 2 * values[name] * values[mean], both, out=np.zeros_like(both), where=both > 0
             )
         for group, members in self._groups.items():
-            values[f"mR_{group}"] = recalls["R"][:, members].mean(1)
+            values[f"mR_{group}"] = _ratio(recalls["R"][:, members].sum(1), len(members))
         return values, recalls
 
     def _by_predicate(self, weights: np.ndarray) -> dict[str, np.ndarray]:
