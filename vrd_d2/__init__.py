@@ -2,7 +2,7 @@
 
 from vrd_d2.version import __version__
 
-__all__ = ["__version__"]
+__all__ = ["__version__", "add_vrd_config", "get_vocabulary", "load_config"]
 
 
 def _require_detectron2() -> None:
@@ -25,3 +25,10 @@ def _require_detectron2() -> None:
 
 
 _require_detectron2()
+
+# Behind the guard, whose message they would otherwise pre-empt. Importing them registers the built-in
+# data sets and the meta-architectures with Detectron2.
+from vrd_d2 import data, modeling  # noqa: E402, F401
+from vrd_d2.config import add_vrd_config  # noqa: E402
+from vrd_d2.data.vocabulary import get_vocabulary  # noqa: E402
+from vrd_d2.engine import load_config  # noqa: E402

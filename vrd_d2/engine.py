@@ -55,7 +55,9 @@ def load_config(config_file: str | Path, overrides: list[str] | tuple[str, ...] 
     cfg.merge_from_list(list(overrides))
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
-    register_user_datasets(cfg.DATASETS.REGISTER)
+    register_user_datasets(
+        cfg.DATASETS.REGISTER, missing_images=cfg.DATASETS.MISSING_IMAGES
+    )
     return cfg
 
 
