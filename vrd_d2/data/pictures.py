@@ -24,6 +24,7 @@ def missing_files(paths: Iterable[str]) -> list[str]:
 
 
 def list_folder(folder: str | os.PathLike) -> set[str]:
+    """Names in a folder; none if there is no such folder."""
     try:
         with os.scandir(os.fspath(folder) or ".") as entries:
             return {entry.name for entry in entries}

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,14 @@ def to_dicts(document: Mapping, image_root: str) -> list[dict]:
             record["captions"] = image["captions"]
     position = {}
     mode = BoxMode.XYXY_ABS
-    for annotation in document["annotations"]:
-        x, y, w, h = annotation["bbox"]
+    for annotation, box in zip(
+        document["annotations"], _xyxy_of_coco(document["annotations"]), strict=True
+    ):
         annotations = records[annotation["image_id"]]["annotations"]
         position[annotation["id"]] = len(annotations)
         found = {
             "id": annotation["id"],
-            "bbox": [float(x), float(y), float(x + w), float(y + h)],
+            "bbox": box,
             "bbox_mode": mode,
             "category_id": category[annotation["category_id"]],
         }
@@ -58,6 +60,13 @@ def to_dicts(document: Mapping, image_root: str) -> list[dict]:
     for record in records.values():
         record["relations"] = np.array(record["relations"], np.int64).reshape(-1, 3)
     return list(records.values())
+
+
+def _xyxy_of_coco(annotations: Sequence[Mapping]) -> list[list[float]]:
+    numbers = chain.from_iterable(annotation["bbox"] for annotation in annotations)
+    boxes = np.fromiter(numbers, np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes.tolist()
 
 
 def to_document(
