@@ -235,7 +235,7 @@ def reference(pictures, protocol, task, ks, num_predicates, zero_shot):
         harmonic = {}
         for k in ks:
             r, m = metrics[name][k], metrics[mean][k]
-            harmonic[k] = 2 * r * m / (r + m) if r + m > 0 else 0.0
+            harmonic[k] = 0.0 if r + m == 0 else 2 * r * m / (r + m)
         metrics[name.replace("R", "F")] = harmonic
         if name == "R":
             start = 0

@@ -61,7 +61,8 @@ def best_products(
         pairs = np.arange(len(top))
     products = predicate_scores[pairs]
     if weights is not None:
-        products = weights[pairs, None] * products
+        with np.errstate(invalid="ignore"):
+            products = weights[pairs, None] * products
     products = products.ravel()
     if np.isnan(products).any():
         raise ValueError("predicate_scores hold infinite values: they must be finite")

@@ -194,7 +194,14 @@ def _intervals(tally: "_Tally", count: int, resamples: int) -> dict[str, np.ndar
         drawn = np.bincount(generator.integers(0, count, count), minlength=count)
         for name, value in tally.metrics(drawn.astype(float))[0].items():
             samples.setdefault(name, []).append(value)
-    return {n: np.nanquantile(np.stack(v), [0.025, 0.975], axis=0).T for n, v in samples.items()}
+    return {
+        name: np.array([_quantiles(v) for v in zip(*s, strict=True)]) for name, s in samples.items()
+    }
+
+
+def _quantiles(values: Sequence[float]) -> np.ndarray:
+    known = np.array(values)[~np.isnan(values)]
+    return np.quantile(known, [0.025, 0.975]) if len(known) else np.full(2, np.nan)
 
 
 class _Tally:
@@ -265,8 +272,8 @@ class _Tally:
             mean = name.replace("R", "mR")
             values[mean] = recall.mean(1)
             both = values[name] + values[mean]
-            values[name.replace("R", "F")] = np.divide(
-                2 * values[name] * values[mean], both, out=np.zeros_like(both), where=both > 0
+            values[name.replace("R", "F")] = (
+                2 * values[name] * values[mean] / np.where(both, both, 1)
             )
         for group, members in self._groups.items():
             values[f"mR_{group}"] = _ratio(recalls["R"][:, members].sum(1), len(members))
