@@ -28,7 +28,7 @@ from torch import nn
 from torch.utils.data import Sampler
 
 from vrd_d2.config import add_vrd_config
-from vrd_d2.data.builtin import register_user_datasets
+from vrd_d2.data.builtin import register_builtin_datasets, register_user_datasets
 from vrd_d2.data.mapper import RelationMapper
 from vrd_d2.data.vocabulary import get_vocabulary
 from vrd_d2.evaluation import RelationEvaluator
@@ -55,9 +55,9 @@ def load_config(config_file: str | Path, overrides: list[str] | tuple[str, ...] 
     cfg.merge_from_list(list(overrides))
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
-    register_user_datasets(
-        cfg.DATASETS.REGISTER, missing_images=cfg.DATASETS.MISSING_IMAGES
-    )
+    missing_images = cfg.DATASETS.MISSING_IMAGES
+    register_builtin_datasets(missing_images=missing_images)
+    register_user_datasets(cfg.DATASETS.REGISTER, missing_images=missing_images)
     return cfg
 
 

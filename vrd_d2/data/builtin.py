@@ -37,7 +37,7 @@ def register_builtin_datasets(
     scenes, genome = root / "scenes", root / "visual_genome"
     for split in _SPLITS:
         _register_json(
-            f"scenes_{split}", scenes / f"{split}.json", scenes / "images",
+            f"scenes_{split}", scenes / f"{split}.json", scenes,
             SCENES, _SCENES_REMEDY, missing_images,
         )  # fmt: skip
         _register_json(
