@@ -55,7 +55,7 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 import scene_layout  # noqa: E402
 
-VERSION = 1
+VERSION = 2  # of the drawing and its rules: another one replaces what is there
 ANNOTATION_RATE = 0.7
 ZERO_SHOT_SHARE = 0.06
 SPLITS = ("train", "val", "test")
@@ -263,8 +263,11 @@ def prepare(
     for split, count in sizes.items():
         jobs = [(split, i) for i in range(count)]
         write = partial(_write, output, seed, annotation_rate)
-        with Pool(max(workers, 1)) as pool:
-            records = list(tqdm(pool.imap(write, jobs, 16), total=count, desc=split))
+        if workers > 1:
+            with Pool(workers) as pool:
+                records = list(tqdm(pool.imap(write, jobs, 16), total=count, desc=split))
+        else:
+            records = [write(job) for job in tqdm(jobs, desc=split)]
         (output / f"{split}.json").write_text(json.dumps(relations_json(records)))
     held_back = sorted(map(list, zero_shot_triples(seed)))
     (output / "zero_shot.json").write_text(json.dumps(held_back, indent=1))
