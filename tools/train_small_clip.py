@@ -40,6 +40,8 @@ CONFIG = {
     "vision_cfg": {"image_size": 96, "layers": 4, "width": 192, "head_width": 32, "patch_size": 16},
     "text_cfg": {"context_length": 32, "vocab_size": 0, "width": 128, "heads": 4, "layers": 2},
 }
+PATCH = CONFIG["vision_cfg"]["patch_size"]
+ENLARGE = 1.5
 OBJECT_TEXTS = ["a photo of a {}.", "a {}", "{}"]
 RELATION_TEXTS = ["a photo of a {} {} a {}.", "a {} {} a {}", "{} {} {}"]
 EXTRA_WORDS = "a an the photo of and in with picture scene drawing null relation".split()
@@ -99,6 +101,14 @@ class Scenes:
             if path is None:
                 raise ValueError(f"{json_file}, image {i}: there is no file {paths[0]}")
             self.pictures[i] = cv2.imread(str(path))[:, :, ::-1].copy()
+        self.by_patches = {}
+        for i in self.ids:
+            if self.objects[i]:
+                shape = self.pictures[i].shape[:2]
+                key = tuple(math.ceil(side * ENLARGE / PATCH) for side in shape)
+                self.by_patches.setdefault(key, []).append(i)
+        # Once for each picture, so that a size is drawn as often as it occurs.
+        self.patch_keys = [key for key, members in self.by_patches.items() for _ in members]
 
 
 def crop(picture: np.ndarray, box, size: int, rng: random.Random, jitter: float) -> np.ndarray:
@@ -141,15 +151,17 @@ def crop_batch(scenes: Scenes, count: int, size: int, rng: random.Random):
 
 
 def dense_batch(scenes: Scenes, count: int, rng: random.Random):
-    """Whole pictures of one size, with the boxes and names of their objects."""
-    first = rng.choice(scenes.ids)
-    shape = scenes.pictures[first].shape
-    chosen = [first]
-    while len(chosen) < count:
-        i = rng.choice(scenes.ids)
-        if scenes.pictures[i].shape == shape and scenes.objects[i]:
-            chosen.append(i)
-    return [scenes.pictures[i] for i in chosen], [scenes.objects[i] for i in chosen]
+    """Whole pictures that fill the same number of patches, with the boxes and names of objects."""
+    members = scenes.by_patches[rng.choice(scenes.patch_keys)]
+    chosen = [rng.choice(members) for _ in range(count)]
+    return [enlarge(scenes.pictures[i]) for i in chosen], [
+        [(tuple(x * ENLARGE for x in box), name) for box, name in scenes.objects[i]] for i in chosen
+    ]
+
+
+def enlarge(picture: np.ndarray) -> np.ndarray:
+    """To the scale at which relation models see the pictures (INPUT.MIN_SIZE_* of quickstart)."""
+    return cv2.resize(picture, None, fx=ENLARGE, fy=ENLARGE, interpolation=cv2.INTER_LINEAR)
 
 
 def contrast(images: torch.Tensor, texts: list[str], model, tokenizer) -> torch.Tensor:
@@ -164,15 +176,22 @@ def contrast(images: torch.Tensor, texts: list[str], model, tokenizer) -> torch.
 
 
 class Pixels:
-    """uint8 RGB pictures of one size -> normalised (N, 3, H, W)."""
+    """uint8 RGB pictures -> normalised (N, 3, H, W), padded to whole patches of the largest."""
 
     def __init__(self, mean, std):
         self.mean = torch.tensor(mean).view(3, 1, 1)
         self.std = torch.tensor(std).view(3, 1, 1)
 
     def __call__(self, pictures: list[np.ndarray]) -> torch.Tensor:
-        batch = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
-        return (batch - self.mean) / self.std
+        rows = [
+            (torch.from_numpy(picture).permute(2, 0, 1).float() / 255 - self.mean) / self.std
+            for picture in pictures
+        ]
+        height = -(-max(row.shape[1] for row in rows) // PATCH) * PATCH
+        width = -(-max(row.shape[2] for row in rows) // PATCH) * PATCH
+        return torch.stack(
+            [F.pad(row, (0, width - row.shape[2], 0, height - row.shape[1])) for row in rows]
+        )
 
 
 @torch.no_grad()
@@ -202,8 +221,9 @@ def evaluate(model, backbone, tokenizer, pixels, scenes: Scenes, size: int) -> d
             boxes, labels = zip(*scenes.objects[i], strict=True)
             crops = [crop(picture, box, size, rng, 0.0) for box in boxes]
             score("crop", model.encode_image(pixels(crops)), labels)
-            feature_map = backbone(pixels([picture]))["clip"][0]
-            score("dense", roi_mean(feature_map, torch.tensor(boxes), scale=1 / 16), labels)
+            feature_map = backbone(pixels([enlarge(picture)]))["clip"][0]
+            pooled = roi_mean(feature_map, torch.tensor(boxes) * ENLARGE, scale=1 / PATCH)
+            score("dense", pooled, labels)
         for box, (subject, predicate, object) in scenes.relations[i][:4]:
             image = model.encode_image(pixels([crop(picture, box, size, rng, 0.0)]))
             texts = [RELATION_TEXTS[0].format(subject, p, object) for p in SCENES.predicates]
@@ -221,9 +241,9 @@ def main() -> None:
     parser.add_argument("--exclude", type=Path, help="zero_shot.json of triplets never to name")
     parser.add_argument("--output", type=Path, default=ASSETS, help="folder of the model's files")
     parser.add_argument("--checkpoint", type=Path, default=Path("output/small_clip.pt"))
-    parser.add_argument("--iterations", type=int, default=1300)
+    parser.add_argument("--iterations", type=int, default=1200)
     parser.add_argument("--crops", type=int, default=96, help="crops in a batch")
-    parser.add_argument("--pictures", type=int, default=12, help="whole pictures in a batch")
+    parser.add_argument("--pictures", type=int, default=8, help="whole pictures in a batch")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -254,7 +274,7 @@ def main() -> None:
     warmup = 50
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda i: min(1, (i + 1) / warmup) * (0.01 + 0.99 * math.cos(math.pi * i / args.iterations / 2) ** 2),
+        lambda i: min(1, (i + 1) / warmup) * math.cos(math.pi / 2 * i / args.iterations) ** 2,
     )
     start = 0
     if args.checkpoint.is_file():
@@ -275,7 +295,7 @@ def main() -> None:
             maps = backbone.encode(pixels(pictures))
             pooled = torch.cat(
                 [
-                    roi_mean(m, torch.tensor([box for box, _ in rows]), scale=1 / 16)
+                    roi_mean(m, torch.tensor([box for box, _ in rows]), scale=1 / PATCH)
                     for m, rows in zip(maps, objects, strict=True)
                     if rows
                 ]
