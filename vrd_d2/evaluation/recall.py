@@ -19,7 +19,7 @@ Metrics = dict[str, dict[int, float]]  # "mR" -> {20: 0.21, 50: ..., 100: ...}
 
 
 class RowStore:
-    """Rows of the pictures seen so far: 17 bytes a ground-truth row, 13 a picture.
+    """Rows of the pictures seen so far: 19 bytes a ground-truth row, 13 a picture.
 
     A picture that comes twice (samplers pad the last batch) is kept once.
     """

@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
+from detectron2.utils.logger import log_first_n
 
 from vrd_d2.evaluation.json_lines import prediction_line
 from vrd_d2.evaluation.picture import evaluate_picture, ground_truth_rows
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 class RelationEvaluator(DatasetEvaluator):
     """Recall@K and its relatives for a model of this package, picture by picture.
 
-    Of a picture only some 17 bytes a ground-truth row are kept, so memory does not depend on the
+    Of a picture only some 19 bytes a ground-truth row are kept, so memory does not depend on the
     number of pairs and predicates. Under several processes those are gathered, and a picture that
     several of them saw counts once.
 
@@ -152,6 +153,14 @@ class RelationEvaluator(DatasetEvaluator):
         ground_truth = ground_truth_from_dict(self._dicts[key])
         ground_truth.check(len(self._predicates), self._num_classes)
         prediction.check(len(self._predicates), self._num_classes)
+        given = self.task.classes_given and len(prediction.pairs)
+        if given and not np.array_equal(ground_truth.classes, prediction.classes):
+            log_first_n(
+                logging.WARNING,
+                f"{self._name}: PredCls gives the classes, but the model's output has others; is "
+                "the order of its boxes that of the ground truth?",
+                name=__name__,
+            )
         rows, pairs = evaluate_picture(
             ground_truth,
             prediction,
