@@ -63,9 +63,7 @@ def main() -> None:
     records = load_visual_genome_raw(
         args.root, VG150, missing_images=args.missing_images, **aliases
     )
-    parts = split_records(
-        records, test=args.test, validation=args.validation, seed=args.seed
-    )
+    parts = split_records(records, test=args.test, validation=args.validation, seed=args.seed)
     output = args.output or args.root
     for name, part in parts.items():
         save_relations_json(

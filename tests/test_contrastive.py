@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from vrd_d2.modeling.contrastive import (
     LEVELS,
+    MemoryBank,
     RelationalContrast,
     Triplets,
     contrastive_loss,
@@ -48,6 +49,13 @@ def slow_rcl(v, t, weights, tau, gamma):
         total -= gamma * math.log(positive / to_text)
         total -= (1 - gamma) * math.log(positive / to_visual)
     return total / n
+
+
+def eye_projections(contrast):
+    """W as the identity, so that the equations can be written down without it."""
+    for projection in [*contrast.visual.values(), *contrast.text.values()]:
+        torch.nn.init.eye_(projection.weight)
+    return contrast
 
 
 def similarity(n, seed):
@@ -93,7 +101,7 @@ def test_a_case_worked_by_hand():
     rows = [math.log(1 + math.exp(0 - 2)), math.log(1 + math.exp(1.2 - 1.6))]
     columns = [math.log(1 + math.exp(1.2 - 2)), math.log(1 + math.exp(0 - 1.6))]
     expected = (0.25 * sum(rows) + 0.75 * sum(columns)) / 2
-    assert contrast.level_loss(v, t, word).item() == pytest.approx(expected, abs=1e-6)
+    assert eye_projections(contrast).level_loss("sp", v, t, word).item() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("n", [1, 2, 17])
@@ -106,7 +114,7 @@ def test_level_loss_equals_the_equations(n):
     )
     weights = slow_weights((words @ words.T).tolist(), 0.7, 0.0, True, True)
     expected = slow_rcl(v, t, weights, 0.2, 0.3)
-    assert contrast.level_loss(v, t, words).item() == pytest.approx(float(expected), rel=1e-4)
+    assert eye_projections(contrast).level_loss("po", v, t, words).item() == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_the_subject_predicate_level_subtracts_the_object():
@@ -169,3 +177,44 @@ def test_no_positive_pair_gives_zero_losses_with_gradients():
 def test_unknown_and_repeated_levels_are_refused(levels):
     with pytest.raises(ValueError, match=r"MODEL\.RCL\.LEVELS"):
         RelationalContrast(levels=levels, visual_dim=4, text_dim=4)
+
+
+def test_memory_bank_adds_negatives_of_earlier_batches():
+    torch.manual_seed(0)
+    levels = {"levels": ["predicate"], "visual_dim": 6, "text_dim": 6, "temperature": 0.5}
+    with_bank = RelationalContrast(**levels, memory_bank=5, phrase_dim=3)
+    without = RelationalContrast(**levels)
+    without.load_state_dict(with_bank.state_dict(), strict=False)
+    batches = [
+        (torch.randn(n, 6), torch.randn(n, 6), F.normalize(torch.rand(n, 3), dim=-1))
+        for n in (2, 4, 3)
+    ]
+    first = [c.level_loss("p", *batches[0]) for c in (with_bank, without)]
+    assert first[0] == first[1]  # nothing is in the bank yet
+    with_bank.level_loss("p", *batches[1])
+    assert int(with_bank.banks["p"].added) == 6
+    # Five of the six past rows are left, the oldest is overwritten: by hand with all columns.
+    v, t, words = batches[2]
+    past = [torch.cat([batches[0][i], batches[1][i]])[1:] for i in range(3)]
+    similarity = words @ torch.cat([words, past[2]]).T
+    weights = negative_weights(similarity)
+    targets = torch.eye(3, 8)
+
+    def side(queries, w_queries, keys, past_keys, w_keys):
+        queries = F.normalize(w_queries(queries), dim=-1)
+        rows = F.normalize(w_keys(torch.cat([keys, past_keys])), dim=-1)
+        return contrastive_loss(queries @ rows.T / 0.5, targets, weights)
+
+    wv, wt = with_bank.visual["p"], with_bank.text["p"]
+    expected = side(v, wv, t, past[1], wt) + side(t, wt, v, past[0], wv)
+    got = with_bank.level_loss("p", v, t, words)
+    torch.testing.assert_close(got, expected.mean() / 2)
+    assert not torch.allclose(got, without.level_loss("p", v, t, words))
+
+
+def test_memory_bank_keeps_the_latest_of_a_batch_larger_than_itself():
+    bank = MemoryBank(3, (1, 2))
+    bank.add(torch.arange(5.0)[:, None], torch.arange(10.0).reshape(5, 2))
+    first, second = bank.rows()
+    assert sorted(first[:, 0].tolist()) == [2, 3, 4]
+    assert all(second[i].tolist() == [2 * first[i], 2 * first[i] + 1] for i in range(3))

@@ -79,6 +79,8 @@ def add_vrd_config(cfg: CN) -> None:
     cfg.MODEL.RCL.EPSILON = 0.7
     cfg.MODEL.RCL.ETA = 0.0
     cfg.MODEL.RCL.WEIGHTED = True  # negatives weigh as much as they are similar
+    # Past samples of each level kept as further negatives (the paper's future work); 0 is none.
+    cfg.MODEL.RCL.MEMORY_BANK = 0
 
     # ---- Data --------------------------------------------------------------------------------
     # Data sets of the user's own: rows of [name, relations_json file, image folder].

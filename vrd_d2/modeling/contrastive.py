@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from vrd_d2.modeling.processes import gather_rows, gather_sizes
@@ -127,6 +128,9 @@ class RelationalContrast(nn.Module):
         gamma: share of the visual-to-text direction, Eq. (5).
         epsilon, eta, sampling, weighted: see :func:`negative_weights`.
         loss_weight: factor of every loss.
+        memory_bank: past samples kept as further negatives (the paper's own future work; a queue as
+            in MoCo, He et al. 2020); 0 is none.
+        phrase_dim: W, width of the word embeddings; needed with a memory bank.
     """
 
     def __init__(
@@ -142,6 +146,8 @@ class RelationalContrast(nn.Module):
         sampling: bool = True,
         weighted: bool = True,
         loss_weight: float = 1.0,
+        memory_bank: int = 0,
+        phrase_dim: int = 0,
     ):
         super().__init__()
         unknown = set(levels) - set(LEVELS)
@@ -173,6 +179,14 @@ class RelationalContrast(nn.Module):
             "weighted": weighted,
         }
         self.loss_weight = loss_weight
+        self.banks = nn.ModuleDict()
+        if memory_bank:
+            self.banks.update(
+                {
+                    level.key: MemoryBank(memory_bank, (visual_dim, text_dim, phrase_dim))
+                    for level in self.levels
+                }
+            )
 
     def forward(
         self, visual: Triplets, text: Triplets, phrases: dict[str, Tensor]
@@ -189,27 +203,89 @@ class RelationalContrast(nn.Module):
         """
         losses = {}
         for level in self.levels:
-            v = self.visual[level.key](level.embed(visual.relation, visual.subject, visual.object))
-            t = self.text[level.key](level.embed(text.relation, text.subject, text.object))
-            loss = self.level_loss(v, t, phrases[level.key])
+            v = level.embed(visual.relation, visual.subject, visual.object)
+            t = level.embed(text.relation, text.subject, text.object)
+            loss = self.level_loss(level.key, v, t, phrases[level.key])
             losses[f"loss_rcl_{level.key}"] = loss * self.loss_weight
         return losses
 
-    def level_loss(self, visual: Tensor, text: Tensor, phrases: Tensor) -> Tensor:
-        """Eq. (5) of one level: (N, Dt), (N, Dt) and (N, W) -> scalar, the mean over the queries.
+    def level_loss(self, key: str, visual: Tensor, text: Tensor, phrases: Tensor) -> Tensor:
+        """Eq. (5) of one level, the mean over the queries.
 
         Under several processes the samples of all of them are candidates for negatives, and the
         average over the processes of what this returns is the loss of the whole batch.
+
+        Args:
+            key: of the level.
+            visual: (N, Dv) and
+            text: (N, Dt) embeddings less what the level excludes, before W.
+            phrases: (N, W).
         """
         with torch.autocast(visual.device.type, enabled=False):
-            v, t = F.normalize(visual.float(), dim=-1), F.normalize(text.float(), dim=-1)
+            visual, text = visual.float(), text.float()
+            v, t = self._project(key, visual, text)
             sizes = gather_sizes(len(v), v.device)
             first = sum(sizes[: comm.get_rank()])
-            similarity = phrases @ gather_rows(phrases, sizes).T
+            all_v, all_t = gather_rows(v, sizes), gather_rows(t, sizes)
+            all_phrases = gather_rows(phrases, sizes)
+            if key in self.banks:
+                bank = self.banks[key]
+                past_visual, past_text, past_phrases = bank.rows()
+                with torch.no_grad():
+                    # What is stored is before W, so that old samples pass through today's W.
+                    past_v, past_t = self._project(key, past_visual, past_text)
+                bank.add(gather_rows(visual, sizes), gather_rows(text, sizes), all_phrases)
+                all_v, all_t = torch.cat([all_v, past_v]), torch.cat([all_t, past_t])
+                all_phrases = torch.cat([all_phrases, past_phrases])
+            similarity = phrases @ all_phrases.T
             weights = negative_weights(similarity, first=first, **self.sampling)
             targets = one_positive_each(weights, first).float()
-            to_text = v @ gather_rows(t, sizes).T / self.temperature
-            to_visual = t @ gather_rows(v, sizes).T / self.temperature
+            to_text = v @ all_t.T / self.temperature
+            to_visual = t @ all_v.T / self.temperature
             losses = self.gamma * contrastive_loss(to_text, targets, weights)
             losses = losses + (1 - self.gamma) * contrastive_loss(to_visual, targets, weights)
+            self._log(key, similarity, weights)
             return losses.sum() * len(sizes) / max(sum(sizes), 1)
+
+    def _project(self, key: str, visual: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        v, t = self.visual[key](visual), self.text[key](text)
+        return F.normalize(v, dim=-1), F.normalize(t, dim=-1)
+
+    def _log(self, key: str, similarity: Tensor, weights: Tensor) -> None:
+        """Negatives and excluded synonyms of a query, as scalars of the trainer's writers."""
+        if not (has_event_storage() and len(weights)):
+            return
+        synonyms = (similarity > self.sampling["epsilon"]).sum(1).float().mean() - 1
+        storage = get_event_storage()
+        storage.put_scalar(f"rcl/negatives_{key}", (weights > 0).sum(1).float().mean().item() - 1)
+        storage.put_scalar(f"rcl/synonyms_{key}", synonyms.item())
+        storage.put_scalar("rcl/temperature", self.temperature)
+
+
+class MemoryBank(nn.Module):
+    """A queue of past rows, the oldest overwritten first; part of the checkpoint.
+
+    Args:
+        size: rows kept.
+        widths: of the matrices kept side by side.
+    """
+
+    def __init__(self, size: int, widths: tuple[int, ...]):
+        super().__init__()
+        self.widths = widths
+        self.register_buffer("queue", torch.zeros((size, sum(widths))))
+        self.register_buffer("added", torch.zeros((), dtype=torch.int64))
+
+    def rows(self) -> tuple[Tensor, ...]:
+        """The matrices (n, width) that were added, n at most the size."""
+        # A copy: the loss still reads these rows when the next ones overwrite them.
+        stored = self.queue[: min(int(self.added), len(self.queue))].clone()
+        return stored.split(self.widths, dim=1)
+
+    @torch.no_grad()
+    def add(self, *matrices: Tensor) -> None:
+        """Append rows, (n, width) each."""
+        rows = torch.cat(matrices, dim=1)[-len(self.queue) :]
+        at = (int(self.added) + torch.arange(len(rows), device=rows.device)) % len(self.queue)
+        self.queue[at] = rows.to(self.queue.dtype)
+        self.added += len(rows)

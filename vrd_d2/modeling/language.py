@@ -134,6 +134,11 @@ class PhraseVectors:
         self._objects = self._sums(vocabulary.objects, vectors, width)
         self._predicates = self._sums(vocabulary.predicates, vectors, width)
 
+    @property
+    def width(self) -> int:
+        """W, width of a word vector."""
+        return self._objects.shape[1] - 1
+
     @staticmethod
     def _sums(names: Iterable[str], vectors: dict[str, np.ndarray], width: int) -> Tensor:
         # The last column counts the words, so that sums of rows still know their number of tokens.

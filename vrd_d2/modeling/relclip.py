@@ -90,6 +90,7 @@ class RelCLIP(RelationModel):
             if source == "clip"
             else load_word_vectors(source, vocabulary)
         )
+        phrases = PhraseVectors(vectors, vocabulary)
         shape = visual.output_shape()["clip"]
         rcl = cfg.MODEL.RCL
         return {
@@ -116,9 +117,11 @@ class RelCLIP(RelationModel):
                 sampling=rcl.SAMPLING,
                 weighted=rcl.WEIGHTED,
                 loss_weight=rcl.LOSS_WEIGHT,
+                memory_bank=rcl.MEMORY_BANK,
+                phrase_dim=phrases.width,
             ),
             "text": text,
-            "phrases": PhraseVectors(vectors, vocabulary),
+            "phrases": phrases,
             "entity_classes": cfg.MODEL.RELATION.ENTITY_CLASSES,
             "ranking": cfg.MODEL.RELATION.RANKING,
         }
