@@ -1,7 +1,7 @@
 """Drawn scenes with exact relation labels, for tests, quick starts and experiments.
 
     python datasets/prepare_scenes.py [--output datasets/scenes] [--train 2000 --val 200 --test 500]
-        [--seed 0] [--annotation-rate 0.7] [--workers N] [--report]
+        [--seed 0] [--annotation-rate 0.7] [--first 0] [--workers N] [--report]
 
 writes {train,val,test}.json (relations_json), images/, zero_shot.json (a list of [subject,
 predicate, object], never true in a training picture) and manifest.json. A finished folder with the
@@ -247,13 +247,19 @@ def prepare(
     sizes: dict[str, int],
     seed: int = 0,
     annotation_rate: float = ANNOTATION_RATE,
+    first: int = 0,
     workers: int = 2,
 ) -> bool:
-    """Write the data set; False when it is there already with the same arguments."""
+    """Write the data set; False when it is there already with the same arguments.
+
+    Pictures are numbered from `first`: another range gives other pictures of the same world, with
+    the same zero-shot triples.
+    """
     if not 0 < annotation_rate <= 1:
         raise ValueError(f"annotation rate {annotation_rate}: must be in (0, 1]")
     output = Path(output)
-    wanted = {"version": VERSION, "sizes": sizes, "seed": seed, "annotation_rate": annotation_rate}
+    wanted = {"version": VERSION, "sizes": sizes, "seed": seed, "first": first}
+    wanted["annotation_rate"] = annotation_rate
     manifest = output / "manifest.json"
     if manifest.exists() and json.loads(manifest.read_text()) == wanted:
         return False
@@ -261,7 +267,7 @@ def prepare(
     manifest.unlink(missing_ok=True)
     zero_shot_triples(seed)  # before the fork: once for all workers
     for split, count in sizes.items():
-        jobs = [(split, i) for i in range(count)]
+        jobs = [(split, i) for i in range(first, first + count)]
         write = partial(_write, output, seed, annotation_rate)
         if workers > 1:
             with Pool(workers) as pool:
@@ -325,13 +331,18 @@ def main() -> None:
         parser.add_argument(f"--{split}", type=int, default=count, help="number of pictures")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--annotation-rate", type=float, default=ANNOTATION_RATE)
+    parser.add_argument("--first", type=int, default=0, help="number of the first picture")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--report", action="store_true", help="print how far class names alone go")
     args = parser.parse_args()
     sizes = {split: getattr(args, split) for split in SPLITS}
-    rate = args.annotation_rate
     made = prepare(
-        args.output, sizes=sizes, seed=args.seed, annotation_rate=rate, workers=args.workers
+        args.output,
+        sizes=sizes,
+        seed=args.seed,
+        annotation_rate=args.annotation_rate,
+        first=args.first,
+        workers=args.workers,
     )
     print(f"{args.output}: {'written' if made else 'there already'}")
     if args.report:

@@ -215,5 +215,9 @@ def test_a_finished_folder_is_left_as_it_is(scenes, tmp_path):
     assert not scenes.prepare(tmp_path, sizes=sizes, workers=1)
     assert (tmp_path / "val.json").stat().st_mtime_ns == before
     assert scenes.prepare(tmp_path, sizes=sizes, workers=1, annotation_rate=1.0)
+    assert scenes.prepare(tmp_path, sizes=sizes, workers=1, first=1)
+    boxes = [a["bbox"][:2] for a in json.loads((tmp_path / "val.json").read_text())["annotations"]]
+    expected = scenes.make_record(0, 0.7, "val", 1)["objects"]
+    assert boxes[: len(expected)] == [o["bbox"][:2] for o in expected]
     with pytest.raises(ValueError, match="annotation rate"):
         scenes.prepare(tmp_path, sizes=sizes, annotation_rate=1.5)
