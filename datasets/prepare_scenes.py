@@ -218,16 +218,9 @@ def relations_json(records: list[dict[str, Any]]) -> dict[str, list]:
         for entry in record["objects"]:
             x1, y1, x2, y2 = entry["bbox"]
             box = [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": names.index(entry["name"]) + 1,
-                    "bbox": box,
-                    "area": round(box[2] * box[3], 2),
-                    "iscrowd": 0,
-                }
-            )
+            row = {"id": len(annotations) + 1, "image_id": image_id, "bbox": box, "iscrowd": 0}
+            row |= {"category_id": names.index(entry["name"]) + 1}
+            annotations.append(row | {"area": round(box[2] * box[3], 2)})
         for s, name, o in record["relations"]:
             row = {"id": len(relations) + 1, "image_id": image_id}
             row |= {"subject_id": first + s, "object_id": first + o}
