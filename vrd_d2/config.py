@@ -21,6 +21,9 @@ def add_vrd_config(cfg: CN) -> None:
     cfg.MODEL.CLIP.PRETRAINED = "openai"
     # Where open_clip keeps downloaded weights; "" is its own default.
     cfg.MODEL.CLIP.CACHE_DIR = ""
+    # Folder in which the maps of the frozen encoder are kept in half precision, so that an epoch
+    # after the first does not run it; "" keeps none. Pays off where pictures come back unchanged.
+    cfg.MODEL.CLIP.FEATURE_CACHE = ""
 
     # ---- The frozen detector (SGDet); its architecture is the stock R-CNN keys -------------
     cfg.MODEL.DETECTOR = CN()

@@ -8,6 +8,7 @@ from torch import Tensor
 from vrd_d2.data.vocabulary import get_vocabulary
 from vrd_d2.modeling.clip import CLIPViT, TextEncoder, load_clip
 from vrd_d2.modeling.contrastive import RelationalContrast, Triplets
+from vrd_d2.modeling.feature_cache import FeatureCache, fingerprint
 from vrd_d2.modeling.language import (
     PhraseVectors,
     RelationText,
@@ -33,6 +34,7 @@ class RelCLIP(RelationModel):
         phrases: word embeddings of active sampling; read in training only.
         entity_classes: "head" or "detector": whose class and score a detected entity gets.
         ranking: "softmax" or "logit": what ranks the predicates.
+        feature_cache: folder of cached visual maps, or "".
         base: arguments of :class:`RelationModel`.
     """
 
@@ -49,6 +51,7 @@ class RelCLIP(RelationModel):
         phrases: PhraseVectors,
         entity_classes: str,
         ranking: str,
+        feature_cache: str = "",
         **base,
     ):
         super().__init__(**base)
@@ -65,6 +68,9 @@ class RelCLIP(RelationModel):
         self.phrases = phrases
         self.entity_classes = entity_classes
         self.ranking = ranking
+        self.feature_cache_folder = feature_cache
+        # Made at first use: the encoder's weights, which are its key, may still be loaded.
+        self._feature_cache: FeatureCache | None = None
         shape = (3, 1, 1)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(shape), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(shape), False)
@@ -124,6 +130,7 @@ class RelCLIP(RelationModel):
             "phrases": phrases,
             "entity_classes": cfg.MODEL.RELATION.ENTITY_CLASSES,
             "ranking": cfg.MODEL.RELATION.RANKING,
+            "feature_cache": clip.FEATURE_CACHE,
         }
 
     def train(self, mode: bool = True) -> "RelCLIP":
@@ -133,8 +140,22 @@ class RelCLIP(RelationModel):
         return self
 
     def visual_maps(self, batched_inputs: list[dict]) -> list[Tensor]:
-        """V(I) of each picture, (D_v, h, w)."""
-        images = [example["image"].to(self.device) for example in batched_inputs]
+        """V(I) of each picture, (D_v, h, w); read from MODEL.CLIP.FEATURE_CACHE where it is set."""
+        images = [example["image"] for example in batched_inputs]
+        if not self.feature_cache_folder:
+            return self._encode(images)
+        if self._feature_cache is None:
+            settings = (self.pixel_mean.tolist(), self.pixel_std.tolist(), self.image_format)
+            self._feature_cache = FeatureCache(
+                self.feature_cache_folder, fingerprint(self.visual, settings)
+            )
+        maps = self._feature_cache.get(
+            images, lambda indices: self._encode([images[index] for index in indices])
+        )
+        return [feature_map.to(self.device) for feature_map in maps]
+
+    def _encode(self, images: list[Tensor]) -> list[Tensor]:
+        images = [image.to(self.device) for image in images]
         if self.image_format == "BGR":
             images = [image.flip(0) for image in images]
         return self.visual.maps(
