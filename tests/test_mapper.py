@@ -200,7 +200,8 @@ def test_the_mapper_is_relation_example_of_the_picture(record):
 
 
 def test_relation_example_of_ones_own_arrays():
-    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    # In memory as (3, H, W), so that the transpose is not what makes the copy.
+    image = np.zeros((3, HEIGHT, WIDTH), np.uint8).transpose(1, 2, 0)
     example = relation_example(image, np.array([[1, 2, 3, 4]]))  # integer boxes, SGCls
     assert example["image"].shape == (3, HEIGHT, WIDTH)
     assert example["instances"].gt_boxes.tensor.tolist() == [[1.0, 2.0, 3.0, 4.0]]

@@ -125,10 +125,10 @@ def relation_example(
     instances.gt_boxes = Boxes(torch.tensor(augmented.boxes, dtype=torch.float32).reshape(-1, 4))
     if classes is not None:
         instances.gt_classes = torch.tensor(np.asarray(classes, np.int64))
-    pixels = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
+    # Always a copy: without a resize the pixels are the caller's own.
+    pixels = np.array(augmented.image.transpose(2, 0, 1), order="C")
     return {
-        # A copy, because without a resize the pixels may be the caller's own.
-        "image": torch.tensor(pixels),
+        "image": torch.from_numpy(pixels),
         "height": height,
         "width": width,
         "instances": instances,
