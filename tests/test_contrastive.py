@@ -101,7 +101,8 @@ def test_a_case_worked_by_hand():
     rows = [math.log(1 + math.exp(0 - 2)), math.log(1 + math.exp(1.2 - 1.6))]
     columns = [math.log(1 + math.exp(1.2 - 2)), math.log(1 + math.exp(0 - 1.6))]
     expected = (0.25 * sum(rows) + 0.75 * sum(columns)) / 2
-    assert eye_projections(contrast).level_loss("sp", v, t, word).item() == pytest.approx(expected, abs=1e-6)
+    got = eye_projections(contrast).level_loss("sp", v, t, word).item()
+    assert got == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("n", [1, 2, 17])
@@ -114,7 +115,8 @@ def test_level_loss_equals_the_equations(n):
     )
     weights = slow_weights((words @ words.T).tolist(), 0.7, 0.0, True, True)
     expected = slow_rcl(v, t, weights, 0.2, 0.3)
-    assert eye_projections(contrast).level_loss("po", v, t, words).item() == pytest.approx(float(expected), rel=1e-4)
+    got = eye_projections(contrast).level_loss("po", v, t, words).item()
+    assert got == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_the_subject_predicate_level_subtracts_the_object():

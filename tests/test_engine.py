@@ -1,5 +1,6 @@
 """Training and evaluation end to end on tiny data, with Detectron2's own machinery."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -39,10 +40,8 @@ def run(cfg, *, resume=False, stop_after=None):
             raise KeyboardInterrupt
 
     trainer._trainer._write_metrics = record
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         trainer.train()
-    except KeyboardInterrupt:
-        pass
     return trainer, losses
 
 
@@ -62,7 +61,7 @@ def test_child_configs_keep_the_papers_setting(repository):
         solver = cfg.SOLVER
         assert (solver.BASE_LR, solver.MAX_ITER, solver.IMS_PER_BATCH) == (0.001, 20000, 12)
         assert (solver.OPTIMIZER, solver.MOMENTUM) == ("SGD", 0.9)
-        assert cfg.MODEL.RELATION.TASK == task and cfg.MODEL.META_ARCHITECTURE == "RelCLIP"
+        assert task == cfg.MODEL.RELATION.TASK and cfg.MODEL.META_ARCHITECTURE == "RelCLIP"
         assert cfg.MODEL.RCL.EPSILON == 0.7 and cfg.MODEL.RELATION.DIM == 512
         assert cfg.MODEL.CLIP.NAME == "ViT-B-32-quickgelu" and cfg.INPUT.RANDOM_FLIP == "none"
 

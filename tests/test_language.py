@@ -112,7 +112,7 @@ def test_words_without_a_vector_are_left_out():
 
 
 def test_clip_words_are_spread_out():
-    """The common direction of all texts is taken off: the mean is zero, cosines are not all near 1."""
+    """The common direction of all texts is taken off, so cosines are not all near 1."""
 
     def narrow(texts, *, device="cpu"):
         return F.normalize(Encoder()(texts) * 0.2 + torch.ones(6), dim=-1)

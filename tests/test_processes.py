@@ -10,7 +10,7 @@ from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
 from vrd_d2.modeling.contrastive import RelationalContrast, Triplets
-from vrd_d2.modeling.relation_head import _mean_cross_entropy
+from vrd_d2.modeling.processes import mean_count
 
 
 class Model(torch.nn.Module):
@@ -31,8 +31,11 @@ class Model(torch.nn.Module):
 
     def forward(self, inputs, text, words, labels):
         visual = Triplets(*self.encoder(inputs).chunk(3, dim=1))
-        losses = self.contrast(visual, Triplets(*text.unbind(1)), {"sp": words, "po": words.flip(1)})
-        losses["loss_predicate"] = _mean_cross_entropy(self.classifier(visual.relation), labels)
+        phrases = {"sp": words, "po": words.flip(1)}
+        losses = self.contrast(visual, Triplets(*text.unbind(1)), phrases)
+        losses["loss_predicate"] = F.cross_entropy(
+            self.classifier(visual.relation), labels, reduction="sum"
+        ) / mean_count(len(labels), labels.device)
         return losses
 
 

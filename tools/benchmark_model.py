@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Cost of RelCLIP at full size: each stage as time, share and ratio to the frozen ViT forward.
 
-A ViT-B/32 with random weights, one 800x600 picture, 80 boxes, all 6,320 ordered pairs. All stages run
-side by side in one process; read the ratios, not the seconds.
+A ViT-B/32 with random weights, one 800x600 picture, 80 boxes, all 6,320 ordered pairs. All stages
+run side by side in one process; read the ratios, not the seconds.
 
     python tools/benchmark_model.py [--precision fp32 bf16] [--attention full subject axial]
 """
@@ -37,8 +37,10 @@ def peak_mib() -> float:
 
 
 def measure(stages: dict, repeats: int) -> dict[str, tuple[float, float]]:
-    """Median seconds and peak MiB above the start of each stage; stages interleaved, so that a noisy
-    minute hits all of them alike."""
+    """Median seconds and peak MiB above the start of each stage.
+
+    Stages are interleaved, so that a noisy minute hits all of them alike.
+    """
     times = {name: [] for name in stages}
     peaks = dict.fromkeys(stages, 0.0)
     for repeat in range(repeats + 1):
@@ -80,8 +82,10 @@ def build(attention: str) -> RelCLIP:
     """The full-size PredCls model with random weights, all ordered pairs as candidates."""
     cfg = load_config(
         ROOT / "configs/relclip_predcls.yaml",
-        ["MODEL.CLIP.NAME", "ViT-B-32", "MODEL.CLIP.PRETRAINED", "", "MODEL.DEVICE", "cpu"]
-        + ["MODEL.RELATION.REQUIRE_OVERLAP", "False", "MODEL.RELATION.ATTENTION", attention],
+        [
+            *("MODEL.CLIP.NAME", "ViT-B-32", "MODEL.CLIP.PRETRAINED", "", "MODEL.DEVICE", "cpu"),
+            *("MODEL.RELATION.REQUIRE_OVERLAP", "False", "MODEL.RELATION.ATTENTION", attention),
+        ],
     )
     torch.manual_seed(0)
     return RelCLIP(cfg)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """One Markdown table of the relation results of several runs, in percent.
 
-    python tools/results_table.py output/quickstart/*/
+python tools/results_table.py output/quickstart/*/
 """
 
 import argparse

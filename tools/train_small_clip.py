@@ -3,19 +3,22 @@
 
 Half of every batch are crops (single objects, unions of related objects, random windows, whole
 pictures) against their captions, the contrast that CLIP is trained with; the other half are whole
-pictures at their own size, whose patch tokens, averaged over the box of an object, are contrasted with
-the object's name, so that the dense map is aligned with words place by place. Relations are learnt from
-crops alone, as a CLIP learns them: not from ROI features, which is the relation head's work.
+pictures at their own size, whose patch tokens, averaged over the box of an object, are contrasted
+with the object's name, so that the dense map is aligned with words place by place. Relations are
+learnt from crops alone, as a CLIP learns them: not from ROI features, which is the relation head's
+work.
 
-    python datasets/prepare_scenes.py --output datasets/scenes_clip --seed 1000 --annotation-rate 1.0 \\
-        --train 5000 --val 300 --test 1
+    python datasets/prepare_scenes.py --output datasets/scenes_clip --seed 1000 --annotation-rate
+        1.0 \\ --train 5000 --val 300 --test 1
     python tools/train_small_clip.py --data datasets/scenes_clip
 
-Interrupted, the same command goes on from the last checkpoint. The shipped weights are half-precision.
+Interrupted, the same command goes on from the last checkpoint. The shipped weights are
+half-precision.
 """
 
 import argparse
 import gzip
+import itertools
 import json
 import math
 import random
@@ -44,7 +47,7 @@ PATCH = CONFIG["vision_cfg"]["patch_size"]
 ENLARGE = 1.5
 OBJECT_TEXTS = ["a photo of a {}.", "a {}", "{}"]
 RELATION_TEXTS = ["a photo of a {} {} a {}.", "a {} {} a {}", "{} {} {}"]
-EXTRA_WORDS = "a an the photo of and in with picture scene drawing null relation".split()
+EXTRA_WORDS = ["a", "an", "the", "photo", "of", "and", "in", "with", "null", "relation"]
 
 
 def write_tokenizer(path: Path) -> int:
@@ -58,7 +61,7 @@ def write_tokenizer(path: Path) -> int:
         letters = [tokenizer.byte_encoder[byte] for byte in word.encode()]
         parts = [*letters[:-1], letters[-1] + "</w>"]
         while len(parts) > 1:
-            pairs = list(zip(parts, parts[1:], strict=False))
+            pairs = list(itertools.pairwise(parts))
             best = min(pairs, key=lambda pair: tokenizer.bpe_ranks.get(pair, math.inf))
             if best not in tokenizer.bpe_ranks:
                 break
@@ -249,7 +252,8 @@ def main() -> None:
     args = parser.parse_args()
 
     args.output.mkdir(parents=True, exist_ok=True)
-    merges, config_file = args.output / "scenes_clip_merges.txt.gz", args.output / "scenes_clip.json"
+    merges = args.output / "scenes_clip_merges.txt.gz"
+    config_file = args.output / "scenes_clip.json"
     config = json.loads(json.dumps(CONFIG))
     config["text_cfg"]["vocab_size"] = write_tokenizer(merges)
     config["text_cfg"]["tokenizer_kwargs"] = {"bpe_path": merges.name}
@@ -269,7 +273,8 @@ def main() -> None:
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], lr=args.lr
+        [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
+        lr=args.lr,
     )
     warmup = 50
     scheduler = torch.optim.lr_scheduler.LambdaLR(

@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Draw predicted scene graphs of a data set beside what is annotated.
 
-Green: predicted and annotated. Orange: annotated, but not predicted. Blue: predicted, not annotated.
+Green: predicted and annotated. Orange: annotated, but not predicted. Blue: predicted, not
+annotated.
 
     python tools/visualize.py --config-file configs/quickstart/relclip_sgdet.yaml \\
         --output output/pictures MODEL.WEIGHTS output/quickstart/sgdet/model_final.pth
@@ -42,9 +43,7 @@ def main() -> None:
     for record in tqdm(records[: args.num], desc="drawing"):
         with torch.no_grad():
             output = model([mapper(record)])[0]
-        picture = draw_predictions(
-            record, output, metadata, ground_truth=record, top_k=args.top_k
-        )
+        picture = draw_predictions(record, output, metadata, ground_truth=record, top_k=args.top_k)
         stem = f"{Path(record['file_name']).stem}_{cfg.MODEL.RELATION.TASK}.png"
         save_image(args.output / stem, picture)
 

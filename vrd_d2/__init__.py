@@ -26,8 +26,8 @@ def _require_detectron2() -> None:
 
 _require_detectron2()
 
-# Behind the guard, whose message they would otherwise pre-empt. Importing them registers the built-in
-# data sets and the meta-architectures with Detectron2.
+# Behind the guard, whose message they would otherwise pre-empt. Importing them registers the
+# built-in data sets and the meta-architectures with Detectron2.
 from vrd_d2 import data, modeling  # noqa: E402, F401
 from vrd_d2.config import add_vrd_config  # noqa: E402
 from vrd_d2.data.vocabulary import get_vocabulary  # noqa: E402

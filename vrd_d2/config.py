@@ -66,6 +66,16 @@ def add_vrd_config(cfg: CN) -> None:
     cfg.MODEL.RELATION.POOLER_SAMPLING_RATIO = 2
     cfg.MODEL.RELATION.OBJECT_LOSS_WEIGHT = 1.0
     cfg.MODEL.RELATION.PREDICATE_LOSS_WEIGHT = 1.0
+    # Against the long tail (modeling/long_tail.py says where each comes from): the predicate loss
+    # is "cross_entropy", "focal" or "class_balanced"; logit adjustment at "train", "test" or
+    # "none".
+    cfg.MODEL.RELATION.PREDICATE_LOSS = "cross_entropy"
+    cfg.MODEL.RELATION.FOCAL_GAMMA = 2.0
+    cfg.MODEL.RELATION.CLASS_BALANCED_BETA = 0.999
+    cfg.MODEL.RELATION.LOGIT_ADJUSTMENT = "none"
+    cfg.MODEL.RELATION.LOGIT_ADJUSTMENT_TAU = 1.0
+    # log P(predicate | classes of the pair) of the training set joins the predicate logits.
+    cfg.MODEL.RELATION.FREQUENCY_BIAS = False
     # What ranks the predicates of a pair: "softmax" (public protocol) or "logit" (VisualDS).
     cfg.MODEL.RELATION.RANKING = "softmax"
 

@@ -17,7 +17,7 @@ from detectron2.data import (
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
-from detectron2.data.samplers import TrainingSampler
+from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.engine import DefaultTrainer, defaults, hooks
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -32,6 +32,8 @@ from vrd_d2.data.builtin import register_builtin_datasets, register_user_dataset
 from vrd_d2.data.mapper import RelationMapper
 from vrd_d2.data.vocabulary import get_vocabulary
 from vrd_d2.evaluation import RelationEvaluator
+from vrd_d2.modeling.frequency import training_counts
+from vrd_d2.modeling.long_tail import predicate_repeat_factors
 from vrd_d2.modeling.relation_model import RelationModel
 
 logger = logging.getLogger(__name__)
@@ -105,7 +107,7 @@ def load_weights(model: nn.Module, path: str) -> None:
 
 @contextlib.contextmanager
 def _cpu_ddp(cfg: CfgNode) -> Iterator[None]:
-    """DefaultTrainer gives DDP the rank as a GPU number, which DDP refuses for a model on the CPU."""
+    """DefaultTrainer tells DDP the rank as a GPU number, which DDP refuses on the CPU."""
     if cfg.MODEL.DEVICE != "cpu":
         yield
         return
@@ -133,14 +135,36 @@ class SkippingSampler(Sampler):
         return itertools.islice(iter(self.sampler), self.skip, None)
 
 
+def _training_sampler(cfg: CfgNode, dataset: list[dict]) -> Sampler:
+    seed = cfg.SEED if cfg.SEED >= 0 else None
+    name = cfg.DATALOADER.SAMPLER_TRAIN
+    if name == "TrainingSampler":
+        return TrainingSampler(len(dataset), seed=seed)
+    if name != "RepeatFactorTrainingSampler":
+        raise ValueError(
+            f"DATALOADER.SAMPLER_TRAIN is {name!r}: choose TrainingSampler or "
+            "RepeatFactorTrainingSampler"
+        )
+    threshold = cfg.DATALOADER.REPEAT_THRESHOLD
+    if is_relation_model(cfg):
+        num_predicates = len(get_vocabulary(cfg.MODEL.VOCABULARY).predicates)
+        factors = predicate_repeat_factors(dataset, num_predicates, threshold)
+    else:
+        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            dataset, threshold
+        )
+    return RepeatFactorTrainingSampler(factors, seed=seed)
+
+
 class Trainer(DefaultTrainer):
     """Detectron2's trainer with relation data, relation evaluators and a few solver options.
 
     It trains plain detectors too: their configs keep Detectron2's own mapper and evaluator.
 
-    With SEED >= 0 a run is reproducible and a resumed run goes on as if it had not been stopped: the
-    data stream is taken up where it was, and every iteration draws its pairs from a seed of its own.
-    (Not so for augmentation by chance, scales or flips, whose state lies in the loader's workers.)
+    With SEED >= 0 a run is reproducible and a resumed run goes on as if it had not been stopped:
+    the data stream is taken up where it was, and every iteration draws its pairs from a seed of its
+    own. (Not so for augmentation by chance, scales or flips, whose state lies in the loader's
+    workers.)
     """
 
     def __init__(self, cfg: CfgNode):
@@ -150,6 +174,9 @@ class Trainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """Load weights, or all states of the last checkpoint and the place in the data stream."""
         super().resume_or_load(resume)
+        model = self.checkpointer.model
+        if not self.start_iter and getattr(model, "needs_counts", False):
+            model.set_counts(training_counts(self.cfg))
         if self.start_iter:
             self._trainer.reset_data_loader(
                 lambda: self.build_train_loader(self.cfg, start_iter=self.start_iter)
@@ -175,9 +202,7 @@ class Trainer(DefaultTrainer):
         if cfg.SOLVER.OPTIMIZER == "SGD":
             return super().build_optimizer(cfg, model)
         if cfg.SOLVER.OPTIMIZER != "AdamW":
-            raise ValueError(
-                f"SOLVER.OPTIMIZER is {cfg.SOLVER.OPTIMIZER!r}: choose SGD or AdamW"
-            )
+            raise ValueError(f"SOLVER.OPTIMIZER is {cfg.SOLVER.OPTIMIZER!r}: choose SGD or AdamW")
         params = get_default_optimizer_params(
             model,
             base_lr=cfg.SOLVER.BASE_LR,
@@ -199,23 +224,20 @@ class Trainer(DefaultTrainer):
             cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
         )
         check_vocabulary(cfg, cfg.DATASETS.TRAIN)
-        sampler = TrainingSampler(len(dataset), seed=cfg.SEED if cfg.SEED >= 0 else None)
         per_process = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
         mapper = RelationMapper if is_relation_model(cfg) else DatasetMapper
         return build_detection_train_loader(
             cfg,
             dataset=dataset,
             mapper=mapper(cfg, is_train=True),
-            sampler=SkippingSampler(sampler, start_iter * per_process),
+            sampler=SkippingSampler(_training_sampler(cfg, dataset), start_iter * per_process),
         )
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
         """All pictures of a data set once, split among the processes."""
         mapper = RelationMapper if is_relation_model(cfg) else DatasetMapper
-        loader = build_detection_test_loader(
-            cfg, dataset_name, mapper=mapper(cfg, is_train=False)
-        )
+        loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper(cfg, is_train=False))
         check_vocabulary(cfg, [dataset_name])
         return loader
 
@@ -236,9 +258,7 @@ class Trainer(DefaultTrainer):
             )
         if not is_relation_model(cfg) or cfg.MODEL.RELATION.TASK == "sgdet":
             evaluators.append(
-                COCOEvaluator(
-                    dataset_name, tasks=("bbox",), output_dir=folder, use_fast_impl=False
-                )
+                COCOEvaluator(dataset_name, tasks=("bbox",), output_dir=folder, use_fast_impl=False)
             )
         return DatasetEvaluators(evaluators)
 

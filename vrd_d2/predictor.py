@@ -24,9 +24,7 @@ class Predictor:
         ValueError: a file is missing, or the checkpoint does not fit the config.
     """
 
-    def __init__(
-        self, config_file: str | Path, weights: str | Path, overrides: Sequence[str] = ()
-    ):
+    def __init__(self, config_file: str | Path, weights: str | Path, overrides: Sequence[str] = ()):
         cfg = load_config(config_file, overrides)
         self.model = Trainer.build_model(cfg).eval()
         load_weights(self.model, str(weights))

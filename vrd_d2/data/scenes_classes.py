@@ -1,4 +1,4 @@
-"""Object and predicate names of the drawn scenes (`datasets/prepare_scenes.py`), 0-based ids = positions.
+"""Object and predicate names of the drawn scenes; ids are positions, from 0.
 
 No imports: the generator loads this file by path, without the rest of the package.
 """

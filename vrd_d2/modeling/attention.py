@@ -16,9 +16,7 @@ class SegmentAttention(nn.Module):
     def __init__(self, dim: int, heads: int):
         super().__init__()
         if dim % heads:
-            raise ValueError(
-                f"MODEL.RELATION.DIM {dim} is no multiple of ATTENTION_HEADS {heads}"
-            )
+            raise ValueError(f"MODEL.RELATION.DIM {dim} is no multiple of ATTENTION_HEADS {heads}")
         self.heads = heads
         self.norm = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim)
@@ -70,8 +68,8 @@ def segments_by(groups: Tensor) -> tuple[Tensor | None, list[int]]:
         groups: (T,) group ids.
 
     Returns:
-        (T,) permutation, stable, or None where the tokens are in order already (candidate pairs are,
-        by subject); and the lengths of the segments.
+        (T,) permutation, stable, or None where the tokens are in order already (candidate pairs
+        are, by subject); and the lengths of the segments.
     """
     ordered, order = groups.sort(stable=True)
     _, counts = torch.unique_consecutive(ordered, return_counts=True)

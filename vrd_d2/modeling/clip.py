@@ -56,9 +56,10 @@ def load_clip(name: str, pretrained: str = "", *, cache_dir: str = "") -> ClipPa
         name, tokenizer_options = _add_model_config(config_path)
     name = name.replace("/", "-")
     if name not in open_clip.list_models():
-        near = difflib.get_close_matches(name, [*SHIPPED, *open_clip.list_models()], n=5, cutoff=0.4)
+        known = [*SHIPPED, *open_clip.list_models()]
+        near = ", ".join(difflib.get_close_matches(name, known, n=5, cutoff=0.4)) or "none"
         raise ValueError(
-            f"MODEL.CLIP.NAME: no model {name!r}; near: {', '.join(near) or 'none'}. Give a name of "
+            f"MODEL.CLIP.NAME: no model {name!r}; near: {near}. Give a name of "
             "open_clip.list_models(), 'scenes_clip', or the path of a model-config JSON."
         )
     weights = _find_weights(name, pretrained)
@@ -123,9 +124,9 @@ class CLIPViT(Backbone):
         super().__init__()
         if not isinstance(visual, VisionTransformer) or visual.attn_pool is not None:
             raise ValueError(
-                f"MODEL.CLIP.NAME: the image tower is a {type(visual).__name__}; the dense backbone "
-                "needs an open_clip VisionTransformer without attentional pooling (ViT-B-32, "
-                "ViT-B-16, ViT-L-14, ViT-H-14, ...)"
+                f"MODEL.CLIP.NAME: the image tower is a {type(visual).__name__}; the dense "
+                "backbone needs an open_clip VisionTransformer without attentional pooling "
+                "(ViT-B-32, ViT-B-16, ViT-L-14, ViT-H-14, ...)"
             )
         self.visual = visual.eval().requires_grad_(False)
         self.stride = visual.conv1.kernel_size[0]
@@ -214,9 +215,7 @@ class CLIPViT(Backbone):
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of the one output, "clip"."""
-        return {
-            "clip": ShapeSpec(channels=self._out_feature_channels["clip"], stride=self.stride)
-        }
+        return {"clip": ShapeSpec(channels=self._out_feature_channels["clip"], stride=self.stride)}
 
 
 @BACKBONE_REGISTRY.register()
@@ -231,8 +230,8 @@ def build_clip_vit_backbone(cfg, input_shape: ShapeSpec | None = None) -> CLIPVi
 class TextEncoder:
     """The frozen text tower: L2-normalised embeddings, every distinct text encoded once.
 
-    Not an ``nn.Module``: relation models use it in training only, so that its weights belong into no
-    checkpoint and into no export.
+    Not an ``nn.Module``: relation models use it in training only, so that its weights belong into
+    no checkpoint and into no export.
     """
 
     def __init__(self, parts: ClipParts, *, batch_size: int = 256):

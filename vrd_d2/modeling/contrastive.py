@@ -50,10 +50,10 @@ def negative_weights(
 ) -> Tensor:
     """Semantic-aware active sampling: the dictionaries Q_k as a matrix of weights (RelCLIP, Eq. 7).
 
-    Of the other samples, those more similar than ``epsilon`` are synonyms and those less similar than
-    ``eta`` carry no information: neither becomes a negative. The rest weigh as much as they are
-    similar, relative to the mean over the query's own negatives, so that a weighted and an unweighted
-    dictionary have the same total mass.
+    Of the other samples, those more similar than ``epsilon`` are synonyms and those less similar
+    than ``eta`` carry no information: neither becomes a negative. The rest weigh as much as they
+    are similar, relative to the mean over the query's own negatives, so that a weighted and an
+    unweighted dictionary have the same total mass.
 
     Args:
         similarity: (N, Q) cosine of word embeddings of N queries and Q >= N samples.
@@ -110,7 +110,7 @@ LEVELS = {
 
 @dataclass(frozen=True)
 class Triplets:
-    """N relation instances in one space: embeddings of relation, subject and object, each (N, D)."""
+    """Embeddings of relation, subject and object of N instances in one space, each (N, D)."""
 
     relation: Tensor
     subject: Tensor

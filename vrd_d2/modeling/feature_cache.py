@@ -1,4 +1,4 @@
-"""Visual maps of a frozen encoder on disk, so that an epoch after the first does not run it again."""
+"""Visual maps of a frozen encoder on disk: an epoch after the first does not run it again."""
 
 import hashlib
 import io
@@ -27,8 +27,9 @@ def fingerprint(module: nn.Module, settings: object) -> str:
 class FeatureCache:
     """Half-precision maps, one file a picture, under the hash of the very pixels that went in.
 
-    A picture that is resized, flipped or replaced has other pixels and so another file: nothing in the
-    cache can be out of date but the encoder, and a folder written by another encoder is refused.
+    A picture that is resized, flipped or replaced has other pixels and so another file: nothing in
+    the cache can be out of date but the encoder, and a folder written by another encoder is
+    refused.
 
     Args:
         folder: where the files lie; made where it is missing. It grows by about 2 bytes times the
@@ -53,11 +54,13 @@ class FeatureCache:
         stored = json.loads(manifest.read_text(encoding="utf-8")).get("encoder")
         if stored != encoder:
             raise ValueError(
-                f"MODEL.CLIP.FEATURE_CACHE: the maps in {self.folder} were made by another encoder or "
-                f"other weights ({stored}, now {encoder}): delete the folder or name another one"
+                f"MODEL.CLIP.FEATURE_CACHE: the maps in {self.folder} were made by another encoder "
+                f"or other weights ({stored}, now {encoder}): delete the folder or name another one"
             )
 
-    def get(self, images: list[Tensor], encode: Callable[[list[int]], list[Tensor]]) -> list[Tensor]:
+    def get(
+        self, images: list[Tensor], encode: Callable[[list[int]], list[Tensor]]
+    ) -> list[Tensor]:
         """Maps of pictures, read where they are stored, else encoded and stored.
 
         Args:

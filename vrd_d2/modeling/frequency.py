@@ -5,7 +5,7 @@ Zellers et al. 2018 ("Neural Motifs", FREQ and FREQ-OVERLAP). Nothing is learnt 
 
 import numpy as np
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
@@ -44,6 +44,16 @@ def count_relations(
     return torch.from_numpy(counts)
 
 
+def training_counts(cfg: CfgNode) -> Tensor:
+    """:func:`count_relations` of all DATASETS.TRAIN."""
+    vocabulary = get_vocabulary(cfg.MODEL.VOCABULARY)
+    overlap = cfg.MODEL.RELATION.REQUIRE_OVERLAP
+    return sum(
+        count_relations(DatasetCatalog.get(name), vocabulary, require_overlap=overlap)
+        for name in cfg.DATASETS.TRAIN
+    )
+
+
 @META_ARCH_REGISTRY.register()
 class FrequencyBaseline(RelationModel):
     """Ranks predicates by P(predicate | subject class, object class) of the training set.
@@ -66,15 +76,7 @@ class FrequencyBaseline(RelationModel):
     @classmethod
     def from_config(cls, cfg) -> dict:
         vocabulary = get_vocabulary(cfg.MODEL.VOCABULARY)
-        counts = sum(
-            count_relations(
-                DatasetCatalog.get(name),
-                vocabulary,
-                require_overlap=cfg.MODEL.RELATION.REQUIRE_OVERLAP,
-            )
-            for name in cfg.DATASETS.TRAIN
-        )
-        return {**RelationModel.base_config(cfg, vocabulary), "counts": counts}
+        return {**RelationModel.base_config(cfg, vocabulary), "counts": training_counts(cfg)}
 
     def losses(
         self, batched_inputs: list[dict], entities: list[Entities], sampled: list[TrainingPairs]

@@ -35,14 +35,19 @@ def axis_weights(
 
 
 def roi_mean(
-    feature_map: Tensor, boxes: Tensor, *, scale: float, resolution: int = 7, sampling_ratio: int = 2
+    feature_map: Tensor,
+    boxes: Tensor,
+    *,
+    scale: float,
+    resolution: int = 7,
+    sampling_ratio: int = 2,
 ) -> Tensor:
     """Mean over the bins of ``roi_align(aligned=True)``, without making the bins.
 
     Every sample of ROIAlign is a bilinear weight: a hat in y times a hat in x, and whether it falls
     outside the map is a condition on y or on x. The mean over all samples is therefore
-    ``w_y(b)^T V w_x(b)``, one outer product of weights and one matrix product for all boxes. Kept in
-    float32 under autocast: bfloat16 coordinates would be off by a pixel.
+    ``w_y(b)^T V w_x(b)``, one outer product of weights and one matrix product for all boxes. Kept
+    in float32 under autocast: bfloat16 coordinates would be off by a pixel.
 
     Args:
         feature_map: (D, H, W).
@@ -60,7 +65,7 @@ def roi_mean(
             f"MODEL.RELATION.POOLER_SAMPLING_RATIO must be positive, got {sampling_ratio}"
         )
     with torch.autocast(feature_map.device.type, enabled=False):
-        depth, height, width = feature_map.shape
+        height, width = feature_map.shape[-2:]
         samples = resolution * sampling_ratio
         wx = axis_weights(boxes[:, 0], boxes[:, 2], width, scale=scale, samples=samples)
         wy = axis_weights(boxes[:, 1], boxes[:, 3], height, scale=scale, samples=samples)

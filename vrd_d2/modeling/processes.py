@@ -1,7 +1,7 @@
 """Batches that are spread over several processes, seen as one.
 
-Detectron2's DDP averages gradients over the processes. A loss that is a mean over the whole batch is
-therefore computed by each process as its own share of the sum, divided by the *average* count.
+Detectron2's DDP averages gradients over the processes. A loss that is a mean over the whole batch
+is therefore computed by each process as its own share of the sum, divided by the *average* count.
 """
 
 import torch

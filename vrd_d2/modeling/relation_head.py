@@ -1,7 +1,7 @@
 """RelCLIP's relation head: ROI features, adaptors, classifiers and their losses.
 
-Shapes: N pictures, M entities and P pairs of a picture, "sum M" and "sum P" those of all pictures in a
-row; C object classes, K predicates, D width of v_i and v_ij.
+Shapes: N pictures, M entities and P pairs of a picture, "sum M" and "sum P" those of all pictures
+in a row; C object classes, K predicates, D width of v_i and v_ij.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from detectron2.config import configurable
 from torch import Tensor, nn
 
-from vrd_d2.modeling.attention import SegmentAttention, segments_by
+from vrd_d2.modeling.adaptor import FeatureAdaptor
+from vrd_d2.modeling.attention import segments_by
 from vrd_d2.modeling.geometry import (
     ENTITY_GEOMETRY,
     PAIR_GEOMETRY,
@@ -19,6 +20,7 @@ from vrd_d2.modeling.geometry import (
     pair_geometry,
     union_boxes,
 )
+from vrd_d2.modeling.long_tail import LOSSES, PredicatePrior, predicate_loss
 from vrd_d2.modeling.pooling import roi_mean
 from vrd_d2.modeling.processes import mean_count
 
@@ -42,67 +44,6 @@ class HeadOutput:
     predicate_logits: Tensor
 
 
-class FeatureAdaptor(nn.Module):
-    """h_obj and h_rel of Eq. (1): one fully connected layer and two multi-head attention layers.
-
-    The fully connected layer reads [roi ; p], here as two summands with weights of their own. ROI
-    pooling is linear, so the first summand is applied to the map once instead of to every box.
-    """
-
-    def __init__(
-        self,
-        *,
-        visual_dim: int,
-        geometry_dim: int,
-        position_dim: int,
-        extra_dim: int,
-        dim: int,
-        layers: int,
-        heads: int,
-    ):
-        super().__init__()
-        self.position = nn.Sequential(
-            nn.Linear(geometry_dim, position_dim), nn.ReLU(), nn.Linear(position_dim, position_dim)
-        )
-        self.fc_visual = nn.Linear(visual_dim, dim, bias=False)
-        self.fc_position = nn.Linear(position_dim + extra_dim, dim)
-        self.attention = nn.ModuleList(SegmentAttention(dim, heads) for _ in range(layers))
-
-    def project(self, feature_map: Tensor) -> Tensor:
-        """The visual part of the fully connected layer on a map: (D_v, H, W) -> (D, H, W)."""
-        return torch.einsum("dv,vhw->dhw", self.fc_visual.weight, feature_map)
-
-    def forward(
-        self,
-        pooled: Tensor,
-        geometry: Tensor,
-        extra: Tensor | None,
-        segments: list[tuple[Tensor | None, list[int]]],
-    ) -> Tensor:
-        """Adapt.
-
-        Args:
-            pooled: (T, D) ROI means of the projected maps.
-            geometry: (T, geometry_dim).
-            extra: (T, extra_dim) or None.
-            segments: for each attention layer the order that makes segments contiguous (None: they
-                are) and their lengths.
-
-        Returns:
-            (T, D).
-        """
-        position = self.position(geometry)
-        if extra is not None:
-            position = torch.cat([position, extra], dim=-1)
-        tokens = F.relu(pooled + self.fc_position(position))
-        for layer, (order, sizes) in zip(self.attention, segments, strict=True):
-            if order is None:
-                tokens = layer(tokens, sizes)
-            else:
-                tokens = torch.empty_like(tokens).index_copy(0, order, layer(tokens[order], sizes))
-        return tokens
-
-
 class RelationHead(nn.Module):
     """Feature adaptors and classifiers of RelCLIP (sections 3.2 and 3.4).
 
@@ -118,6 +59,10 @@ class RelationHead(nn.Module):
         dim, position_dim, attention_layers, attention_heads, attention: see config.py.
         resolution, sampling_ratio: of ROIAlign.
         object_loss_weight, predicate_loss_weight: factors of the losses.
+        predicate_loss_kind, focal_gamma, class_balanced_beta: see
+            :func:`~vrd_d2.modeling.long_tail.predicate_loss`.
+        frequency_bias, logit_adjustment, logit_adjustment_tau: see
+            :class:`~vrd_d2.modeling.long_tail.PredicatePrior`.
     """
 
     @configurable
@@ -141,6 +86,12 @@ class RelationHead(nn.Module):
         sampling_ratio: int = 2,
         object_loss_weight: float = 1.0,
         predicate_loss_weight: float = 1.0,
+        predicate_loss_kind: str = "cross_entropy",
+        focal_gamma: float = 2.0,
+        class_balanced_beta: float = 0.999,
+        frequency_bias: bool = False,
+        logit_adjustment: str = "none",
+        logit_adjustment_tau: float = 1.0,
     ):
         super().__init__()
         if attention not in ATTENTION_PATTERNS:
@@ -152,6 +103,24 @@ class RelationHead(nn.Module):
         self.attention_pattern = attention
         self.num_classes = num_classes
         self.loss_weights = (object_loss_weight, predicate_loss_weight)
+        if predicate_loss_kind not in LOSSES:
+            raise ValueError(
+                f"MODEL.RELATION.PREDICATE_LOSS is {predicate_loss_kind!r}: choose one of {LOSSES}"
+            )
+        self.predicate_loss = {
+            "kind": predicate_loss_kind,
+            "gamma": focal_gamma,
+            "beta": class_balanced_beta,
+        }
+        self.prior = None
+        if frequency_bias or logit_adjustment != "none" or predicate_loss_kind == "class_balanced":
+            self.prior = PredicatePrior(
+                num_classes=num_classes,
+                num_predicates=num_predicates,
+                frequency_bias=frequency_bias,
+                adjustment=logit_adjustment,
+                tau=logit_adjustment_tau,
+            )
         adaptor = {
             "visual_dim": visual_dim,
             "position_dim": position_dim,
@@ -200,6 +169,12 @@ class RelationHead(nn.Module):
             "sampling_ratio": relation.POOLER_SAMPLING_RATIO,
             "object_loss_weight": relation.OBJECT_LOSS_WEIGHT,
             "predicate_loss_weight": relation.PREDICATE_LOSS_WEIGHT,
+            "predicate_loss_kind": relation.PREDICATE_LOSS,
+            "focal_gamma": relation.FOCAL_GAMMA,
+            "class_balanced_beta": relation.CLASS_BALANCED_BETA,
+            "frequency_bias": relation.FREQUENCY_BIAS,
+            "logit_adjustment": relation.LOGIT_ADJUSTMENT,
+            "logit_adjustment_tau": relation.LOGIT_ADJUSTMENT_TAU,
         }
 
     def forward(
@@ -231,10 +206,33 @@ class RelationHead(nn.Module):
             entities = adaptor(pooled, geometry, None, segments)
             if self.class_classifier is not None:
                 class_logits = self.class_classifier(entities)
-        relations = self._relations(maps, boxes, classes, pairs, image_sizes, class_logits)
-        return HeadOutput(entities, relations, class_logits, self.predicate_classifier(relations))
+        offsets = torch.tensor([0, *counts]).cumsum(0).tolist()
+        # Pairs of all pictures with entity indices that are unique in the batch.
+        indices = torch.cat([p + start for p, start in zip(pairs, offsets, strict=False)])
+        table = self._class_rows(classes, class_logits)
+        relations = self._relations(maps, boxes, pairs, image_sizes, indices, table)
+        logits = self.predicate_classifier(relations)
+        if self.prior is not None:
+            if class_logits is None:
+                ids = torch.cat(classes)
+            else:
+                ids = class_logits[:, : self.num_classes].argmax(1)
+            logits = self.prior(logits, ids[indices[:, 0]], ids[indices[:, 1]])
+        return HeadOutput(entities, relations, class_logits, logits)
 
-    def _relations(self, maps, boxes, classes, pairs, image_sizes, class_logits) -> Tensor:
+    def _class_rows(
+        self, classes: list[Tensor] | None, class_logits: Tensor | None
+    ) -> Tensor | None:
+        """Text embedding of each entity's class, (sum M, D_t), if pairs are to see it."""
+        if self.class_table is None:
+            return None
+        if class_logits is None:
+            return self.class_table[torch.cat(classes)]
+        # The expected embedding under the predicted classes, background left out.
+        probs = class_logits.detach()[:, : self.num_classes].softmax(-1)
+        return probs.to(self.class_table.dtype) @ self.class_table
+
+    def _relations(self, maps, boxes, pairs, image_sizes, indices, class_rows) -> Tensor:
         adaptor = self.relation_adaptor
         subjects = [b[p[:, 0]] for b, p in zip(boxes, pairs, strict=True)]
         objects = [b[p[:, 1]] for b, p in zip(boxes, pairs, strict=True)]
@@ -245,18 +243,7 @@ class RelationHead(nn.Module):
                 for s, o, size in zip(subjects, objects, image_sizes, strict=True)
             ]
         )
-        offsets = torch.tensor([0, *(len(b) for b in boxes)]).cumsum(0).tolist()
-        # Pairs of all pictures with entity indices that are unique in the batch.
-        indices = torch.cat([p + start for p, start in zip(pairs, offsets, strict=False)])
-        extra = None
-        if self.class_table is not None:
-            if class_logits is None:
-                table = self.class_table[torch.cat(classes)]
-            else:
-                # The expected embedding under the predicted classes, background left out.
-                probs = class_logits.detach()[:, : self.num_classes].softmax(-1)
-                table = probs.to(self.class_table.dtype) @ self.class_table
-            extra = table[indices].flatten(1)
+        extra = None if class_rows is None else class_rows[indices].flatten(1)
         segments = self._segments(indices, [len(p) for p in pairs], len(adaptor.attention))
         return adaptor(self._pool(adaptor, maps, unions), geometry, extra, segments)
 
@@ -293,19 +280,19 @@ class RelationHead(nn.Module):
         """
         losses = {}
         if output.class_logits is not None:
-            losses["loss_object"] = self.loss_weights[0] * _mean_cross_entropy(
-                output.class_logits, class_targets
+            logits = output.class_logits
+            total = F.cross_entropy(logits.float(), class_targets, reduction="sum")
+            losses["loss_object"] = (
+                self.loss_weights[0] * total / mean_count(len(logits), logits.device)
             )
         background = (predicate_targets.sum(1, keepdim=True) == 0).to(predicate_targets.dtype)
         targets = torch.cat([predicate_targets, background], dim=1)
         targets = targets / targets.sum(1, keepdim=True)
-        losses["loss_predicate"] = self.loss_weights[1] * _mean_cross_entropy(
-            output.predicate_logits, targets
+        logits = output.predicate_logits
+        counts = logits.new_zeros(0) if self.prior is None else self.prior.counts
+        total = predicate_loss(logits, targets, counts=counts, **self.predicate_loss)
+        # The mean over the pairs of the batches of all processes.
+        losses["loss_predicate"] = (
+            self.loss_weights[1] * total / mean_count(len(logits), logits.device)
         )
         return losses
-
-
-def _mean_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean over the entities or pairs of the batches of all processes."""
-    total = F.cross_entropy(logits.float(), targets, reduction="sum")
-    return total / mean_count(len(logits), logits.device)

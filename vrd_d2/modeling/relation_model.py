@@ -112,7 +112,7 @@ class RelationModel(nn.Module, ABC):
         task = Task(cfg.MODEL.RELATION.TASK)
         detector = None
         if not task.boxes_given:
-            if cfg.MODEL.ROI_HEADS.NUM_CLASSES != len(vocabulary.objects):
+            if len(vocabulary.objects) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
                 raise ValueError(
                     f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but the "
                     f"vocabulary {cfg.MODEL.VOCABULARY!r} has {len(vocabulary.objects)} object "

@@ -133,6 +133,15 @@ class RelCLIP(RelationModel):
             "feature_cache": clip.FEATURE_CACHE,
         }
 
+    @property
+    def needs_counts(self) -> bool:
+        """Whether the head has a prior that is read off the training set."""
+        return self.head.prior is not None
+
+    def set_counts(self, counts: Tensor) -> None:
+        """Give the head its prior; counts (C, C, K + 1) of the training set."""
+        self.head.prior.set_counts(counts)
+
     def train(self, mode: bool = True) -> "RelCLIP":
         """CLIP and the detector stay in eval mode."""
         super().train(mode)
