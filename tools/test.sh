@@ -17,6 +17,6 @@ if [ "$#" = 0 ]; then
 fi
 status=0
 python -m ruff check --quiet . || status=1
-# A test that hangs shows where, instead of saying nothing.
-python -m pytest -q -o faulthandler_timeout=300 "$@" || status=$?
+# A test of more than ten minutes shows where it hangs, instead of saying nothing.
+python -m pytest -q -o faulthandler_timeout=600 "$@" || status=$?
 exit "$status"
