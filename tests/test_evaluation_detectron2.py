@@ -146,6 +146,18 @@ def test_missing_pictures_are_told(dataset: list[dict], caplog) -> None:
     assert all_given == pytest.approx(sum(first))
 
 
+def test_other_classes_in_predcls_are_told(dataset: list[dict], caplog) -> None:
+    evaluator = RelationEvaluator(NAME, task="predcls", bootstrap=0)
+    output = model_output(dataset[0])
+    with caplog.at_level(logging.WARNING):
+        evaluator.process([dataset[0]], [output])
+        assert not caplog.records
+        output["instances"].pred_classes += 1
+        output["instances"].pred_classes %= 3
+        evaluator.process([dataset[1]], [output])
+    assert "PredCls gives the classes" in caplog.text
+
+
 def test_half_precision_and_empty_outputs(dataset: list[dict]) -> None:
     evaluator = RelationEvaluator(NAME, task="sgdet", bootstrap=0)
     for number, record in enumerate(dataset):
@@ -220,6 +232,10 @@ def test_other_unusable_arguments(dataset: list[dict]) -> None:
         RelationEvaluator(NAME, task="sggen")
     with pytest.raises(ValueError, match="output_dir"):
         RelationEvaluator(NAME, task="sgdet", write_predictions=True)
+    with pytest.raises(ValueError, match=r"the K of Recall@K are \[0, 20\]"):
+        RelationEvaluator(NAME, task="sgdet", ks=(0, 20))
+    with pytest.raises(ValueError, match="training_counts hold 2 numbers for 4 predicates"):
+        RelationEvaluator(NAME, task="sgdet", training_counts=[1, 2]).evaluate()
     MetadataCatalog.get(NAME).__dict__.pop("predicate_classes")
     with pytest.raises(ValueError, match="no predicate_classes"):
         RelationEvaluator(NAME, task="sgdet")

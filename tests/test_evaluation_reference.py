@@ -343,7 +343,7 @@ def picture(draw, task, num_predicates):
 @pytest.mark.parametrize("task", ["predcls", "sgcls", "sgdet"])
 @pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
 @settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

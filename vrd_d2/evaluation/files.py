@@ -17,7 +17,7 @@ from vrd_d2.evaluation.json_lines import (
 )
 from vrd_d2.evaluation.picture import evaluate_picture, ground_truth_rows
 from vrd_d2.evaluation.protocols import Protocol, get_protocol
-from vrd_d2.evaluation.recall import DEFAULT_KS, RowStore, Summary, summarize
+from vrd_d2.evaluation.recall import DEFAULT_KS, RowStore, Summary, checked_ks, summarize
 from vrd_d2.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def evaluate_files(
     Raises:
         ValueError: the files do not fit, or K cannot be told; LineError names the line.
     """
-    task, protocol, ks = Task(task), get_protocol(protocol), tuple(sorted(ks))
+    task, protocol, ks = Task(task), get_protocol(protocol), checked_ks(ks)
     unseen = frozenset(tuple(int(i) for i in triplet) for triplet in zero_shot or ())
     names, num_classes, annotated = None, None, None
     if not os.path.samefile(ground_truth, predictions):

@@ -134,7 +134,14 @@ def summarize(
         training_counts: (K,) frequency of the predicates that divides them into head, body and
             tail; by default their number of rows here.
         bootstrap: resamples of the pictures for the intervals; 0 for none. The same every time.
+
+    Raises:
+        ValueError: training_counts are not one for each predicate.
     """
+    if training_counts is not None and len(training_counts) != num_predicates:
+        raise ValueError(
+            f"training_counts hold {len(training_counts)} numbers for {num_predicates} predicates"
+        )
     annotated = pictures["rows"] > 0
     scored = annotated & (pictures["pairs"] | protocol.empty_counts_zero)
     if not scored[annotated].all():
@@ -179,6 +186,18 @@ def summarize(
         groups=groups,
         confusion=confusion.reshape(num_predicates, num_predicates + 1),
     )
+
+
+def checked_ks(ks: Sequence[int]) -> tuple[int, ...]:
+    """The K of Recall@K in ascending order.
+
+    Raises:
+        ValueError: there is none, or one is out of range.
+    """
+    ordered = tuple(sorted(set(ks)))
+    if not ordered or ordered[0] < 1 or ordered[-1] >= MISS:
+        raise ValueError(f"the K of Recall@K are {list(ks)}: give numbers from 1 to {MISS - 1}")
+    return ordered
 
 
 def ks_of(name: str, ks: Sequence[int]) -> Sequence[int]:

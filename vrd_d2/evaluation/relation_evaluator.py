@@ -16,7 +16,7 @@ from vrd_d2.evaluation.json_lines import prediction_line
 from vrd_d2.evaluation.picture import evaluate_picture, ground_truth_rows
 from vrd_d2.evaluation.prediction_file import PredictionFile
 from vrd_d2.evaluation.protocols import Protocol, get_protocol
-from vrd_d2.evaluation.recall import DEFAULT_KS, RowStore, Summary, summarize
+from vrd_d2.evaluation.recall import DEFAULT_KS, RowStore, Summary, checked_ks, summarize
 from vrd_d2.evaluation.records import GroundTruth, Prediction
 from vrd_d2.evaluation.report import flat_results, results_json, results_table, write_json
 from vrd_d2.tasks import Task
@@ -78,7 +78,7 @@ class RelationEvaluator(DatasetEvaluator):
         if write_predictions and output_dir is None:
             raise ValueError("write_predictions needs an output_dir")
         self._file = PredictionFile(output_dir) if write_predictions else None
-        self._ks = tuple(sorted(ks))
+        self._ks = checked_ks(ks)
         self._training_counts = training_counts
         self._bootstrap = bootstrap
         dicts = DatasetCatalog.get(dataset_name)  # before the metadata, which it may set
