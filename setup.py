@@ -18,6 +18,7 @@ REQUIRES = [
     "torchvision>=0.16",
     "open_clip_torch>=3.0",
     "numpy>=1.26",
+    "safetensors>=0.4",
     # Imported by Detectron2.
     "fvcore>=0.1.5.post20221221",
     "iopath>=0.1.7",
@@ -38,7 +39,6 @@ REQUIRES = [
 EXTRAS = {
     "opencv": ["opencv-python-headless>=4.8"],
     "h5": ["h5py>=3.10"],  # Visual Genome in the VG-SGG .h5 form
-    "vectors": ["gensim>=4.3"],  # word vectors in gensim's .kv form
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
     "test": ["pytest>=8.0", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.5", "scipy>=1.11"],
 }
