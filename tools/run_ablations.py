@@ -1,0 +1,138 @@
+#!/usr/bin/env python
+"""Train and evaluate variants of one config over several seeds, and tabulate what they change.
+
+    python tools/run_ablations.py --base configs/quickstart/relclip_predcls.yaml --seeds 1 2 3 \\
+        --output output/ablations configs/ablations/{dual,no_rcl,unary,triple}.yaml
+
+Every variant is the base config with what the variant's own file states (its _BASE_ is not read), so
+that the same few lines serve any data set. A finished run is not repeated; an unfinished one is taken
+up at its last checkpoint. The first variant is what the others are compared with, seed by seed.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import yaml
+from tqdm import tqdm
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+TRAIN = Path(__file__).resolve().parent / "train_net.py"
+
+
+def write_config(base: Path, variant: Path, folder: Path, seed: int) -> Path:
+    """The child config of one run."""
+    changes = yaml.safe_load(variant.read_text(encoding="utf-8")) or {}
+    # _BASE_ is resolved against the file it stands in.
+    changes["_BASE_"] = os.path.relpath(base, folder)
+    changes["OUTPUT_DIR"], changes["SEED"] = str(folder), seed
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "variant.yaml"
+    path.write_text(yaml.safe_dump(changes), encoding="utf-8")
+    return path
+
+
+def finished(folder: Path) -> Path | None:
+    """The results file of a run that is complete."""
+    found = sorted(folder.glob("inference/*/relations_*.json"))
+    return found[0] if found and (folder / "model_final.pth").is_file() else None
+
+
+def run(config: Path, folder: Path, overrides: list[str]) -> None:
+    """Train and evaluate one config in a process of its own; its output goes to a file."""
+    command = [sys.executable, str(TRAIN), "--config-file", str(config), "--resume", *overrides]
+    with (folder / "stdout.txt").open("a") as log:
+        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+    if code or finished(folder) is None:
+        tail = "".join((folder / "stdout.txt").read_text().splitlines(keepends=True)[-3:])
+        sys.exit(f"error: {config} failed, see {folder / 'stdout.txt'}:\n{tail}")
+
+
+def value(folder: Path, metric: str) -> float:
+    """A metric such as "R@50" of a finished run, in percent."""
+    name, _, k = metric.partition("@")
+    values = json.loads(finished(folder).read_text(encoding="utf-8"))["metrics"]
+    if name not in values or k not in values[name]:
+        sys.exit(f"error: --metrics {metric}: choose NAME@K with NAME out of {sorted(values)}")
+    return 100 * values[name][k]
+
+
+def table(results: dict[str, dict[str, list[float]]], metrics: list[str]) -> list[str]:
+    """Markdown rows: mean, standard deviation over seeds, and the paired difference to the first."""
+    reference = next(iter(results.values()))
+    header = ["variant", *(f"{metric} | difference" for metric in metrics)]
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * (1 + 2 * len(metrics))}"]
+    for name, values in results.items():
+        cells = [name]
+        for metric in metrics:
+            differences = [a - b for a, b in zip(values[metric], reference[metric], strict=True)]
+            cells += [spread(values[metric]), spread(differences, sign="+")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def spread(values: list[float], sign: str = "") -> str:
+    """Mean and, over several seeds, their standard deviation."""
+    mean = f"{statistics.mean(values):{sign}.1f}"
+    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def plot(results: dict[str, dict[str, list[float]]], metrics: list[str], path: Path) -> None:
+    """A dot for each seed, a bar at the mean."""
+    figure, axes = plt.subplots(
+        1, len(metrics), figsize=(3.6 * len(metrics), 1 + 0.3 * len(results)), sharey=True
+    )
+    names = list(results)
+    for axis, metric in zip(axes if len(metrics) > 1 else [axes], metrics, strict=True):
+        for row, name in enumerate(names):
+            values = results[name][metric]
+            axis.plot(values, [row] * len(values), "o", color="#1e5fd7", alpha=0.6)
+            axis.plot([statistics.mean(values)], [row], "|", color="black", markersize=14)
+        axis.set_yticks(range(len(names)), names)
+        axis.set_xlabel(f"{metric}, percent")
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].invert_yaxis() if len(metrics) > 1 else axes.invert_yaxis()
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("variants", nargs="+", type=Path, help="YAML files; the first is compared with")
+    parser.add_argument("--base", required=True, type=Path, help="config that they vary")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--metrics", nargs="+", default=["R@50", "mR@50", "zR@50"])
+    parser.add_argument("--output", type=Path, default=Path("output/ablations"))
+    parser.add_argument("--set", nargs="*", default=[], help="KEY VALUE overrides of every run")
+    args = parser.parse_args()
+    for path in [args.base, *args.variants]:
+        if not path.is_file():
+            sys.exit(f"error: there is no config file {path}")
+    runs = [(variant, seed) for seed in args.seeds for variant in args.variants]
+    folders = {}
+    for variant, seed in tqdm(runs, desc="runs"):
+        folder = args.output / variant.stem / f"seed{seed}"
+        folders.setdefault(variant.stem, []).append(folder)
+        if finished(folder) is None:
+            run(write_config(args.base, variant, folder, seed), folder, args.set)
+    results = {
+        name: {metric: [value(folder, metric) for folder in rows] for metric in args.metrics}
+        for name, rows in folders.items()
+    }
+    lines = table(results, args.metrics)
+    (args.output / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    plot(results, args.metrics, args.output / "table.png")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
