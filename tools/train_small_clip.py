@@ -8,8 +8,8 @@ with the object's name, so that the dense map is aligned with words place by pla
 learnt from crops alone, as a CLIP learns them: not from ROI features, which is the relation head's
 work.
 
-    python datasets/prepare_scenes.py --output datasets/scenes_clip --seed 1000 --annotation-rate
-        1.0 \\ --train 5000 --val 300 --test 1
+    python datasets/prepare_scenes.py --output datasets/scenes_clip --first 1000000 \\
+        --annotation-rate 1.0 --train 4000 --val 300 --test 0
     python tools/train_small_clip.py --data datasets/scenes_clip
 
 Interrupted, the same command goes on from the last checkpoint. The shipped weights are

@@ -45,7 +45,8 @@ class FeatureCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         manifest = self.folder / MANIFEST
         if not manifest.is_file():
-            if any(self.folder.iterdir()):
+            # Hidden files may be those of another process that starts at the same time.
+            if any(not path.name.startswith(".") for path in self.folder.iterdir()):
                 raise ValueError(
                     f"MODEL.CLIP.FEATURE_CACHE: {self.folder} holds other files and no {MANIFEST}: "
                     "name an empty folder"
