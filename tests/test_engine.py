@@ -202,3 +202,21 @@ def test_two_processes_on_the_cpu(make_cfg):
     folder = Path(cfg.OUTPUT_DIR)
     assert (folder / "rank0.txt").read_text() == (folder / "rank1.txt").read_text()
     assert "R@50" in json.loads((folder / "results.json").read_text())["relations"]
+
+
+def test_bfloat16_trains_on_the_cpu_close_to_float32(make_cfg):
+    first = {}
+    for precision in ("", "bfloat16"):
+        amp = ("SOLVER.AMP.ENABLED", bool(precision), "SOLVER.AMP.PRECISION", precision)
+        cfg = make_cfg("relclip_sgcls.yaml", *amp, "SOLVER.MAX_ITER", 2)
+        Path(cfg.OUTPUT_DIR).mkdir(exist_ok=True)
+        trainer, losses = run(cfg)
+        first[precision] = losses[0]
+        dtypes = {p.dtype for p in trainer._trainer.model.parameters()}
+        assert dtypes == {torch.float32}
+    assert first[""] != first["bfloat16"] == pytest.approx(first[""], rel=0.02)
+
+
+def test_float16_on_the_cpu_is_refused(make_cfg):
+    with pytest.raises(ValueError, match=r"SOLVER\.AMP\.PRECISION"):
+        Trainer(make_cfg("relclip_sgcls.yaml", "SOLVER.AMP.ENABLED", True))

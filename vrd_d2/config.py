@@ -111,3 +111,6 @@ def add_vrd_config(cfg: CN) -> None:
     # ---- Trainer -----------------------------------------------------------------------------
     # "SGD" is Detectron2's own (the papers'); "AdamW" learns small data sets in fewer iterations.
     cfg.SOLVER.OPTIMIZER = "SGD"
+    # Precision of SOLVER.AMP: "float16" (Detectron2's own, CUDA only) or "bfloat16" (CUDA and CPU,
+    # relation models).
+    cfg.SOLVER.AMP.PRECISION = "float16"

@@ -135,6 +135,27 @@ class SkippingSampler(Sampler):
         return itertools.islice(iter(self.sampler), self.skip, None)
 
 
+def _without_grad_scaler(cfg: CfgNode) -> CfgNode:
+    """SOLVER.AMP as Detectron2 understands it: its trainer is float16 with a scaler, on CUDA.
+
+    bfloat16 has the range of float32 and needs neither: the model's own autocast is enough.
+    """
+    amp = cfg.SOLVER.AMP
+    if not amp.ENABLED:
+        return cfg
+    if amp.PRECISION == "float16" and cfg.MODEL.DEVICE != "cpu":
+        return cfg
+    if amp.PRECISION != "bfloat16" or not is_relation_model(cfg):
+        raise ValueError(
+            f"SOLVER.AMP.PRECISION is {amp.PRECISION!r}: choose float16 (on CUDA) or bfloat16 "
+            "(relation models, on CUDA and on the CPU)"
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.AMP.ENABLED = False
+    return cfg
+
+
 def _training_sampler(cfg: CfgNode, dataset: list[dict]) -> Sampler:
     seed = cfg.SEED if cfg.SEED >= 0 else None
     name = cfg.DATALOADER.SAMPLER_TRAIN
@@ -169,7 +190,9 @@ class Trainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode):
         with _cpu_ddp(cfg):
-            super().__init__(cfg)
+            super().__init__(_without_grad_scaler(cfg))
+        if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.PRECISION == "bfloat16":
+            self.checkpointer.model.autocast_dtype = torch.bfloat16
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Load weights, or all states of the last checkpoint and the place in the data stream."""

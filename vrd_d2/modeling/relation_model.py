@@ -104,6 +104,8 @@ class RelationModel(nn.Module, ABC):
         self.positive_fraction = positive_fraction
         self.iou_threshold = iou_threshold
         self.add_gt_boxes = add_gt_boxes
+        # Set by the trainer under SOLVER.AMP; what needs float32 opts out where it is computed.
+        self.autocast_dtype: torch.dtype | None = None
         self.register_buffer("anchor", torch.zeros(()), persistent=False)
 
     @staticmethod
@@ -156,6 +158,11 @@ class RelationModel(nn.Module, ABC):
             pred_boxes, pred_classes, scores; "relations": Instances with pairs (P, 2),
             predicate_probs (P, K + 1) and predicate_scores (P, K)}.
         """
+        dtype = self.autocast_dtype
+        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+            return self._forward(batched_inputs)
+
+    def _forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         entities = [self.entities(example) for example in batched_inputs]
         if self.training:
             sampled = [
