@@ -22,7 +22,7 @@ import yaml
 from tqdm import tqdm
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 TRAIN = Path(__file__).resolve().parent / "train_net.py"
 
@@ -107,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("variants", nargs="+", type=Path, help="YAML files; the first is compared with")
+    parser.add_argument("variants", nargs="+", type=Path, help="YAML; the first is compared with")
     parser.add_argument("--base", required=True, type=Path, help="config that they vary")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--metrics", nargs="+", default=["R@50", "mR@50", "zR@50"])
