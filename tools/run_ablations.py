@@ -4,9 +4,10 @@
     python tools/run_ablations.py --base configs/quickstart/relclip_predcls.yaml --seeds 1 2 3 \\
         --output output/ablations configs/ablations/{dual,no_rcl,unary,triple}.yaml
 
-Every variant is the base config with what the variant's own file states (its _BASE_ is not read), so
-that the same few lines serve any data set. A finished run is not repeated; an unfinished one is taken
-up at its last checkpoint. The first variant is what the others are compared with, seed by seed.
+Every variant is the base config with what the variant's own file states (its _BASE_ is not read),
+so that the same few lines serve any data set. A finished run is not repeated; an unfinished one is
+taken up at its last checkpoint. The first variant is what the others are compared with, seed by
+seed.
 """
 
 import argparse
@@ -65,7 +66,7 @@ def value(folder: Path, metric: str) -> float:
 
 
 def table(results: dict[str, dict[str, list[float]]], metrics: list[str]) -> list[str]:
-    """Markdown rows: mean, standard deviation over seeds, and the paired difference to the first."""
+    """Markdown rows: mean, deviation over seeds, and the paired difference to the first."""
     reference = next(iter(results.values()))
     header = ["variant", *(f"{metric} | difference" for metric in metrics)]
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * (1 + 2 * len(metrics))}"]
