@@ -220,3 +220,16 @@ def test_memory_bank_keeps_the_latest_of_a_batch_larger_than_itself():
     first, second = bank.rows()
     assert sorted(first[:, 0].tolist()) == [2, 3, 4]
     assert all(second[i].tolist() == [2 * first[i], 2 * first[i] + 1] for i in range(3))
+
+
+def test_equal_phrases_stay_negatives_where_epsilon_is_one():
+    """Rounding must not decide: float32 cosines of equal vectors lie on both sides of 1."""
+    torch.manual_seed(0)
+    word = F.normalize(torch.randn(40, 300), dim=-1)
+    words = torch.cat([word, word])
+    v, t = torch.randn(80, 6), torch.randn(80, 6)
+    options = {"levels": ["predicate"], "visual_dim": 6, "text_dim": 6, "weighted": False}
+    contrast = eye_projections(RelationalContrast(**options, epsilon=1.0, eta=-1.0))
+    everything = eye_projections(RelationalContrast(**options, sampling=False))
+    got = contrast.level_loss("p", v, t, words)
+    torch.testing.assert_close(got, everything.level_loss("p", v, t, words))

@@ -13,7 +13,14 @@ from detectron2.engine import launch
 from detectron2.utils import comm
 
 from vrd_d2.data.builtin import register_user_datasets
-from vrd_d2.engine import SkippingSampler, Trainer, check_vocabulary, load_config, load_weights
+from vrd_d2.engine import (
+    SkippingSampler,
+    Trainer,
+    build_trained_model,
+    check_vocabulary,
+    load_config,
+    load_weights,
+)
 
 CONFIGS = sorted(
     path.relative_to(Path(__file__).parent.parent / "configs").as_posix()
@@ -144,9 +151,9 @@ def test_command_line_trains_resumes_and_evaluates(repository, make_cfg, write_c
 @pytest.mark.parametrize(
     "overrides, message",
     [
+        ([], "RelCLIP has no weights: set MODEL.WEIGHTS to the checkpoint"),
         (["MODEL.WEIGHTS", "nowhere.pth"], "there is no weights file nowhere.pth"),
         (["MODEL.RELATION.TASK", "sgclass"], "unknown task 'sgclass'"),
-        (["MODEL.VOCABULARY", "vg150"], "has 3 thing_classes, MODEL.VOCABULARY 'vg150' has 150"),
     ],
 )
 def test_command_line_errors_are_one_line(repository, make_cfg, write_config, overrides, message):
@@ -154,6 +161,13 @@ def test_command_line_errors_are_one_line(repository, make_cfg, write_config, ov
     done = train_net(repository, "--config-file", config, "--eval-only", *overrides)
     assert done.returncode != 0 and "Traceback" not in done.stderr
     assert f"error: {message}" in done.stderr or message in done.stderr.splitlines()[-1]
+
+
+def test_training_on_data_of_another_vocabulary_is_refused(repository, make_cfg, write_config):
+    config = write_config(make_cfg("relclip_predcls.yaml"))
+    done = train_net(repository, "--config-file", config, "MODEL.VOCABULARY", "vg150")
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert "has 3 thing_classes, MODEL.VOCABULARY 'vg150' has 150" in done.stderr
 
 
 def test_missing_config(repository):
@@ -169,6 +183,13 @@ def test_checkpoint_of_another_model_is_refused(make_cfg, tmp_path):
     sgcls = Trainer.build_model(make_cfg("relclip_sgcls.yaml"))
     with pytest.raises(ValueError, match=r"predcls\.pth.*class_classifier.*not in the checkpoint"):
         load_weights(sgcls, str(path))
+    torch.save(
+        {"model": {**predcls.state_dict(), "head.prior.counts": torch.zeros(4)}},
+        path,
+    )
+    with pytest.raises(ValueError, match=r"head\.prior\.counts: not in the model"):
+        load_weights(predcls, str(path))
+    torch.save({"model": predcls.state_dict()}, path)
     narrow = Trainer.build_model(make_cfg("relclip_predcls.yaml", "MODEL.RELATION.DIM", 16))
     with pytest.raises(ValueError, match=r"does not fit.*checkpoint.*model"):
         load_weights(narrow, str(path))
@@ -215,6 +236,28 @@ def test_bfloat16_trains_on_the_cpu_close_to_float32(make_cfg):
         dtypes = {p.dtype for p in trainer._trainer.model.parameters()}
         assert dtypes == {torch.float32}
     assert first[""] != first["bfloat16"] == pytest.approx(first[""], rel=0.02)
+
+
+def test_sgdet_without_a_detector_is_refused(make_cfg):
+    trainer = Trainer(make_cfg("quickstart/relclip_sgdet.yaml"))
+    with pytest.raises(ValueError, match=r"set MODEL\.DETECTOR\.WEIGHTS"):
+        trainer.resume_or_load(resume=False)
+
+
+def test_a_checkpoint_needs_no_separate_detector_file(make_cfg, tmp_path):
+    cfg = make_cfg("quickstart/relclip_sgdet.yaml")
+    path = tmp_path / "whole.pth"
+    torch.save({"model": Trainer.build_model(cfg).state_dict()}, path)
+    cfg.MODEL.WEIGHTS, cfg.MODEL.DETECTOR.WEIGHTS = str(path), "moved/away.pth"
+    model = build_trained_model(cfg)
+    saved = torch.load(path)["model"]
+    assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
+
+
+def test_shipped_detector_fits_its_config(repository):
+    cfg = load_config(repository / "configs/quickstart/relclip_sgdet.yaml", ["MODEL.DEVICE", "cpu"])
+    model = Trainer.build_model(cfg)  # raises where a weight is missing
+    assert cfg.MODEL.DETECTOR.WEIGHTS == "scenes" and not model.detector.training
 
 
 def test_float16_on_the_cpu_is_refused(make_cfg):

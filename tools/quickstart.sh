@@ -29,11 +29,11 @@ for task in predcls sgcls; do
 done
 # Detection in every training step is slow on a CPU: SGDet starts from what SGCls has learnt.
 run relclip_sgdet --resume MODEL.WEIGHTS "$output/sgcls/model_final.pth" "$@"
-run frequency_predcls --eval-only
+run frequency_predcls --eval-only "$@"
 
 for task in predcls sgcls sgdet; do
     python tools/visualize.py --config-file "$configs/relclip_$task.yaml" --num 6 \
-        --output "$output/pictures" MODEL.WEIGHTS "$output/$task/model_final.pth"
+        --output "$output/pictures" "$@" MODEL.WEIGHTS "$output/$task/model_final.pth"
 done
 echo
 python tools/results_table.py "$output"/{frequency_predcls,predcls,sgcls,sgdet}

@@ -22,14 +22,16 @@ import matplotlib
 import yaml
 from tqdm import tqdm
 
+from vrd_d2.engine import load_config
+
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 TRAIN = Path(__file__).resolve().parent / "train_net.py"
 
 
-def write_config(base: Path, variant: Path, folder: Path, seed: int) -> Path:
-    """The child config of one run."""
+def write_config(base: Path, variant: Path, folder: Path, seed: int, overrides: list[str]) -> Path:
+    """The child config of one run, and a record of everything that it depends on."""
     changes = yaml.safe_load(variant.read_text(encoding="utf-8")) or {}
     # _BASE_ is resolved against the file it stands in.
     changes["_BASE_"] = os.path.relpath(base, folder)
@@ -37,6 +39,14 @@ def write_config(base: Path, variant: Path, folder: Path, seed: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "variant.yaml"
     path.write_text(yaml.safe_dump(changes), encoding="utf-8")
+    settings = load_config(path, overrides).dump()
+    record = folder / "settings.yaml"
+    if record.is_file() and record.read_text(encoding="utf-8") != settings:
+        sys.exit(
+            f"error: {folder} holds a run with other settings (see {record}): delete the folder or "
+            "give another --output"
+        )
+    record.write_text(settings, encoding="utf-8")
     return path
 
 
@@ -118,13 +128,16 @@ def main() -> None:
     for path in [args.base, *args.variants]:
         if not path.is_file():
             sys.exit(f"error: there is no config file {path}")
+    if len({path.stem for path in args.variants}) < len(args.variants):
+        sys.exit("error: two variants have the same file name, which is the name of their results")
     runs = [(variant, seed) for seed in args.seeds for variant in args.variants]
     folders = {}
     for variant, seed in tqdm(runs, desc="runs"):
         folder = args.output / variant.stem / f"seed{seed}"
         folders.setdefault(variant.stem, []).append(folder)
+        config = write_config(args.base, variant, folder, seed, args.set)
         if finished(folder) is None:
-            run(write_config(args.base, variant, folder, seed), folder, args.set)
+            run(config, folder, args.set)
     results = {
         name: {metric: [value(folder, metric) for folder in rows] for metric in args.metrics}
         for name, rows in folders.items()

@@ -15,19 +15,25 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from vrd_d2.engine import Trainer, load_config, load_weights
+from vrd_d2.engine import Trainer, build_trained_model, load_config
 
 
 def main(args) -> OrderedDict | None:
+    """One process; what a user can get wrong ends it with a line instead of a traceback."""
+    try:
+        return run(args)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+def run(args) -> OrderedDict | None:
+    """Train, or evaluate with --eval-only."""
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="vrd_d2")
     if args.eval_only:
-        model = Trainer.build_model(cfg)
-        if cfg.MODEL.WEIGHTS:
-            load_weights(model, cfg.MODEL.WEIGHTS)
-        results = Trainer.test(cfg, model)
+        results = Trainer.test(cfg, build_trained_model(cfg))
         if comm.is_main_process():
             verify_results(cfg, results)
         return results
@@ -38,15 +44,11 @@ def main(args) -> OrderedDict | None:
 
 if __name__ == "__main__":
     arguments = default_argument_parser(epilog=__doc__).parse_args()
-    try:
-        launch(
-            main,
-            arguments.num_gpus,
-            num_machines=arguments.num_machines,
-            machine_rank=arguments.machine_rank,
-            dist_url=arguments.dist_url,
-            args=(arguments,),
-        )
-    except ValueError as error:
-        # What a user can get wrong is a ValueError with its remedy; a traceback would bury it.
-        sys.exit(f"error: {error}")
+    launch(
+        main,
+        arguments.num_gpus,
+        num_machines=arguments.num_machines,
+        machine_rank=arguments.machine_rank,
+        dist_url=arguments.dist_url,
+        args=(arguments,),
+    )

@@ -17,7 +17,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tqdm import tqdm
 
 from vrd_d2.data.mapper import RelationMapper
-from vrd_d2.engine import Trainer, load_config, load_weights
+from vrd_d2.engine import build_trained_model, load_config
 from vrd_d2.visualization import draw_predictions, save_image
 
 
@@ -36,9 +36,7 @@ def main() -> None:
     name = args.dataset or cfg.DATASETS.TEST[0]
     records = [record for record in DatasetCatalog.get(name) if len(record["relations"])]
     metadata = MetadataCatalog.get(name)
-    model = Trainer.build_model(cfg).eval()
-    if cfg.MODEL.WEIGHTS:
-        load_weights(model, cfg.MODEL.WEIGHTS)
+    model = build_trained_model(cfg)
     mapper = RelationMapper(cfg, is_train=False)
     for record in tqdm(records[: args.num], desc="drawing"):
         with torch.no_grad():

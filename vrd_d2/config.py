@@ -27,7 +27,8 @@ def add_vrd_config(cfg: CN) -> None:
 
     # ---- The frozen detector (SGDet); its architecture is the stock R-CNN keys -------------
     cfg.MODEL.DETECTOR = CN()
-    # Checkpoint of a GeneralizedRCNN trained on the same classes; "" takes what MODEL.WEIGHTS has.
+    # Where training starts from: the checkpoint of a GeneralizedRCNN trained on the same classes,
+    # or "scenes" (shipped). A checkpoint of the whole model, MODEL.WEIGHTS, has the detector in it.
     cfg.MODEL.DETECTOR.WEIGHTS = ""
 
     # ---- Text -------------------------------------------------------------------------------

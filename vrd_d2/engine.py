@@ -32,11 +32,15 @@ from vrd_d2.data.builtin import register_builtin_datasets, register_user_dataset
 from vrd_d2.data.mapper import RelationMapper
 from vrd_d2.data.vocabulary import get_vocabulary
 from vrd_d2.evaluation import RelationEvaluator
+from vrd_d2.modeling.clip import ASSETS
 from vrd_d2.modeling.frequency import training_counts
 from vrd_d2.modeling.long_tail import predicate_repeat_factors
 from vrd_d2.modeling.relation_model import RelationModel
 
 logger = logging.getLogger(__name__)
+
+# Detectors that ship with the package, for MODEL.DETECTOR.WEIGHTS.
+SHIPPED_DETECTORS = {"scenes": ASSETS / "scenes_faster_rcnn.pth"}
 
 
 def load_config(config_file: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> CfgNode:
@@ -76,7 +80,14 @@ class StrictCheckpointer(DetectionCheckpointer):
         problems = [
             f"{key}: checkpoint {found}, model {expected}"
             for key, found, expected in incompatible.incorrect_shapes
-        ] + [f"{key}: not in the checkpoint" for key in incompatible.missing_keys]
+        ]
+        problems += [f"{key}: not in the checkpoint" for key in incompatible.missing_keys]
+        # A prior or a layer of the head that is left out changes every number.
+        problems += [
+            f"{key}: not in the model"
+            for key in incompatible.unexpected_keys
+            if key.startswith("head.")
+        ]
         if problems:
             more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
             raise ValueError(
@@ -103,6 +114,32 @@ def load_weights(model: nn.Module, path: str) -> None:
         StrictCheckpointer(model).load(path)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def load_detector(cfg: CfgNode, model: nn.Module) -> None:
+    """Load MODEL.DETECTOR.WEIGHTS, a file or a name in SHIPPED_DETECTORS, into the detector."""
+    weights = cfg.MODEL.DETECTOR.WEIGHTS
+    if weights and getattr(model, "detector", None) is not None:
+        load_weights(model.detector, str(SHIPPED_DETECTORS.get(weights, weights)))
+
+
+def build_trained_model(cfg: CfgNode) -> nn.Module:
+    """A model ready for evaluation, from MODEL.WEIGHTS alone where that is set.
+
+    Raises:
+        ValueError: there are no weights for a model that needs them, or they do not fit.
+    """
+    model = DefaultTrainer.build_model(cfg).eval()
+    if cfg.MODEL.WEIGHTS:
+        load_weights(model, cfg.MODEL.WEIGHTS)
+        return model
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            f"{cfg.MODEL.META_ARCHITECTURE} has no weights: set MODEL.WEIGHTS to the checkpoint "
+            f"of a finished training, such as {Path(cfg.OUTPUT_DIR) / 'model_final.pth'}"
+        )
+    load_detector(cfg, model)
+    return model
 
 
 @contextlib.contextmanager
@@ -198,6 +235,15 @@ class Trainer(DefaultTrainer):
         """Load weights, or all states of the last checkpoint and the place in the data stream."""
         super().resume_or_load(resume)
         model = self.checkpointer.model
+        if (
+            not self.start_iter
+            and getattr(model, "detector", None) is not None
+            and not (self.cfg.MODEL.DETECTOR.WEIGHTS or self.cfg.MODEL.WEIGHTS)
+        ):
+            raise ValueError(
+                "the detector has no weights: train it (configs/faster_rcnn_vg.yaml) and set "
+                "MODEL.DETECTOR.WEIGHTS to its checkpoint"
+            )
         if not self.start_iter and getattr(model, "needs_counts", False):
             model.set_counts(training_counts(self.cfg))
         if self.start_iter:
@@ -215,8 +261,7 @@ class Trainer(DefaultTrainer):
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """The meta-architecture, its frozen detector loaded from MODEL.DETECTOR.WEIGHTS."""
         model = super().build_model(cfg)
-        if getattr(model, "detector", None) is not None and cfg.MODEL.DETECTOR.WEIGHTS:
-            load_weights(model.detector, cfg.MODEL.DETECTOR.WEIGHTS)
+        load_detector(cfg, model)
         return model
 
     @classmethod
@@ -293,7 +338,8 @@ class Trainer(DefaultTrainer):
                 self.cfg.TEST.EVAL_PERIOD, self.checkpointer, self.cfg.TEST.BEST_METRIC
             )
             # Behind EvalHook, which stores the metric, and before the writers.
-            built.insert(len(built) - 1, best)
+            kinds = [type(hook) for hook in built]
+            built.insert(kinds.index(hooks.EvalHook) + 1, best)
         return built
 
 

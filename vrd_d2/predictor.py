@@ -8,7 +8,7 @@ import torch
 from detectron2.data.detection_utils import read_image
 
 from vrd_d2.data.mapper import RelationMapper, relation_example
-from vrd_d2.engine import Trainer, load_config, load_weights
+from vrd_d2.engine import build_trained_model, load_config
 from vrd_d2.scene_graph import SceneGraph, predicted_graph
 
 
@@ -25,9 +25,12 @@ class Predictor:
     """
 
     def __init__(self, config_file: str | Path, weights: str | Path, overrides: Sequence[str] = ()):
-        cfg = load_config(config_file, overrides)
-        self.model = Trainer.build_model(cfg).eval()
-        load_weights(self.model, str(weights))
+        # Single pictures do not come back: a cache of their maps would only grow.
+        cfg = load_config(
+            config_file,
+            [*overrides, "MODEL.WEIGHTS", str(weights), "MODEL.CLIP.FEATURE_CACHE", ""],
+        )
+        self.model = build_trained_model(cfg)
         mapper = RelationMapper(cfg, is_train=False)
         self._augmentations, self._format = mapper.augmentations, mapper.image_format
 

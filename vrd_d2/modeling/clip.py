@@ -104,7 +104,15 @@ def _find_weights(name: str, pretrained: str) -> str | None:
     if pretrained in shipped:
         return str(shipped[pretrained])
     tags = [*shipped, *open_clip.list_pretrained_tags_by_model(name)]
-    if pretrained in tags or Path(pretrained).is_file():
+    if pretrained in tags:
+        wanted = open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu", False)
+        if wanted and not open_clip.get_model_config(name).get("quick_gelu", False):
+            raise ValueError(
+                f"MODEL.CLIP.PRETRAINED: the weights {pretrained!r} were trained with QuickGELU, "
+                f"which {name} does not have: set MODEL.CLIP.NAME to {name}-quickgelu"
+            )
+        return pretrained
+    if Path(pretrained).is_file():
         return pretrained
     raise ValueError(
         f"MODEL.CLIP.PRETRAINED: {pretrained!r} is neither a file nor a tag of {name}; its tags: "
@@ -262,11 +270,13 @@ class TextEncoder:
             tokens = self._tokenizer(missing)
             # Sorted by length, since a batch is as long as its longest text.
             order = tokens.argmax(dim=1).argsort()
-            for chunk in order.split(self._batch_size):
-                rows = F.normalize(self._encode(tokens[chunk].to(device)).float(), dim=-1).cpu()
-                self._rows.update(
-                    {missing[i]: row for i, row in zip(chunk.tolist(), rows, strict=True)}
-                )
+            # In float32 whatever is around it: these rows are kept for good.
+            with torch.autocast(torch.device(device).type, enabled=False):
+                for chunk in order.split(self._batch_size):
+                    rows = F.normalize(self._encode(tokens[chunk].to(device)), dim=-1).cpu()
+                    self._rows.update(
+                        {missing[i]: row for i, row in zip(chunk.tolist(), rows, strict=True)}
+                    )
         return torch.stack([self._rows[text] for text in texts]).to(device)
 
     def _encode(self, tokens: Tensor) -> Tensor:

@@ -237,27 +237,30 @@ class RelationalContrast(nn.Module):
                 bank.add(gather_rows(visual, sizes), gather_rows(text, sizes), all_phrases)
                 all_v, all_t = torch.cat([all_v, past_v]), torch.cat([all_t, past_t])
                 all_phrases = torch.cat([all_phrases, past_phrases])
-            similarity = phrases @ all_phrases.T
+            # Rounding makes the cosine of equal phrases exceed 1, and epsilon may be 1.
+            similarity = (phrases @ all_phrases.T).clamp(-1, 1)
             weights = negative_weights(similarity, first=first, **self.sampling)
             targets = one_positive_each(weights, first).float()
             to_text = v @ all_t.T / self.temperature
             to_visual = t @ all_v.T / self.temperature
             losses = self.gamma * contrastive_loss(to_text, targets, weights)
             losses = losses + (1 - self.gamma) * contrastive_loss(to_visual, targets, weights)
-            self._log(key, similarity, weights)
+            self._log(key, similarity, weights, targets)
             return losses.sum() * len(sizes) / max(sum(sizes), 1)
 
     def _project(self, key: str, visual: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         v, t = self.visual[key](visual), self.text[key](text)
         return F.normalize(v, dim=-1), F.normalize(t, dim=-1)
 
-    def _log(self, key: str, similarity: Tensor, weights: Tensor) -> None:
+    def _log(self, key: str, similarity: Tensor, weights: Tensor, targets: Tensor) -> None:
         """Negatives and excluded synonyms of a query, as scalars of the trainer's writers."""
         if not (has_event_storage() and len(weights)):
             return
-        synonyms = (similarity > self.sampling["epsilon"]).sum(1).float().mean() - 1
+        others = targets == 0
+        negatives = ((weights > 0) & others).sum(1).float().mean()
+        synonyms = ((similarity > self.sampling["epsilon"]) & others).sum(1).float().mean()
         storage = get_event_storage()
-        storage.put_scalar(f"rcl/negatives_{key}", (weights > 0).sum(1).float().mean().item() - 1)
+        storage.put_scalar(f"rcl/negatives_{key}", negatives.item())
         storage.put_scalar(f"rcl/synonyms_{key}", synonyms.item())
         storage.put_scalar("rcl/temperature", self.temperature)
 

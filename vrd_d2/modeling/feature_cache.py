@@ -44,9 +44,11 @@ class FeatureCache:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         manifest = self.folder / MANIFEST
+        # Listed before the manifest is looked for: what another process that starts at the same
+        # time has put there by now lies beside its manifest or is hidden.
+        others = [path for path in self.folder.iterdir() if not path.name.startswith(".")]
         if not manifest.is_file():
-            # Hidden files may be those of another process that starts at the same time.
-            if any(not path.name.startswith(".") for path in self.folder.iterdir()):
+            if others:
                 raise ValueError(
                     f"MODEL.CLIP.FEATURE_CACHE: {self.folder} holds other files and no {MANIFEST}: "
                     "name an empty folder"
@@ -109,7 +111,7 @@ def _read(path: Path) -> Tensor | None:
         return torch.from_numpy(np.load(path))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise ValueError(
             f"MODEL.CLIP.FEATURE_CACHE: {path} is damaged ({error}): delete it"
         ) from error

@@ -33,7 +33,15 @@ def count_relations(
     for record in dataset_dicts:
         classes = np.array([a["category_id"] for a in record["annotations"]], dtype=np.int64)
         relations = np.asarray(record["relations"], dtype=np.int64).reshape(-1, 3)
+        # No candidate pair is of one box with itself, so such rows tell nothing of pairs.
+        relations = relations[relations[:, 0] != relations[:, 1]]
         subjects, objects, predicates = relations.T
+        if max(classes, default=0) >= num_classes or max(predicates, default=0) >= num_predicates:
+            raise ValueError(
+                f"picture {record['file_name']} has a class or predicate id beyond the "
+                f"{num_classes} classes and {num_predicates} predicates of MODEL.VOCABULARY: set "
+                "it to the data set's own"
+            )
         np.add.at(counts, (classes[subjects], classes[objects], predicates), 1)
         boxes = torch.tensor([a["bbox"] for a in record["annotations"]]).reshape(-1, 4)
         pairs = candidate_pairs(boxes, require_overlap=require_overlap).numpy()

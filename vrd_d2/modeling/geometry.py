@@ -68,9 +68,10 @@ def entity_geometry(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
 def pair_geometry(subjects: Tensor, objects: Tensor, image_size: tuple[int, int]) -> Tensor:
     """Position features of pairs: union, subject, object, and how the two lie to each other.
 
-    The last seven numbers are dx/w_j, dy/h_j, log w_i/w_j, log h_i/h_j, IoU, intersection/area_i
-    and intersection/area_j, with sides of less than a pixel counted as one pixel: real annotations
-    have boxes of zero area, and their ratios must stay finite.
+    The last seven numbers are dx/w_j and dy/h_j (sign(x) log(1 + |x|) of each), log w_i/w_j,
+    log h_i/h_j, IoU, intersection/area_i and intersection/area_j, with sides of less than a pixel
+    counted as one pixel: real annotations have boxes of zero area, and their ratios must stay
+    finite.
 
     Args:
         subjects, objects: (..., 4).

@@ -217,6 +217,11 @@ def load_word_vectors(path: str | Path, vocabulary: Vocabulary) -> dict[str, np.
             f"MODEL.TEXT.WORD_VECTORS: there is no file {path}; give a GloVe or word2vec text file "
             "or 'clip'"
         )
+    if path.suffix not in (".txt", ".gz", ".vec"):
+        raise ValueError(
+            f"MODEL.TEXT.WORD_VECTORS: {path} is no text file (.txt, .vec, .txt.gz); save gensim's "
+            "vectors with KeyedVectors.save_word2vec_format"
+        )
     wanted = set(vocabulary_words(vocabulary))
     vectors: dict[str, np.ndarray] = {}
     opener = gzip.open if path.suffix == ".gz" else open

@@ -213,7 +213,7 @@ class RelationHead(nn.Module):
         relations = self._relations(maps, boxes, pairs, image_sizes, indices, table)
         logits = self.predicate_classifier(relations)
         if self.prior is not None:
-            if class_logits is None:
+            if classes is not None:
                 ids = torch.cat(classes)
             else:
                 ids = class_logits[:, : self.num_classes].argmax(1)
@@ -226,7 +226,7 @@ class RelationHead(nn.Module):
         """Text embedding of each entity's class, (sum M, D_t), if pairs are to see it."""
         if self.class_table is None:
             return None
-        if class_logits is None:
+        if classes is not None:
             return self.class_table[torch.cat(classes)]
         # The expected embedding under the predicted classes, background left out.
         probs = class_logits.detach()[:, : self.num_classes].softmax(-1)

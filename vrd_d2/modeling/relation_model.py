@@ -159,7 +159,9 @@ class RelationModel(nn.Module, ABC):
             predicate_probs (P, K + 1) and predicate_scores (P, K)}.
         """
         dtype = self.autocast_dtype
-        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+        # Training alone: what is evaluated is what a checkpoint gives anywhere else, in float32.
+        enabled = dtype is not None and self.training
+        with torch.autocast(self.device.type, dtype=dtype, enabled=enabled):
             return self._forward(batched_inputs)
 
     def _forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
@@ -205,7 +207,8 @@ class RelationModel(nn.Module, ABC):
                 scores=boxes.new_ones(len(boxes)),
                 gt_index=torch.arange(len(boxes), device=self.device),
             )
-        with torch.no_grad():
+        # In float32: half precision rounds boxes to a pixel or two.
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             detected = self.detector.inference([example], do_postprocess=False)[0]
         found = Entities(detected.pred_boxes.tensor, detected.pred_classes, detected.scores)
         if not self.training:

@@ -158,9 +158,11 @@ class RelCLIP(RelationModel):
             self._feature_cache = FeatureCache(
                 self.feature_cache_folder, fingerprint(self.visual, settings)
             )
-        maps = self._feature_cache.get(
-            images, lambda indices: self._encode([images[index] for index in indices])
-        )
+        # In float32 whatever is around it, since all runs share what is stored.
+        with torch.autocast(self.device.type, enabled=False):
+            maps = self._feature_cache.get(
+                images, lambda indices: self._encode([images[index] for index in indices])
+            )
         return [feature_map.to(self.device) for feature_map in maps]
 
     def _encode(self, images: list[Tensor]) -> list[Tensor]:
@@ -174,10 +176,14 @@ class RelCLIP(RelationModel):
     def _run_head(
         self, batched_inputs: list[dict], entities: list[Entities], pairs: list[Tensor]
     ) -> HeadOutput:
+        # A detected class that is going to be the answer is also what the pairs are told.
+        classes_known = self.task.classes_given or (
+            self._keeps_detector_classes and not self.training
+        )
         return self.head(
             self.visual_maps(batched_inputs),
             [entity.boxes for entity in entities],
-            [entity.classes for entity in entities] if self.task.classes_given else None,
+            [entity.classes for entity in entities] if classes_known else None,
             pairs,
             [tuple(example["image"].shape[-2:]) for example in batched_inputs],
         )
