@@ -9,6 +9,8 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup_environment.sh"
 cd "$VRD_D2_ROOT"
+# Not of this project: a deprecation inside torch, printed at every start.
+export PYTHONWARNINGS="ignore::FutureWarning"
 configs=configs/quickstart
 output=output/quickstart
 
@@ -17,7 +19,7 @@ run() { # config's name, arguments of train_net.py; shows progress and tables, n
     shift
     echo "== $config"
     python tools/train_net.py --config-file "$configs/$config.yaml" "$@" 2>&1 |
-        grep --line-buffered -E ' eta: |Inference done|^\| +(ng-)?m?R@K|scored|[Ee]rror' || {
+        grep --line-buffered -E ' eta: |Inference done|^\| +(ng-)?m?R@K|scored|^error|Traceback|^[A-Za-z.]+Error' || {
         echo "quickstart: $config failed; the whole log is below $output" >&2
         return 1
     }
