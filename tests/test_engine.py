@@ -12,6 +12,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.engine import launch
 from detectron2.utils import comm
 
+from vrd_d2.checkpoint import load_weights
 from vrd_d2.data.builtin import register_user_datasets
 from vrd_d2.engine import (
     SkippingSampler,
@@ -19,7 +20,6 @@ from vrd_d2.engine import (
     build_trained_model,
     check_vocabulary,
     load_config,
-    load_weights,
 )
 
 CONFIGS = sorted(

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import (
     DatasetMapper,
@@ -23,10 +22,10 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 from torch import nn
 from torch.utils.data import Sampler
 
+from vrd_d2.checkpoint import load_weights
 from vrd_d2.config import add_vrd_config
 from vrd_d2.data.builtin import register_builtin_datasets, register_user_datasets
 from vrd_d2.data.mapper import RelationMapper
@@ -70,50 +69,6 @@ def load_config(config_file: str | Path, overrides: list[str] | tuple[str, ...] 
 def is_relation_model(cfg: CfgNode) -> bool:
     """Whether the config's meta-architecture predicts relations (else it is a plain detector)."""
     return issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), RelationModel)
-
-
-class StrictCheckpointer(DetectionCheckpointer):
-    """Refuses a checkpoint that leaves a part of the model without weights."""
-
-    def _load_model(self, checkpoint):
-        incompatible = super()._load_model(checkpoint)
-        problems = [
-            f"{key}: checkpoint {found}, model {expected}"
-            for key, found, expected in incompatible.incorrect_shapes
-        ]
-        problems += [f"{key}: not in the checkpoint" for key in incompatible.missing_keys]
-        # A prior or a layer of the head that is left out changes every number.
-        problems += [
-            f"{key}: not in the model"
-            for key in incompatible.unexpected_keys
-            if key.startswith("head.")
-        ]
-        if problems:
-            more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-            raise ValueError(
-                "the checkpoint does not fit the model (another config, task or vocabulary?): "
-                + "; ".join(problems[:5])
-                + more
-            )
-        return incompatible
-
-
-def load_weights(model: nn.Module, path: str) -> None:
-    """Load all weights of a model.
-
-    Args:
-        model: whose every parameter and buffer must be in the file.
-        path: local file, or a URL or ``detectron2://`` name.
-
-    Raises:
-        ValueError: the file is missing, or does not fit.
-    """
-    if "://" not in path and not PathManager.isfile(path):
-        raise ValueError(f"there is no weights file {path}")
-    try:
-        StrictCheckpointer(model).load(path)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def load_detector(cfg: CfgNode, model: nn.Module) -> None:
