@@ -117,6 +117,7 @@ def make_cfg(tiny_json, tmp_path, repository):
             "MODEL.VOCABULARY": str(tiny_json),
             "MODEL.CLIP.NAME": str(clip),
             "MODEL.CLIP.PRETRAINED": "",
+            "MODEL.CLIP.FEATURE_CACHE": "",
             "MODEL.DETECTOR.WEIGHTS": "",
             "MODEL.WEIGHTS": "",
             "MODEL.ROI_HEADS.NUM_CLASSES": len(TINY_OBJECTS),
