@@ -210,3 +210,16 @@ def test_score_of_a_detected_entity_by_head_or_by_detector(make_cfg):
 def test_wrong_values_are_refused_with_their_key(make_cfg, key, value):
     with pytest.raises(ValueError, match=r"MODEL\.|unknown task"):
         RelCLIP(make_cfg("relclip_predcls.yaml", key, value))
+
+
+def test_an_autocast_around_the_model_is_respected(make_cfg):
+    cfg = make_cfg("relclip_predcls.yaml")
+    torch.manual_seed(0)
+    model = RelCLIP(cfg).eval()
+    examples = examples_of(cfg, is_train=False)
+    with torch.no_grad():
+        plain = model(examples)[0]["relations"].predicate_probs
+        with torch.autocast("cpu", torch.bfloat16):
+            half = model(examples)[0]["relations"].predicate_probs
+    assert not torch.equal(plain, half)
+    torch.testing.assert_close(plain, half, atol=0.02, rtol=0.05)

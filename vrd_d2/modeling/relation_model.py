@@ -3,6 +3,7 @@
 Shapes: M entities and P pairs of a picture, K predicates, C object classes.
 """
 
+import contextlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -158,10 +159,12 @@ class RelationModel(nn.Module, ABC):
             pred_boxes, pred_classes, scores; "relations": Instances with pairs (P, 2),
             predicate_probs (P, K + 1) and predicate_scores (P, K)}.
         """
-        dtype = self.autocast_dtype
         # Training alone: what is evaluated is what a checkpoint gives anywhere else, in float32.
-        enabled = dtype is not None and self.training
-        with torch.autocast(self.device.type, dtype=dtype, enabled=enabled):
+        # Without it an autocast around the model is left as it is.
+        context = contextlib.nullcontext()
+        if self.autocast_dtype is not None and self.training:
+            context = torch.autocast(self.device.type, dtype=self.autocast_dtype)
+        with context:
             return self._forward(batched_inputs)
 
     def _forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
