@@ -16,7 +16,10 @@ from vrd_d2.data.vocabulary import SCENES, VG150, Vocabulary
 
 _SPLITS = ("train", "val", "test")
 _SCENES_REMEDY = "draw it with `python datasets/prepare_scenes.py`"
-_VG_REMEDY = "datasets/README.md says where it is had and where its files go"
+_VG_REMEDY = (
+    "`python datasets/prepare_vg.py` writes it from the raw files, and datasets/README.md says where "
+    "those are had and where they go"
+)
 
 
 def register_builtin_datasets(
