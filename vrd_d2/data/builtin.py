@@ -17,7 +17,7 @@ from vrd_d2.data.vocabulary import SCENES, VG150, Vocabulary
 _SPLITS = ("train", "val", "test")
 _SCENES_REMEDY = "draw it with `python datasets/prepare_scenes.py`"
 _VG_REMEDY = (
-    "`python datasets/prepare_vg.py` writes it from the raw files, and datasets/README.md says where "
+    "`python datasets/prepare_vg.py` writes it from the raw files; datasets/README.md says where "
     "those are had and where they go"
 )
 
