@@ -192,8 +192,8 @@ def clip_word_vectors(
 ) -> dict[str, np.ndarray]:
     """Word vectors out of CLIP's text encoder, for when no table of word vectors is at hand.
 
-    CLIP's texts lie in a narrow cone: any two have a cosine near 0.8, and thresholds made for
-    word2vec would cut nothing or all. The mean over the vocabulary is therefore taken off.
+    CLIP's texts lie in a narrow cone, where any two are similar, and thresholds made for word2vec
+    would cut nothing or all. The mean over the vocabulary is therefore taken off.
     """
     words = vocabulary_words(vocabulary)
     rows = encoder(words, device="cpu")
