@@ -16,6 +16,7 @@ from vrd_d2.data.vocabulary import SCENES, VG150, Vocabulary
 
 _SPLITS = ("train", "val", "test")
 _SCENES_REMEDY = "draw it with `python datasets/prepare_scenes.py`"
+_RAW_REMEDY = "datasets/README.md says where it is had and where its files go"
 _VG_REMEDY = (
     "`python datasets/prepare_vg.py` writes it from the raw files; datasets/README.md says where "
     "those are had and where they go"
@@ -161,7 +162,7 @@ def _load_json(
 
 def _load_raw(folder: Path, missing_images: str) -> list[dict]:
     for file_name in ("image_data.json", "objects.json", "relationships.json"):
-        _require("visual_genome_raw", folder / file_name, _VG_REMEDY)
+        _require("visual_genome_raw", folder / file_name, _RAW_REMEDY)
     aliases = {
         f"{kind}_aliases": path
         for kind in ("object", "predicate")

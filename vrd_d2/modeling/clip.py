@@ -248,11 +248,6 @@ class TextEncoder:
         self._batch_size = batch_size
         self._rows: dict[str, Tensor] = {}
 
-    @property
-    def width(self) -> int:
-        """D, width of the embeddings."""
-        return self(["width"]).shape[1]
-
     @torch.no_grad()
     def __call__(self, texts: Sequence[str], *, device: torch.device | str = "cpu") -> Tensor:
         """Embed texts.

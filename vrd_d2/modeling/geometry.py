@@ -10,10 +10,6 @@ ENTITY_GEOMETRY = 9
 PAIR_GEOMETRY = 3 * ENTITY_GEOMETRY + 7
 
 
-def _area(boxes: Tensor) -> Tensor:
-    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
-
-
 def _intersection(a: Tensor, b: Tensor) -> Tensor:
     corner = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
     return corner.clamp(min=0).prod(-1)
