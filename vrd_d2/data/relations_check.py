@@ -57,12 +57,13 @@ class Findings:
         self.warnings.append(f"{self.source}: {where}: {text}")
 
 
-def check_document(document: Any, source: str) -> Findings:
+def check_document(document: Any, source: str, *, boxes_only: bool = False) -> Findings:
     """Check the parsed content of a relations_json file; pictures are not looked for.
 
     Args:
         document: what `json.load` returned.
         source: name of the file, for the messages.
+        boxes_only: there need be no names of predicates.
     """
     findings = Findings(source)
     if not isinstance(document, Mapping):
@@ -71,7 +72,8 @@ def check_document(document: Any, source: str) -> Findings:
     columns = {name: _section_columns(document, name, findings) for name in _REQUIRED}
     if findings.errors:  # references cannot be followed through records that lack them
         return findings
-    _check_names(document, columns, findings)
+    for section in ("categories",) if boxes_only else ("categories", "predicates"):
+        _check_names(section, document, columns, findings)
     _check_images(document, columns, findings)
     _check_annotations(document, columns, findings)
     _check_relations(document, columns, findings)
@@ -138,18 +140,17 @@ def _check_unique(section: str, ids: Sequence, findings: Findings) -> None:
             )
 
 
-def _check_names(document: Mapping, columns: dict, findings: Findings) -> None:
-    for section in ("categories", "predicates"):
-        names = columns[section]["name"]
-        if not names:
-            findings.error(section, "is empty: list at least one name")
-        first: dict[str, int] = {}
-        for i, name in enumerate(names):
-            where = _where(section, i, document[section][i])
-            if not name.strip():
-                findings.error(where, "its name is empty: give it one")
-            elif first.setdefault(name, i) != i:
-                findings.error(where, f"repeats the name {name!r}: names must be unique")
+def _check_names(section: str, document: Mapping, columns: dict, findings: Findings) -> None:
+    names = columns[section]["name"]
+    if not names:
+        findings.error(section, "is empty: list at least one name")
+    first: dict[str, int] = {}
+    for i, name in enumerate(names):
+        where = _where(section, i, document[section][i])
+        if not name.strip():
+            findings.error(where, "its name is empty: give it one")
+        elif first.setdefault(name, i) != i:
+            findings.error(where, f"repeats the name {name!r}: names must be unique")
 
 
 def _check_images(document: Mapping, columns: dict, findings: Findings) -> None:

@@ -1,0 +1,139 @@
+"""COCO files without relations: instances (boxes only), and detection results.
+
+Both formats are documented at https://cocodataset.org/#format-data and #format-results.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_REMEDY = (
+    'it must be a COCO results file, [{"image_id": ..., "category_id": ..., '
+    '"bbox": [x, y, width, height], "score": ...}, ...]'
+)
+_SHOWN = 5  # errors that an exception quotes
+
+
+def is_boxes_only(document: Any) -> bool:
+    """Whether the parsed JSON is a COCO instances file: categories, but nothing of relations."""
+    return (
+        isinstance(document, Mapping)
+        and "categories" in document
+        and not {"predicates", "relations"} & set(document)
+    )
+
+
+def with_empty_relations(document: Mapping) -> dict:
+    """A boxes-only document with the lists that relations_json has, and without annotations that
+    test files may lack."""
+    return {"annotations": [], **document, "predicates": [], "relations": []}
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Boxes of one picture, found by a detector or drawn by hand.
+
+    Attributes:
+        boxes: (M, 4) float64, XYXY pixels of the original picture.
+        classes: (M,) int64, 0-based.
+        scores: (M,) float32 in 0..1.
+    """
+
+    boxes: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
+
+
+def load_detections(
+    path: str | os.PathLike, category_ids: Mapping[int, int]
+) -> dict[Any, Detections]:
+    """Read a COCO results file.
+
+    Args:
+        path: JSON list of {"image_id", "category_id", "bbox": [x, y, width, height], "score"};
+            without "score" it is 1, and other keys do not count.
+        category_ids: file id -> 0-based id of the data set's categories.
+
+    Returns:
+        Detections by image id, in the order of the file.
+
+    Raises:
+        ValueError: names the file, the record and the remedy.
+    """
+    try:
+        rows = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise ValueError(
+            f"there is no readable file {path} ({error}): correct DATASETS.DETECTIONS"
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no complete JSON file ({error}): write it again") from error
+    if not isinstance(rows, list):
+        raise ValueError(f"{path} is no list: {_REMEDY}")
+    problems = [
+        f"{path}: record {index}: {problem}"
+        for index, row in enumerate(rows)
+        if (problem := _problem(row, category_ids))
+    ]
+    if problems:
+        more = len(problems) - _SHOWN
+        raise ValueError("\n".join(problems[:_SHOWN]) + (f"\nand {more} more" if more > 0 else ""))
+    by_image: dict[Any, list[Mapping]] = {}
+    for row in rows:
+        by_image.setdefault(row["image_id"], []).append(row)
+    return {image: _detections(found, category_ids) for image, found in by_image.items()}
+
+
+def _problem(row: Any, category_ids: Mapping[int, int]) -> str | None:
+    if not isinstance(row, Mapping):
+        return f"is {row!r}: {_REMEDY}"
+    for key in ("image_id", "category_id", "bbox"):
+        if key not in row:
+            return f"the key {key} is missing: {_REMEDY}"
+    if type(row["image_id"]) not in (int, str):
+        return f"image_id is {row['image_id']!r}: it must be the data set's id of the picture"
+    box, score = row["bbox"], row.get("score", 1.0)
+    if not _numbers(box, 4) or min(box[2:]) < 0:
+        return (
+            f"bbox is {box!r}: it must be [x, y, width, height], four finite numbers in pixels, "
+            "width and height not negative"
+        )
+    if not _numbers([score], 1) or not 0 <= score <= 1:
+        return f"score is {score!r}: it must be a number in 0..1"
+    category = row["category_id"]
+    if type(category) is not int or category not in category_ids:
+        known = sorted(category_ids)
+        return (
+            f"category_id is {category!r}, but the data set's are {known[0]} to {known[-1]} "
+            f"({len(known)} of them): use the ids of its own categories"
+        )
+    return None
+
+
+def _numbers(values: Any, count: int) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(type(value) in (int, float) and math.isfinite(value) for value in values)
+    )
+
+
+def _detections(rows: Sequence[Mapping], category_ids: Mapping[int, int]) -> Detections:
+    boxes = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return Detections(
+        boxes,
+        np.array([category_ids[row["category_id"]] for row in rows], np.int64),
+        np.array([row.get("score", 1.0) for row in rows], np.float32),
+    )
+
+
+def no_detections() -> Detections:
+    """Of a picture in which nothing was found."""
+    return _detections([], {})
