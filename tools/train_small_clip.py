@@ -35,8 +35,8 @@ from tqdm import tqdm
 
 from vrd_d2.data.vocabulary import SCENES, VG150
 from vrd_d2.modeling.clip import ASSETS, CLIPViT, load_clip
-from vrd_d2.modeling.language import vocabulary_words
 from vrd_d2.modeling.pooling import roi_mean
+from vrd_d2.modeling.word_vectors import vocabulary_words
 
 CONFIG = {
     "embed_dim": 192,

@@ -1,8 +1,13 @@
 """Loading of weights that refuses what does not fit."""
 
+from pathlib import Path
+
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
 from torch import nn
+
+# Detectors that ship with the package, for MODEL.DETECTOR.WEIGHTS and MODEL.VISUAL.WEIGHTS.
+SHIPPED_DETECTORS = {"scenes": Path(__file__).resolve().parent / "assets/scenes_faster_rcnn.pth"}
 
 
 class StrictCheckpointer(DetectionCheckpointer):

@@ -25,6 +25,17 @@ def add_vrd_config(cfg: CN) -> None:
     # after the first does not run it; "" keeps none. Pays off where pictures come back unchanged.
     cfg.MODEL.CLIP.FEATURE_CACHE = ""
 
+    # ---- Another image encoder in CLIP's place (RelCLIP, Table 4) ----------------------------
+    cfg.MODEL.VISUAL = CN()
+    # "clip"; "timm/NAME"; or a builder of Detectron2's BACKBONE_REGISTRY, which reads the stock
+    # MODEL.BACKBONE, MODEL.RESNETS, ... keys. Frozen, too. Texts are CLIP's in any case.
+    cfg.MODEL.VISUAL.ENCODER = "clip"
+    # Which of its maps: "res4", "p3", ... (registered), "map0", "map1", ... (timm).
+    cfg.MODEL.VISUAL.FEATURE = ""
+    # A weights file, "pretrained" (timm's own, downloaded) or "" for random ones. A registered
+    # backbone also takes a detector's checkpoint or "scenes", the shipped detector.
+    cfg.MODEL.VISUAL.WEIGHTS = ""
+
     # ---- The frozen detector (SGDet); its architecture is the stock R-CNN keys -------------
     cfg.MODEL.DETECTOR = CN()
     # Where training starts from: the checkpoint of a GeneralizedRCNN trained on the same classes,
@@ -36,7 +47,8 @@ def add_vrd_config(cfg: CN) -> None:
     # Prompts; the embeddings of several templates are averaged (RelCLIP, section 3.2).
     cfg.MODEL.TEXT.ENTITY_PROMPTS = ["a photo of a {object}."]
     cfg.MODEL.TEXT.RELATION_PROMPTS = ["a photo of a {subject} {predicate} a {object}."]
-    # Word vectors of active sampling: a GloVe/word2vec text file (.txt, .txt.gz), or "clip".
+    # Word vectors of active sampling: a GloVe/word2vec text file (.txt, .txt.gz), "clip", or a
+    # sentence model ("sentence", or "sentence:NAME-OR-FOLDER" of sentence-transformers).
     cfg.MODEL.TEXT.WORD_VECTORS = "clip"
 
     # ---- Entities, pairs and the relation head ----------------------------------------------

@@ -25,21 +25,17 @@ from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import Sampler
 
-from vrd_d2.checkpoint import load_weights
+from vrd_d2.checkpoint import SHIPPED_DETECTORS, load_weights
 from vrd_d2.config import add_vrd_config
 from vrd_d2.data.builtin import register_builtin_datasets, register_user_datasets
 from vrd_d2.data.mapper import RelationMapper
 from vrd_d2.data.vocabulary import get_vocabulary
 from vrd_d2.evaluation import RelationEvaluator
-from vrd_d2.modeling.clip import ASSETS
 from vrd_d2.modeling.frequency import training_counts
 from vrd_d2.modeling.long_tail import predicate_repeat_factors
 from vrd_d2.modeling.relation_model import RelationModel
 
 logger = logging.getLogger(__name__)
-
-# Detectors that ship with the package, for MODEL.DETECTOR.WEIGHTS.
-SHIPPED_DETECTORS = {"scenes": ASSETS / "scenes_faster_rcnn.pth"}
 
 
 def load_config(config_file: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> CfgNode:

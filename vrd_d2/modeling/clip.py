@@ -17,6 +17,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from open_clip.transformer import VisionTransformer, text_global_pool
 from torch import Tensor, nn
 
+from vrd_d2.modeling.visual_encoder import encode_by_size
+
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 # Models that ship with the package: name -> pretrained tag -> weights.
 SHIPPED = {"scenes_clip": {"scenes": ASSETS / "scenes_clip.safetensors"}}
@@ -194,32 +196,10 @@ class CLIPViT(Backbone):
         return tokens.transpose(1, 2).reshape(n, -1, h, w)
 
     def maps(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """Encode pictures of any sizes, each as if it were alone.
-
-        Pictures that are padded to the same number of patches share a forward pass; no picture is
-        padded to the size of another, so that its features never depend on its batch mates.
-
-        Args:
-            images: N tensors (3, H_n, W_n), normalised.
-
-        Returns:
-            N maps (D, h_n, w_n).
-        """
-        by_size: dict[tuple[int, int], list[int]] = {}
-        for index, image in enumerate(images):
-            size = tuple(-(-side // self.stride) * self.stride for side in image.shape[-2:])
-            by_size.setdefault(size, []).append(index)
-        result: list[Tensor] = [None] * len(images)
-        for (height, width), members in by_size.items():
-            batch = torch.stack(
-                [
-                    F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]))
-                    for image in (images[index] for index in members)
-                ]
-            )
-            for index, feature_map in zip(members, self(batch)["clip"], strict=True):
-                result[index] = feature_map
-        return result
+        """See :func:`~vrd_d2.modeling.visual_encoder.encode_by_size`."""
+        return encode_by_size(
+            lambda batch: self(batch)["clip"], images, divisor=self.size_divisibility
+        )
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of the one output, "clip"."""

@@ -9,14 +9,11 @@ from vrd_d2.data.vocabulary import get_vocabulary
 from vrd_d2.modeling.clip import CLIPViT, TextEncoder, load_clip
 from vrd_d2.modeling.contrastive import RelationalContrast, Triplets
 from vrd_d2.modeling.feature_cache import FeatureCache, fingerprint
-from vrd_d2.modeling.language import (
-    PhraseVectors,
-    RelationText,
-    clip_word_vectors,
-    load_word_vectors,
-)
+from vrd_d2.modeling.language import RelationText
 from vrd_d2.modeling.relation_head import HeadOutput, RelationHead
 from vrd_d2.modeling.relation_model import Entities, PairPrediction, RelationModel, TrainingPairs
+from vrd_d2.modeling.visual_encoder import FrozenBackbone, build_backbone_encoder
+from vrd_d2.modeling.word_vectors import PhraseVectors, SentencePhrases, build_phrases
 
 RANKINGS = ("softmax", "logit")
 
@@ -26,8 +23,8 @@ class RelCLIP(RelationModel):
     """RelCLIP (seed paper, section 3): frozen CLIP ViT map, relation head, RCL in training.
 
     Args:
-        visual: the frozen map V(I).
-        pixel_mean, pixel_std: CLIP's RGB normalisation of pixels in 0..1.
+        visual: the frozen map V(I): CLIP's ViT, or another backbone (Table 4).
+        pixel_mean, pixel_std: its RGB normalisation of pixels in 0..1.
         head: adaptors and classifiers.
         contrast: RCL losses.
         text: embeddings of labels; read in training only.
@@ -42,13 +39,13 @@ class RelCLIP(RelationModel):
     def __init__(
         self,
         *,
-        visual: CLIPViT,
+        visual: CLIPViT | FrozenBackbone,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
         head: RelationHead,
         contrast: RelationalContrast,
         text: RelationText,
-        phrases: PhraseVectors,
+        phrases: PhraseVectors | SentencePhrases,
         entity_classes: str,
         ranking: str,
         feature_cache: str = "",
@@ -81,7 +78,11 @@ class RelCLIP(RelationModel):
         base = RelationModel.base_config(cfg, vocabulary)
         clip = cfg.MODEL.CLIP
         parts = load_clip(clip.NAME, clip.PRETRAINED, cache_dir=clip.CACHE_DIR)
-        visual = CLIPViT(parts.model.visual)
+        if cfg.MODEL.VISUAL.ENCODER == "clip":
+            visual, mean, std = CLIPViT(parts.model.visual), parts.mean, parts.std
+        else:
+            visual = build_backbone_encoder(cfg)
+            mean, std = visual.mean, visual.std
         encoder = TextEncoder(parts)
         text = RelationText(
             encoder,
@@ -90,20 +91,14 @@ class RelCLIP(RelationModel):
             relation_prompts=cfg.MODEL.TEXT.RELATION_PROMPTS,
         )
         table = text.entity_table
-        source = cfg.MODEL.TEXT.WORD_VECTORS
-        vectors = (
-            clip_word_vectors(encoder, vocabulary)
-            if source == "clip"
-            else load_word_vectors(source, vocabulary)
-        )
-        phrases = PhraseVectors(vectors, vocabulary)
-        shape = visual.output_shape()["clip"]
+        phrases = build_phrases(cfg.MODEL.TEXT.WORD_VECTORS, encoder, vocabulary)
+        (shape,) = visual.output_shape().values()
         rcl = cfg.MODEL.RCL
         return {
             **base,
             "visual": visual,
-            "pixel_mean": parts.mean,
-            "pixel_std": parts.std,
+            "pixel_mean": mean,
+            "pixel_std": std,
             "head": RelationHead(
                 cfg,
                 visual_dim=shape.channels,
