@@ -1,14 +1,13 @@
 """Data set dicts to the content of a relations_json file, and back."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from detectron2.structures import BoxMode
 
+from vrd_d2.data.packed import PackedRecords, annotation_xyxy
 from vrd_d2.data.vocabulary import Vocabulary
 
 
@@ -17,56 +16,65 @@ def contiguous_ids(records: Sequence[Mapping]) -> dict[int, int]:
     return {number: i for i, number in enumerate(sorted(record["id"] for record in records))}
 
 
-def to_dicts(document: Mapping, image_root: str) -> list[dict]:
-    """Data set dicts of a checked document; see :func:`.relations_json.load_relations_json`."""
+def names_by_id(records: Sequence[Mapping]) -> list[str]:
+    """Names in the order of the file's ids."""
+    return [record["name"] for record in sorted(records, key=lambda record: record["id"])]
+
+
+def pack_document(
+    document: Mapping, image_root: str, *, box_dtype: type = np.float32
+) -> PackedRecords:
+    """Records of a checked document; see :func:`.relations_json.load_relations_json`."""
+    images, annotations, relations = (
+        document[section] for section in ("images", "annotations", "relations")
+    )
+    picture = {image["id"]: i for i, image in enumerate(images)}
     category = contiguous_ids(document["categories"])
     predicate = contiguous_ids(document["predicates"])
-    records = {}
-    for image in document["images"]:
-        records[image["id"]] = record = {
-            "file_name": os.path.join(image_root, image["file_name"]),
-            "image_id": image["id"],
-            "height": image["height"],
-            "width": image["width"],
-            "annotations": [],
-            "relations": [],
-        }
-        if "captions" in image:
-            record["captions"] = image["captions"]
-    position = {}
-    mode = BoxMode.XYXY_ABS
-    for annotation, box in zip(
-        document["annotations"], _xyxy_of_coco(document["annotations"]), strict=True
-    ):
-        annotations = records[annotation["image_id"]]["annotations"]
-        position[annotation["id"]] = len(annotations)
-        found = {
-            "id": annotation["id"],
-            "bbox": box,
-            "bbox_mode": mode,
-            "category_id": category[annotation["category_id"]],
-        }
-        if annotation.get("iscrowd"):
-            found["iscrowd"] = 1
-        annotations.append(found)
-    for row in document["relations"]:
-        records[row["image_id"]]["relations"].append(
-            (
-                position[row["subject_id"]],
-                position[row["object_id"]],
-                predicate[row["predicate_id"]],
-            )
-        )
-    for record in records.values():
-        record["relations"] = np.array(record["relations"], np.int64).reshape(-1, 3)
-    return list(records.values())
+    owner = _numbers(picture[annotation["image_id"]] for annotation in annotations)
+    order = np.argsort(owner, kind="stable")  # picture by picture, within one as in the file
+    counts = np.bincount(owner, minlength=len(images))
+    position = np.empty_like(order)
+    position[order] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    ids = [annotation["id"] for annotation in annotations]
+    place = dict(zip(ids, position.tolist(), strict=True))
+    rows = np.stack(
+        [
+            _numbers(place[row["subject_id"]] for row in relations),
+            _numbers(place[row["object_id"]] for row in relations),
+            _numbers(predicate[row["predicate_id"]] for row in relations),
+        ],
+        axis=1,
+    )
+    of_picture = _numbers(picture[row["image_id"]] for row in relations)
+    return PackedRecords(
+        file_names=(os.path.join(image_root, image["file_name"]) for image in images),
+        image_ids=[image["id"] for image in images],
+        sizes=np.array([(i["height"], i["width"]) for i in images], np.int64),
+        boxes=_xyxy_of_coco(annotations)[order].astype(box_dtype),
+        categories=_numbers(category[a["category_id"]] for a in annotations)[order],
+        box_counts=counts,
+        relations=rows[np.argsort(of_picture, kind="stable")],
+        relation_counts=np.bincount(of_picture, minlength=len(images)),
+        annotation_ids=[ids[i] for i in order.tolist()],
+        crowd=_numbers(bool(a.get("iscrowd")) for a in annotations)[order],
+        captions=(
+            [image.get("captions") for image in images]
+            if any("captions" in image for image in images)
+            else None
+        ),
+    )
 
 
-def _xyxy_of_coco(annotations: Sequence[Mapping]) -> list[list[float]]:
+def _numbers(values: Iterable[int]) -> np.ndarray:
+    return np.fromiter(values, np.int64)
+
+
+def _xyxy_of_coco(annotations: Sequence[Mapping]) -> np.ndarray:
     numbers = chain.from_iterable(annotation["bbox"] for annotation in annotations)
     boxes = np.fromiter(numbers, np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
-    return boxes.tolist()
+    return boxes
 
 
 def to_document(
@@ -132,15 +140,6 @@ def _numbered(names: Sequence[str]) -> list[dict]:
 def _below(file_name: str, root: str) -> str:
     path = os.path.abspath(file_name)
     return os.path.relpath(path, root) if Path(path).is_relative_to(root) else path
-
-
-def annotation_xyxy(annotation: Mapping[str, Any]) -> list[float]:
-    """Box of a Detectron2 annotation as XYXY_ABS, whatever its BoxMode."""
-    box, mode = annotation["bbox"], annotation["bbox_mode"]
-    if mode != BoxMode.XYXY_ABS:
-        # As an array of doubles: a list would be converted in single precision.
-        box = BoxMode.convert(np.array([box], np.float64), BoxMode(mode), BoxMode.XYXY_ABS)[0]
-    return [float(value) for value in box]
 
 
 def _rows(record: Mapping, count: int) -> list[list[int]]:

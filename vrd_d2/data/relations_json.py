@@ -11,19 +11,30 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from vrd_d2.data.coco import is_boxes_only, with_empty_relations
+from vrd_d2.data.packed import PackedRecords
 from vrd_d2.data.pictures import check_policy, drop_missing_pictures, missing_files
 from vrd_d2.data.relations_check import Findings, check_document
-from vrd_d2.data.relations_document import contiguous_ids, to_dicts, to_document
-from vrd_d2.data.vocabulary import Vocabulary, vocabulary_from_json
+from vrd_d2.data.relations_document import (
+    contiguous_ids,
+    names_by_id,
+    pack_document,
+    to_document,
+)
+from vrd_d2.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
 _SHOWN = 5  # errors that an exception quotes
+# Metadata that reading the file sets.
+_FROM_FILE = ("name", "thing_classes", "predicate_classes", "thing_dataset_id_to_contiguous_id")
 
 
 def load_relations_json(
@@ -35,7 +46,8 @@ def load_relations_json(
     """Read a relations_json file into Detectron2 data set dicts with relations.
 
     Args:
-        json_file: the file.
+        json_file: the file; a COCO instances file, with neither "predicates" nor "relations", is
+            read as well: pictures without relations.
         image_root: folder that its file names are relative to; None is the file's own folder.
         missing_images: "error" raises when a picture file is missing; "skip" leaves the picture
             out and logs a warning with the names.
@@ -52,8 +64,11 @@ def load_relations_json(
     """
     check_policy(missing_images)
     with _collector_paused():
-        dicts = to_dicts(_read_valid(json_file), _root(json_file, image_root))
-    return _existing(dicts, json_file, missing_images)
+        # Doubles, so that a file that is loaded and saved again keeps its last digits.
+        records = pack_document(
+            _read_valid(json_file), _root(json_file, image_root), box_dtype=np.float64
+        )
+        return list(_existing(records, json_file, missing_images))
 
 
 def validate_relations_json(
@@ -71,10 +86,9 @@ def validate_relations_json(
         that begin with "warning:". An empty list means that all is well.
     """
     try:
-        document = _read(json_file)
+        document, findings = _read_checked(json_file)
     except ValueError as error:
         return [f"error: {error}"]
-    findings = check_document(document, str(json_file))
     if not findings.errors:
         root = _root(json_file, image_root)
         paths = [os.path.join(root, image["file_name"]) for image in document["images"]]
@@ -140,7 +154,8 @@ def register_relations_json(
     they are given here: then the file must have the very same.
 
     Args:
-        name: name of the data set. Registering a name again with the same file replaces it.
+        name: name of the data set. Registering a name again with the same file replaces it, and
+            keeps metadata that was added meanwhile.
         json_file, image_root, missing_images: see :func:`load_relations_json`.
         metadata: more metadata, such as ``zero_shot_triplets``.
 
@@ -157,45 +172,72 @@ def register_relations_json(
                 f"{MetadataCatalog.get(name).get('json_file', 'another data set')}; "
                 f"choose another name for {json_file}"
             )
+        added = {
+            key: value
+            for key, value in MetadataCatalog.get(name).as_dict().items()
+            if key not in _FROM_FILE
+        }
+        metadata = {**added, **metadata}
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
     DatasetCatalog.register(
         name, lambda: load_registered(name, json_file, root, missing_images=missing_images)
     )
-    MetadataCatalog.get(name).set(
-        json_file=json_file, image_root=root, evaluator_type="relation", **metadata
-    )
+    places = {"json_file": json_file, "image_root": root}
+    MetadataCatalog.get(name).set(**{"evaluator_type": "relation", **metadata, **places})
 
 
 def load_registered(
     name: str, json_file: str, image_root: str, *, missing_images: str = "error"
-) -> list[dict]:
+) -> PackedRecords:
     """Load the file of a registered data set and complete the metadata with its names.
+
+    The content is kept until the file changes: trainer, evaluator and baselines ask for the same.
 
     Raises:
         ValueError: see :func:`load_relations_json`; or the file's classes are not those that the
             data set was registered with.
     """
-    with _collector_paused():
-        document = _read_valid(json_file)
-        dicts = to_dicts(document, image_root)
-    vocabulary = vocabulary_from_json(document)
+    records, names, class_ids = _read_packed(json_file, image_root, file_stamp(json_file))
     metadata = MetadataCatalog.get(name)
-    for key, names in (
-        ("thing_classes", vocabulary.objects),
-        ("predicate_classes", vocabulary.predicates),
-    ):
+    for key, found in names.items():
         known = metadata.get(key)
-        if known is not None and list(known) != list(names):
+        if known is not None and list(known) != found:
             raise ValueError(
-                f"{json_file} has {len(names)} {key} that differ from the {len(known)} that data "
+                f"{json_file} has {len(found)} {key} that differ from the {len(known)} that data "
                 f"set {name!r} was registered with: write the file with the same list, or register "
                 "it under another name"
             )
-        metadata.set(**{key: list(names)})
+        metadata.set(**{key: list(found)})
     # COCOEvaluator turns class ids back into the file's with this.
-    metadata.set(thing_dataset_id_to_contiguous_id=contiguous_ids(document["categories"]))
-    return _existing(dicts, json_file, missing_images)
+    metadata.set(thing_dataset_id_to_contiguous_id=dict(class_ids))
+    return _existing(records, json_file, missing_images)
+
+
+@lru_cache(maxsize=8)
+def _read_packed(
+    json_file: str, image_root: str, stamp: tuple[int, int]
+) -> tuple[PackedRecords, dict[str, list[str]], dict[int, int]]:
+    """Records, names by metadata key, and file id -> 0-based id of the classes."""
+    with _collector_paused():
+        document = _read_valid(json_file)
+        names = {"thing_classes": names_by_id(document["categories"])}
+        if document["predicates"]:  # else there are boxes only
+            names["predicate_classes"] = names_by_id(document["predicates"])
+        return (
+            pack_document(document, image_root),
+            names,
+            contiguous_ids(document["categories"]),
+        )
+
+
+def file_stamp(path: str | os.PathLike) -> tuple[int, int]:
+    """Changes when the file does; (0, 0) where there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
 
 
 def _root(json_file: str | os.PathLike, image_root: str | os.PathLike | None) -> str:
@@ -216,7 +258,8 @@ def _collector_paused() -> Iterator[None]:
 
 def _read(json_file: str | os.PathLike) -> Any:
     try:
-        return json.loads(Path(json_file).read_bytes())
+        # As text: json.loads(bytes) would keep the bytes beside the text while it parses.
+        return json.loads(Path(json_file).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ValueError(f"there is no file {json_file}: check the path") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -225,9 +268,16 @@ def _read(json_file: str | os.PathLike) -> Any:
         ) from error
 
 
-def _read_valid(json_file: str | os.PathLike) -> dict:
+def _read_checked(json_file: str | os.PathLike) -> tuple[Any, Findings]:
     document = _read(json_file)
-    findings = check_document(document, str(json_file))
+    boxes_only = is_boxes_only(document)
+    if boxes_only:
+        document = with_empty_relations(document)
+    return document, check_document(document, str(json_file), boxes_only=boxes_only)
+
+
+def _read_valid(json_file: str | os.PathLike) -> dict:
+    document, findings = _read_checked(json_file)
     _raise_errors(findings)
     if findings.warnings:
         logger.info(
@@ -247,5 +297,7 @@ def _raise_errors(findings: Findings) -> None:
     )
 
 
-def _existing(dicts: list[dict], json_file: str | os.PathLike, missing_images: str) -> list[dict]:
-    return drop_missing_pictures(dicts, missing_images=missing_images, source=str(json_file))
+def _existing(
+    records: PackedRecords, json_file: str | os.PathLike, missing_images: str
+) -> PackedRecords:
+    return drop_missing_pictures(records, missing_images=missing_images, source=str(json_file))

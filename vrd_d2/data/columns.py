@@ -1,0 +1,94 @@
+"""Columns of values in one piece of memory, for packed.py."""
+
+import json
+from array import array
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def flat_ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """first[0], first[0] + 1, ... (counts[0] of them), first[1], ...: (sum of counts,) int64."""
+    starts = np.cumsum(counts) - counts
+    return np.repeat(np.asarray(first, np.int64) - starts, counts) + np.arange(counts.sum())
+
+
+class JsonColumn:
+    """Values that JSON can hold (texts, lists, None) in one buffer of bytes."""
+
+    def __init__(self, data: np.ndarray, offsets: np.ndarray):
+        self._data = torch.from_numpy(data)
+        self._offsets = torch.from_numpy(offsets)
+
+    @classmethod
+    def pack(cls, values: Iterable[Any]) -> "JsonColumn":
+        offsets, data = array("q", [0]), bytearray()
+        for value in values:
+            data += json.dumps(value).encode()
+            offsets.append(len(data))
+        # A bytearray, because torch wants memory that it could write to.
+        return cls(np.frombuffer(data, np.uint8), np.frombuffer(offsets, np.int64))
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def values(self, start: int, stop: int) -> list:
+        offsets = self._offsets[start : stop + 1].tolist()
+        data = self._data[offsets[0] : offsets[-1]].numpy().tobytes()
+        base = offsets[0]
+        return [json.loads(data[a - base : b - base]) for a, b in pairwise(offsets)]
+
+    def take(self, rows: np.ndarray) -> "JsonColumn":
+        offsets = self._offsets.numpy()
+        counts = np.diff(offsets)[rows]
+        data = self._data.numpy()[flat_ranges(offsets[:-1][rows], counts)]
+        return JsonColumn(data, offsets_of(counts))
+
+    @property
+    def nbytes(self) -> int:
+        return self._data.nbytes + self._offsets.nbytes
+
+
+class NumberColumn:
+    """Integers, in the narrowest type that holds them."""
+
+    def __init__(self, data: np.ndarray):
+        self._data = torch.from_numpy(narrow(data))
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def values(self, start: int, stop: int) -> list[int]:
+        return self._data[start:stop].tolist()
+
+    def take(self, rows: np.ndarray) -> "NumberColumn":
+        return NumberColumn(self._data.numpy()[rows])
+
+    @property
+    def nbytes(self) -> int:
+        return self._data.nbytes
+
+
+def id_column(values: Sequence[Any] | np.ndarray) -> NumberColumn | JsonColumn:
+    if isinstance(values, np.ndarray) or all(type(value) is int for value in values):
+        try:
+            return NumberColumn(np.asarray(values, np.int64))
+        except OverflowError:  # beyond 64 bits
+            pass
+    # numpy's integers are none to JSON.
+    return JsonColumn.pack(v.item() if isinstance(v, np.generic) else v for v in values)
+
+
+def narrow(data: np.ndarray) -> np.ndarray:
+    low, high = (int(data.min()), int(data.max())) if data.size else (0, 0)
+    for dtype in (np.int16, np.int32):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return np.ascontiguousarray(data, dtype)
+    return np.ascontiguousarray(data, np.int64)
+
+
+def offsets_of(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
