@@ -121,5 +121,5 @@ def test_bad_files_are_named_with_a_remedy(tmp_path, text, message):
 
 
 def test_a_name_that_is_neither_built_in_nor_a_file():
-    with pytest.raises(ValueError, match="'vg151' is neither one of vg150, vg20, vrd, scenes"):
+    with pytest.raises(ValueError, match="'vg151' is neither one of vg150, vg20, vrd, psg, scenes"):
         get_vocabulary("vg151")

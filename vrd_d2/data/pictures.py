@@ -1,6 +1,7 @@
 """Which picture files exist, cheaply, and what to do about those that do not."""
 
 import contextlib
+import errno
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,8 +12,6 @@ from itertools import compress
 import numpy as np
 
 logger = logging.getLogger(__name__)
-
-_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"))
 
 POLICIES = ("error", "skip", "keep")
 
@@ -34,12 +33,16 @@ def missing_files(paths: Iterable[str]) -> list[str]:
 
 
 def list_folder(folder: str | os.PathLike) -> set[str]:
-    """Names in a folder; none if there is no such folder."""
+    """Names in a folder; none if there is no such folder, or no folder can have that name."""
     try:
         with os.scandir(os.fspath(folder) or ".") as entries:
             return {entry.name for entry in entries}
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return set()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return set()
+        raise
 
 
 def check_policy(missing_images: str) -> None:

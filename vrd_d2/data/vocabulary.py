@@ -95,6 +95,8 @@ VG150 = _BUILT_IN["vg150"]
 VG20 = _BUILT_IN["vg20"]
 # Stanford VRD, Lu et al. 2016, in the order of its objects.json and predicates.json.
 VRD = _BUILT_IN["vrd"]
+# Panoptic Scene Graph, Yang et al. 2022: COCO's things, then its merged stuff.
+PSG = _BUILT_IN["psg"]
 # The drawn scenes of datasets/prepare_scenes.py.
 SCENES = _BUILT_IN["scenes"]
 
@@ -103,9 +105,10 @@ def get_vocabulary(name_or_path: str | Path) -> Vocabulary:
     """A vocabulary by name, or out of a JSON file.
 
     Args:
-        name_or_path: "vg150", "vg20", "vrd", "scenes", or the path of a JSON: a relations_json
-            file (categories and predicates in the order of their ids), ``{"objects": [...],
-            "predicates": [...]}``, or VG-SGG dicts (``label_to_idx``, ``predicate_to_idx``).
+        name_or_path: "vg150", "vg20", "vrd", "psg", "scenes", or the path of a JSON: a
+            relations_json file (categories and predicates in the order of their ids),
+            ``{"objects": [...], "predicates": [...]}``, or VG-SGG dicts (``label_to_idx``,
+            ``predicate_to_idx``).
 
     Raises:
         ValueError: neither a known name nor a readable file, or the file has no such lists.
