@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from detectron2.structures import BoxMode
 
-from vrd_d2.data.name_counts import NameCounts
+from vrd_d2.data.name_counts import NameCounts, positions
 from vrd_d2.data.packed import PackedRecords
 from vrd_d2.data.picture_folders import PictureFolders
 from vrd_d2.data.pictures import check_policy, drop_missing_pictures
@@ -91,15 +91,12 @@ def load_gqa(
     root = os.path.dirname(os.fspath(json_file)) if image_root is None else image_root
     folders = PictureFolders(root, PICTURE_FOLDERS)
     found, kept = NameCounts(), NameCounts()
-    ids = [
-        {name: i for i, name in enumerate(names)}
-        for names in (vocabulary.objects, vocabulary.predicates)
-    ]
+    classes, predicates = positions(vocabulary.objects), positions(vocabulary.predicates)
 
     def records() -> Iterator[dict]:
         for image_id, objects in _pictures(document):
             with located(f"image {image_id!r}"):
-                scene = _scene(objects, *ids, found, kept)
+                scene = _scene(objects, classes, predicates, found, kept)
             yield scene | {
                 "file_name": folders.path(f"{image_id}.jpg"),
                 "image_id": image_id,

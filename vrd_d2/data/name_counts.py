@@ -3,6 +3,7 @@
 import json
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,6 +48,11 @@ class NameCounts:
             kind = "relations" if kind == "predicates" else kind
             parts.append(f"{kept.total()} of {mine.total()} {kind} (left out most: {most})")
         return " and ".join(parts)
+
+
+def positions(names: Iterable[str]) -> dict[str, int]:
+    """Name -> its position, which is its id."""
+    return {name: position for position, name in enumerate(names)}
 
 
 def write_vocabulary(vocabulary: Vocabulary, json_file: str | os.PathLike) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from detectron2.structures import BoxMode
 
-from vrd_d2.data.name_counts import NameCounts
+from vrd_d2.data.name_counts import NameCounts, positions
 from vrd_d2.data.packed import PackedRecords
 from vrd_d2.data.picture_folders import PictureFolders
 from vrd_d2.data.picture_sizes import read_size, read_sizes
@@ -115,10 +115,10 @@ def load_open_images(
         ValueError: names the file, the line or picture, and what is wrong with it.
     """
     check_policy(missing_images)
-    classes = _read_classes(class_descriptions)
-    pictures = _read_relations(relations_csv, classes)
+    name_of = _read_classes(class_descriptions)
+    pictures = _read_relations(relations_csv, name_of)
     if boxes_csv is not None:
-        _add_boxes(pictures, boxes_csv, classes)
+        _add_boxes(pictures, boxes_csv, name_of)
     known = read_sizes(sizes)
     root = os.path.dirname(os.fspath(relations_csv)) if image_root is None else image_root
     folders = PictureFolders(root, PICTURE_FOLDERS)
@@ -129,17 +129,14 @@ def load_open_images(
     )
     found, kept = NameCounts(), NameCounts()
     numbers = iter(range(1, 2**63))
-    ids = [
-        {name: i for i, name in enumerate(names)}
-        for names in (vocabulary.objects, vocabulary.predicates)
-    ]
+    classes, predicates = positions(vocabulary.objects), positions(vocabulary.predicates)
 
     def records() -> Iterator[dict]:
         for record in wanted:
             with located(f"image {record['image_id']!r}"):
                 record["width"], record["height"] = _size(record, known, folders)
             picture = pictures.pop(record["image_id"])
-            yield record | _scene(picture, record, *ids, numbers, found, kept)
+            yield record | _scene(picture, record, classes, predicates, numbers, found, kept)
 
     with located(relations_csv):
         packed = PackedRecords.pack(records())
@@ -155,7 +152,7 @@ def _read_classes(class_descriptions: str | os.PathLike) -> dict[str, str]:
 
 
 def _read_relations(
-    relations_csv: str | os.PathLike, classes: Mapping[str, str]
+    relations_csv: str | os.PathLike, name_of: Mapping[str, str]
 ) -> dict[str, _Picture]:
     """Image id -> its objects and relations, of all pictures that have a relation."""
     pictures: dict[str, _Picture] = {}
@@ -168,8 +165,8 @@ def _read_relations(
         try:
             if not image_id or not predicate:
                 raise ValueError("ImageID and RelationshipLabel must not be empty: get it again")
-            first = _object(label1, sides[:4], classes)
-            second = _object(label2, sides[4:], classes)
+            first = _object(label1, sides[:4], name_of)
+            second = _object(label2, sides[4:], name_of)
         except ValueError as error:
             raise ValueError(f"{relations_csv}: line {line}: {error}") from error
         picture = pictures.setdefault(image_id, _Picture({}, []))
@@ -186,7 +183,7 @@ def _read_relations(
 
 
 def _add_boxes(
-    pictures: dict[str, _Picture], boxes_csv: str | os.PathLike, classes: Mapping[str, str]
+    pictures: dict[str, _Picture], boxes_csv: str | os.PathLike, name_of: Mapping[str, str]
 ) -> None:
     """Put the boxes of another file before the objects of those pictures that have relations."""
     listed: dict[str, dict[Object, int]] = {}
@@ -194,7 +191,7 @@ def _add_boxes(
         if image_id not in pictures:
             continue
         try:
-            found = _object(label, sides, classes)
+            found = _object(label, sides, name_of)
         except ValueError as error:
             raise ValueError(f"{boxes_csv}: line {line}: {error}") from error
         objects = listed.setdefault(image_id, {})
@@ -205,8 +202,8 @@ def _add_boxes(
         pictures[image_id].objects = objects
 
 
-def _object(label: str, sides: list[str], classes: Mapping[str, str]) -> Object:
-    if label not in classes:
+def _object(label: str, sides: list[str], name_of: Mapping[str, str]) -> Object:
+    if label not in name_of:
         raise ValueError(
             f"label {label[:80]!r} is not in the class descriptions: get the file of descriptions "
             "that has it"
@@ -222,7 +219,7 @@ def _object(label: str, sides: list[str], classes: Mapping[str, str]) -> Object:
             f"box {sides!r} must be XMin, YMin, XMax, YMax in fractions of the picture, not ending "
             "before it begins"
         )
-    return classes[label], x1, y1, x2, y2
+    return name_of[label], x1, y1, x2, y2
 
 
 def _size(

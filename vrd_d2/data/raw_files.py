@@ -8,11 +8,14 @@ import contextlib
 import csv
 import json
 import os
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 _FAR = 1e9  # pixels; no finite picture is that large
+_ABRIDGED = reprlib.Repr()
+_ABRIDGED.maxstring = 80
 _NUMBERS = frozenset((int, float))  # bool is an int to isinstance, not to type()
 
 
@@ -178,11 +181,8 @@ def checked_box(box: Any, form: str, order: Sequence[int], *, extent: bool = Fal
 
 
 def short(value: Any) -> str:
-    """A value in a message: not a whole file."""
-    if type(value) is int and abs(value) > 1e18:
-        return "an integer of more than 18 digits"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    """A value in a message, whatever its size and depth."""
+    return _ABRIDGED.repr(value)
 
 
 class _RepeatedKeyError(ValueError):

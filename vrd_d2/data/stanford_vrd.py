@@ -115,23 +115,13 @@ def load_stanford_vrd(
     return dicts
 
 
-def unseen_triplets(
-    test: Iterable[Mapping[str, Any]], train: Iterable[Mapping[str, Any]]
-) -> list[tuple[int, int, int]]:
-    """(subject class, object class, predicate) of test that training lacks, for zero-shot recall.
-
-    Args:
-        test, train: data set dicts.
-    """
-    return sorted(_triplets(test) - _triplets(train))
-
-
-def _triplets(dataset_dicts: Iterable[Mapping[str, Any]]) -> set[tuple[int, int, int]]:
+def triplets(dataset_dicts: Iterable[Mapping[str, Any]]) -> np.ndarray:
+    """Distinct (subject class, object class, predicate) of all relations: int64 (T, 3), sorted."""
     found = set()
     for record in dataset_dicts:
         classes = [annotation["category_id"] for annotation in record["annotations"]]
         found.update((classes[s], classes[o], p) for s, o, p in record["relations"].tolist())
-    return found
+    return np.array(sorted(found), np.int64).reshape(-1, 3)
 
 
 def _picture(
