@@ -1,0 +1,173 @@
+"""Reading and checking of the files of visual_genome_h5.py."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+
+from vrd_d2.data.vocabulary import VG150, Vocabulary, get_vocabulary
+
+# Pictures of image_data.json that are broken files, which the .h5 leaves out.
+CORRUPT_IMAGES = (1592, 1722, 4616, 4617)
+_BOX_SCALES = (1024, 512)  # longer side of the picture that the boxes are given for
+_OF_IMAGES = ("img_to_first_box", "img_to_last_box", "img_to_first_rel", "img_to_last_rel", "split")
+_REMEDY = "is it a complete copy of VG-SGG.h5 or VG-SGG-with-attri.h5?"
+
+
+def read_vocabulary(
+    dicts_file: str | os.PathLike, wanted: Vocabulary | None
+) -> tuple[Vocabulary, np.ndarray, np.ndarray]:
+    """The vocabulary, and the id in it of each class and predicate of the file, -1 for none."""
+    if not Path(dicts_file).is_file():
+        raise ValueError(f"there is no file {dicts_file}: it is VG-SGG-dicts-with-attri.json")
+    found = get_vocabulary(dicts_file)
+    maps = []
+    for kind in ("objects", "predicates"):
+        names, known = getattr(found, kind), getattr(wanted or VG150, kind)
+        if wanted is None and names != known:
+            pairs = enumerate(zip((*names, None), (*known, None), strict=False))
+            at = next(i for i, (name, expected) in pairs if name != expected)
+            raise ValueError(
+                f"{dicts_file} has {len(names)} {kind}, VG150 {len(known)}; they differ at id {at} "
+                f"({names[at : at + 1]} and {known[at : at + 1]}): get the dicts that belong to "
+                f'the .h5, or say which names you want: vocabulary=get_vocabulary("{dicts_file}")'
+            )
+        # Objects must all be kept; of the predicates some may be left out.
+        lacking = set(names) - set(known) if kind == "objects" else set(known) - set(names)
+        if lacking:
+            where = "the vocabulary lacks" if kind == "objects" else f"{dicts_file} lacks"
+            raise ValueError(
+                f"{where} the {kind} {sorted(lacking)[:5]} ({len(lacking)} in all) of "
+                f"{dicts_file if kind == 'objects' else 'the vocabulary'}: correct the vocabulary, "
+                "or get the dicts that belong to the .h5"
+            )
+        position = {name: index for index, name in enumerate(known)}
+        maps.append(np.array([position.get(name, -1) for name in names], np.int64))
+    return wanted or VG150, *maps
+
+
+def read_h5(path: str) -> SimpleNamespace:
+    """The arrays of the file, those of one column as vectors, their lengths checked."""
+    if not os.path.isfile(path):
+        raise ValueError(f"there is no file {path}: datasets/README.md says where it is had")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path} is no complete HDF5 file ({error}): get it again") from error
+    with file:
+        scales = [scale for scale in _BOX_SCALES if f"boxes_{scale}" in file]
+        boxes = f"boxes_{scales[0] if scales else _BOX_SCALES[0]}"
+        keys = ("labels", boxes, "relationships", "predicates", *_OF_IMAGES)
+        missing = [key for key in keys if not isinstance(file.get(key), h5py.Dataset)]
+        if missing:
+            raise ValueError(
+                f"{path} lacks {', '.join(missing)} (it has {', '.join(file)}): {_REMEDY}"
+            )
+        arrays = {key: file[key][()] for key in keys}
+    for key, columns in ((boxes, 4), ("relationships", 2)):
+        if arrays[key].ndim != 2 or arrays[key].shape[1] != columns:
+            raise ValueError(f"{path}: {key} is {arrays[key].shape}, not (n, {columns}): {_REMEDY}")
+    for key in ("labels", "predicates", *_OF_IMAGES):
+        if arrays[key].ndim == 0 or arrays[key].size != len(arrays[key]):
+            raise ValueError(f"{path}: {key} is {arrays[key].shape}, not (n, 1) or (n,): {_REMEDY}")
+        arrays[key] = arrays[key].reshape(-1).astype(np.int64)
+    groups = [("labels", boxes), ("predicates", "relationships")]
+    for key, other in groups + [("split", other) for other in _OF_IMAGES[:-1]]:
+        if len(arrays[key]) != len(arrays[other]):
+            raise ValueError(
+                f"{path}: {key} has {len(arrays[key])} rows, {other} {len(arrays[other])}; they "
+                f"must be equal: {_REMEDY}"
+            )
+    sizes = arrays[boxes]
+    wrong = ~(np.isfinite(sizes).all(1) & (sizes[:, 2:] >= 0).all(1))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(
+            f"{path}: {boxes}[{row}] is {sizes[row].tolist()}: it must be centre x, centre y, "
+            "width and height, finite, the sizes not negative"
+        )
+    arrays["relationships"] = arrays["relationships"].astype(np.int64)
+    return SimpleNamespace(boxes=arrays.pop(boxes), scale=int(boxes.split("_")[1]), **arrays)
+
+
+def ranges_of(
+    data: SimpleNamespace, kind: str, total: int, path: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """First box or relation of every image (0 where there is none), and their number."""
+    first, last = (getattr(data, f"img_to_{end}_{kind}") for end in ("first", "last"))
+    none = (first == -1) & (last == -1)
+    wrong = ~none & ((first < 0) | (last < first) | (last >= total))
+    if wrong.any():
+        at = int(wrong.argmax())
+        raise ValueError(
+            f"{path}: image {at} has img_to_first_{kind} {first[at]} and img_to_last_{kind} "
+            f"{last[at]}: they must be -1 both, or indices in order below {total}; {_REMEDY}"
+        )
+    return np.where(none, 0, first), np.where(none, 0, last - first + 1)
+
+
+def translate(data: SimpleNamespace, key: str, ids: np.ndarray, path: str) -> np.ndarray:
+    """1-based ids of the file to those of the vocabulary."""
+    numbers = getattr(data, key)
+    wrong = (numbers < 1) | (numbers > len(ids))
+    if wrong.any():
+        at = int(wrong.argmax())
+        raise ValueError(
+            f"{path}: {key}[{at}] is {numbers[at]}, but the dicts have the ids 1 to {len(ids)}: "
+            "get the dicts that belong to the .h5"
+        )
+    return ids[numbers - 1]
+
+
+def read_image_data(
+    path: str | os.PathLike, excluded: Iterable[int], h5_file: str, expected: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids (I,) and sizes (I, 2) height, width of the images of the .h5."""
+    try:
+        entries = json.loads(Path(path).read_bytes())
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no file {path}: it is part of Visual Genome") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no complete JSON file ({error}): get it again") from error
+    try:
+        # The first release calls the image's id "id".
+        table = [(e.get("image_id", e.get("id")), e["height"], e["width"]) for e in entries]
+        strange = next((i for i, row in enumerate(table) if not _is_entry(row)), None)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no list of entries with image_id, width and height: get it again"
+        ) from error
+    if strange is not None:
+        raise ValueError(
+            f"{path}: entry {strange} has image_id, height, width {table[strange]}: they must be "
+            "integers, the sizes positive"
+        )
+    numbers = np.array(table, np.int64).reshape(-1, 3)
+    numbers = numbers[~np.isin(numbers[:, 0], np.array(list(excluded), np.int64))]
+    if len(numbers) != expected:
+        corrupt = sorted(set(CORRUPT_IMAGES).intersection(numbers[:, 0].tolist()))
+        remedy = (
+            f"give exclude_image_ids=CORRUPT_IMAGES, because it still has the images {corrupt}"
+            if corrupt and len(numbers) - len(corrupt) == expected
+            else "get the image_data.json that belongs to the .h5, or name the surplus entries in "
+            "exclude_image_ids"
+        )
+        raise ValueError(
+            f"{h5_file} has {expected} images, {path} {len(numbers)} entries: their order alone "
+            "says which is which, so the numbers must be equal. Some public copies of "
+            f"image_data.json leave out the {len(CORRUPT_IMAGES)} images whose files are broken "
+            f"({', '.join(map(str, CORRUPT_IMAGES))}), as the .h5 does, others have them: {remedy}"
+        )
+    unique, first = np.unique(numbers[:, 0], return_index=True)
+    if len(unique) != len(numbers):
+        again = np.setdiff1d(np.arange(len(numbers)), first)[0]
+        raise ValueError(f"{path} has image_id {numbers[again, 0]} twice: get it again")
+    return numbers[:, 0], numbers[:, 1:]
+
+
+def _is_entry(row: tuple) -> bool:
+    return all(type(value) is int for value in row) and min(row[1:]) > 0
