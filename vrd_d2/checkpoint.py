@@ -15,6 +15,13 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint):
         incompatible = super()._load_model(checkpoint)
+        unused = [key for key in incompatible.unexpected_keys if key.startswith("detector.")]
+        if unused and getattr(self.model, "detector", None) is None:
+            # Boxes of the user's own stand in for it; every other weight has its place.
+            self.logger.info("%d weights of the detector are not needed", len(unused))
+            incompatible.unexpected_keys[:] = [
+                key for key in incompatible.unexpected_keys if key not in set(unused)
+            ]
         problems = [
             f"{key}: checkpoint {found}, model {expected}"
             for key, found, expected in incompatible.incorrect_shapes

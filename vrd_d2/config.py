@@ -92,6 +92,12 @@ def add_vrd_config(cfg: CN) -> None:
     # What ranks the predicates of a pair: "softmax" (public protocol) or "logit" (VisualDS).
     cfg.MODEL.RELATION.RANKING = "softmax"
 
+    # ---- Frequency tables: FrequencyBaseline, and the priors of MODEL.RELATION ---------------
+    cfg.MODEL.FREQUENCY = CN()
+    # A JSON of triplet counts, {"subject|predicate|object": count}, alone or below "train"; "" is
+    # counted on DATASETS.TRAIN.
+    cfg.MODEL.FREQUENCY.COUNTS = ""
+
     # ---- Relational Contrastive Learning (RelCLIP, section 3.3) ------------------------------
     cfg.MODEL.RCL = CN()
     # Levels of contrast: "subject-predicate", "predicate-object", "predicate" (unary),
@@ -113,6 +119,13 @@ def add_vrd_config(cfg: CN) -> None:
     cfg.DATASETS.REGISTER = []
     # A picture whose file is missing: "error" or "skip" (reported by name).
     cfg.DATASETS.MISSING_IMAGES = "error"
+    # A text file of pictures to leave out, a file name a line, as `tools/dataset.py check
+    # --bad-list` writes it; "" leaves out none.
+    cfg.DATASETS.EXCLUDE = ""
+    # Boxes of the user's own: rows of [data set name, COCO results file]. They stand in for the
+    # detector (SGDet; none is built where every test set has a row), and at test time for the
+    # annotated boxes (PredCls, SGCls).
+    cfg.DATASETS.DETECTIONS = []
 
     # ---- Evaluation --------------------------------------------------------------------------
     cfg.TEST.RELATION = CN()

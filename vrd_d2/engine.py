@@ -4,36 +4,42 @@ import contextlib
 import functools
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import (
     DatasetMapper,
-    MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
-    get_detection_dataset_dicts,
 )
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.engine import DefaultTrainer, defaults, hooks
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
-from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.evaluation import DatasetEvaluators
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
 from torch import nn
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 
 from vrd_d2.checkpoint import SHIPPED_DETECTORS, load_weights
+from vrd_d2.compatibility import (
+    check_datasets,
+    check_training_data,
+    check_vocabulary,
+    is_relation_model,
+)
 from vrd_d2.config import add_vrd_config
 from vrd_d2.data.builtin import register_builtin_datasets, register_user_datasets
+from vrd_d2.data.exclusion import exclude_pictures
 from vrd_d2.data.mapper import RelationMapper
+from vrd_d2.data.own_boxes import load_own_boxes, results_files
+from vrd_d2.data.training_records import training_records
 from vrd_d2.data.vocabulary import get_vocabulary
 from vrd_d2.evaluation import RelationEvaluator
+from vrd_d2.evaluation.detection import DetectionEvaluator
 from vrd_d2.modeling.frequency import training_counts
 from vrd_d2.modeling.long_tail import predicate_repeat_factors
-from vrd_d2.modeling.relation_model import RelationModel
 
 logger = logging.getLogger(__name__)
 
@@ -59,12 +65,19 @@ def load_config(config_file: str | Path, overrides: list[str] | tuple[str, ...] 
     missing_images = cfg.DATASETS.MISSING_IMAGES
     register_builtin_datasets(missing_images=missing_images)
     register_user_datasets(cfg.DATASETS.REGISTER, missing_images=missing_images)
+    exclude_pictures(cfg.DATASETS.EXCLUDE, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     return cfg
 
 
-def is_relation_model(cfg: CfgNode) -> bool:
-    """Whether the config's meta-architecture predicts relations (else it is a plain detector)."""
-    return issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), RelationModel)
+def build_mapper(
+    cfg: CfgNode, dataset_names: Sequence[str], *, is_train: bool
+) -> RelationMapper | DatasetMapper:
+    """What turns the dicts of these data sets into examples, with the boxes that
+    DATASETS.DETECTIONS has for them."""
+    if not is_relation_model(cfg):
+        return DatasetMapper(cfg, is_train=is_train)
+    detections = load_own_boxes(cfg.DATASETS.DETECTIONS, dataset_names)
+    return RelationMapper(cfg, is_train=is_train, detections=detections)
 
 
 def load_detector(cfg: CfgNode, model: nn.Module) -> None:
@@ -144,7 +157,7 @@ def _without_grad_scaler(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def _training_sampler(cfg: CfgNode, dataset: list[dict]) -> Sampler:
+def _training_sampler(cfg: CfgNode, dataset: list[dict] | Dataset) -> Sampler:
     seed = cfg.SEED if cfg.SEED >= 0 else None
     name = cfg.DATALOADER.SAMPLER_TRAIN
     if name == "TrainingSampler":
@@ -239,24 +252,25 @@ class Trainer(DefaultTrainer):
         Raises:
             ValueError: the data set has other classes than MODEL.VOCABULARY.
         """
-        dataset = get_detection_dataset_dicts(
+        check_datasets(cfg.DATASETS.TRAIN)
+        dataset = training_records(
             cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
         )
-        check_vocabulary(cfg, cfg.DATASETS.TRAIN)
+        check_training_data(cfg)
         per_process = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
-        mapper = RelationMapper if is_relation_model(cfg) else DatasetMapper
         return build_detection_train_loader(
             cfg,
             dataset=dataset,
-            mapper=mapper(cfg, is_train=True),
+            mapper=build_mapper(cfg, cfg.DATASETS.TRAIN, is_train=True),
             sampler=SkippingSampler(_training_sampler(cfg, dataset), start_iter * per_process),
         )
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
         """All pictures of a data set once, split among the processes."""
-        mapper = RelationMapper if is_relation_model(cfg) else DatasetMapper
-        loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper(cfg, is_train=False))
+        check_datasets([dataset_name])
+        mapper = build_mapper(cfg, [dataset_name], is_train=False)
+        loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
         check_vocabulary(cfg, [dataset_name])
         return loader
 
@@ -265,20 +279,21 @@ class Trainer(DefaultTrainer):
         """Relation metrics; detection AP as well where boxes are detected."""
         folder = output_folder or str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name)
         evaluators = []
+        task = cfg.MODEL.RELATION.TASK
+        if dataset_name in results_files(cfg.DATASETS.DETECTIONS):
+            task = "sgdet"  # the boxes are not the annotation's: they must be matched
         if is_relation_model(cfg):
             evaluators.append(
                 RelationEvaluator(
                     dataset_name,
-                    task=cfg.MODEL.RELATION.TASK,
+                    task=task,
                     protocol=cfg.TEST.RELATION.PROTOCOL,
                     output_dir=folder,
                     write_predictions=cfg.TEST.RELATION.WRITE_PREDICTIONS,
                 )
             )
         if not is_relation_model(cfg) or cfg.MODEL.RELATION.TASK == "sgdet":
-            evaluators.append(
-                COCOEvaluator(dataset_name, tasks=("bbox",), output_dir=folder, use_fast_impl=False)
-            )
+            evaluators.append(DetectionEvaluator(dataset_name, output_dir=folder))
         return DatasetEvaluators(evaluators)
 
     def build_hooks(self) -> list:
@@ -292,31 +307,3 @@ class Trainer(DefaultTrainer):
             kinds = [type(hook) for hook in built]
             built.insert(kinds.index(hooks.EvalHook) + 1, best)
         return built
-
-
-def check_vocabulary(cfg: CfgNode, dataset_names: list[str] | tuple[str, ...]) -> None:
-    """Check that data sets have the very classes and predicates of MODEL.VOCABULARY.
-
-    Raises:
-        ValueError: names the data set, the first difference and the remedy.
-    """
-    vocabulary = get_vocabulary(cfg.MODEL.VOCABULARY)
-    kinds = [("thing_classes", vocabulary.objects)]
-    if is_relation_model(cfg):
-        kinds.append(("predicate_classes", vocabulary.predicates))
-    for dataset_name in dataset_names:
-        metadata = MetadataCatalog.get(dataset_name)
-        for kind, names in kinds:
-            found = list(metadata.get(kind, []))
-            if found == list(names):
-                continue
-            index = next(
-                (i for i, (a, b) in enumerate(zip(found, names, strict=False)) if a != b),
-                min(len(found), len(names)),
-            )
-            raise ValueError(
-                f"data set {dataset_name!r} has {len(found)} {kind}, MODEL.VOCABULARY "
-                f"{cfg.MODEL.VOCABULARY!r} has {len(names)}; they differ at id {index} "
-                f"({found[index : index + 1]} and {list(names[index : index + 1])}): set "
-                "MODEL.VOCABULARY to the data set's own JSON"
-            )

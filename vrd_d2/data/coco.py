@@ -41,12 +41,12 @@ class Detections:
 
     Attributes:
         boxes: (M, 4) float64, XYXY pixels of the original picture.
-        classes: (M,) int64, 0-based.
+        classes: (M,) int64, 0-based; or None where they are not known.
         scores: (M,) float32 in 0..1.
     """
 
     boxes: np.ndarray
-    classes: np.ndarray
+    classes: np.ndarray | None
     scores: np.ndarray
 
 

@@ -11,6 +11,7 @@ from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 
+from vrd_d2.data.coco import Detections
 from vrd_d2.data.relations_document import annotation_xyxy
 
 
@@ -33,14 +34,18 @@ class RelationMapper:
         *,
         augmentations: Sequence[T.Augmentation | T.Transform],
         image_format: str,
+        detections: Mapping[str, Detections] | None = None,
     ):
         """
         Args:
             augmentations: resizing and flips, applied to picture and boxes.
             image_format: channel order of the example's picture, such as "BGR".
+            detections: boxes of the user's own by file name, of
+                :func:`~vrd_d2.data.own_boxes.load_own_boxes`.
         """
         self.augmentations = tuple(augmentations)
         self.image_format = image_format
+        self.detections = detections or {}
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -80,6 +85,7 @@ class RelationMapper:
                 [annotation["category_id"] for annotation in annotations],
                 relations=dataset_dict.get("relations", ()),
                 augmentations=self.augmentations,
+                detections=self.detections.get(dataset_dict["file_name"]),
             )
         except ValueError as error:
             raise ValueError(f"{_name(dataset_dict)}: {error}") from error
@@ -96,6 +102,7 @@ def relation_example(
     *,
     relations: np.ndarray | Sequence[Sequence[int]] = (),
     augmentations: Sequence[T.Augmentation | T.Transform] = (),
+    detections: Detections | None = None,
 ) -> dict[str, Any]:
     """One example for a relation model out of arrays: for boxes of one's own, without a data set.
 
@@ -106,12 +113,14 @@ def relation_example(
         relations: (R, 3) rows (subject index, object index, predicate id) into `boxes`.
         augmentations: applied to picture and boxes; ``RelationMapper(cfg, is_train=False)
             .augmentations`` resizes as the config does at test time.
+        detections: what stands in for a detector's answer, in pixels of `image`.
 
     Returns:
         "image": uint8 (3, H', W'), resized; "height", "width": H and W, to which the model maps its
         output back; "instances": Instances(M) of size (H', W') with gt_boxes in the resized
         picture and, where given, gt_classes; "relations": int64 (R, 3). The M boxes and R
-        relations are those given, in their order.
+        relations are those given, in their order. With `detections` also "detections": Instances
+        of size (H', W') with pred_boxes, scores and, where known, pred_classes.
 
     Raises:
         ValueError: an array has a wrong shape or type, a box is not finite, or an index does not
@@ -119,21 +128,32 @@ def relation_example(
     """
     boxes, rows = _checked(image, boxes, classes, relations)
     height, width = image.shape[:2]
+    count = len(boxes)
+    if detections is not None:
+        boxes = np.concatenate([boxes, detections.boxes])
     augmented = T.AugInput(image, boxes=boxes)
     T.AugmentationList(augmentations)(augmented)
+    resized = torch.tensor(augmented.boxes, dtype=torch.float32).reshape(-1, 4)
     instances = Instances(augmented.image.shape[:2])
-    instances.gt_boxes = Boxes(torch.tensor(augmented.boxes, dtype=torch.float32).reshape(-1, 4))
+    instances.gt_boxes = Boxes(resized[:count])
     if classes is not None:
         instances.gt_classes = torch.tensor(np.asarray(classes, np.int64))
     # Always a copy: without a resize the pixels are the caller's own.
     pixels = np.array(augmented.image.transpose(2, 0, 1), order="C")
-    return {
+    example = {
         "image": torch.from_numpy(pixels),
         "height": height,
         "width": width,
         "instances": instances,
         "relations": torch.tensor(rows),
     }
+    if detections is not None:
+        found = example["detections"] = Instances(instances.image_size)
+        found.pred_boxes = Boxes(resized[count:])
+        found.scores = torch.tensor(np.asarray(detections.scores, np.float32))
+        if detections.classes is not None:
+            found.pred_classes = torch.tensor(np.asarray(detections.classes, np.int64))
+    return example
 
 
 def _checked(

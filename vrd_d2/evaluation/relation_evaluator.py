@@ -84,12 +84,12 @@ class RelationEvaluator(DatasetEvaluator):
         dicts = DatasetCatalog.get(dataset_name)  # before the metadata, which it may set
         metadata = MetadataCatalog.get(dataset_name)
         predicates = metadata.get("predicate_classes")
-        if predicates is None:
+        if predicates is None and any(len(record.get("relations", ())) for record in dicts):
             raise ValueError(
                 f"data set {dataset_name!r} has no predicate_classes in its metadata: set "
                 f"MetadataCatalog.get({dataset_name!r}).predicate_classes to their names"
             )
-        self._predicates = list(predicates)
+        self._predicates = list(predicates or ())
         classes = metadata.get("thing_classes")
         self._num_classes = None if classes is None else len(classes)
         if zero_shot is None:
@@ -98,12 +98,14 @@ class RelationEvaluator(DatasetEvaluator):
         self._zero_shot = frozenset(tuple(int(i) for i in triplet) for triplet in zero_shot or ())
         self._key_of: dict[object, int] = {}
         self._dicts = dicts
+        self._annotated = False
         for key, record in enumerate(dicts):
             if "relations" not in record:
                 raise ValueError(
                     f"data set {dataset_name!r}, picture {record.get('image_id')!r}: no "
                     '"relations"; give an (R, 3) array, empty where there are none'
                 )
+            self._annotated |= len(record["relations"]) > 0
             if self._key_of.setdefault(record["image_id"], key) != key:
                 raise ValueError(
                     f"data set {dataset_name!r} holds image_id {record['image_id']!r} twice: "
@@ -151,8 +153,9 @@ class RelationEvaluator(DatasetEvaluator):
 
     def _evaluate_picture(self, key: int, prediction: Prediction) -> None:
         ground_truth = ground_truth_from_dict(self._dicts[key])
-        ground_truth.check(len(self._predicates), self._num_classes)
-        prediction.check(len(self._predicates), self._num_classes)
+        num_predicates = len(self._predicates) or None  # boxes only: whatever the model has
+        ground_truth.check(num_predicates, self._num_classes)
+        prediction.check(num_predicates, self._num_classes)
         given = self.task.classes_given and len(prediction.pairs)
         if given and not np.array_equal(ground_truth.classes, prediction.classes):
             log_first_n(
@@ -177,10 +180,13 @@ class RelationEvaluator(DatasetEvaluator):
         Returns:
             {"relations": {"R@20": ..., "ng-R@50": ..., "mR@100": ..., ...}}; under another
             protocol than sgb the key is "relations_<protocol>". ``summary`` holds everything.
+            {} where the data set has no relations, which is logged.
         """
         states = [self._store.state()]
         if self._file is not None:
             self._file.close()
+        if not self._annotated:
+            return self._without_ground_truth()
         if self._distributed:
             comm.synchronize()
             states = comm.gather(states[0])
@@ -206,6 +212,27 @@ class RelationEvaluator(DatasetEvaluator):
         key = "relations" if self.protocol.name == "sgb" else f"relations_{self.protocol.name}"
         return OrderedDict({key: flat_results(self.summary.metrics)})
 
+    def _without_ground_truth(self) -> dict:
+        """Says that there is nothing to evaluate, rather than evaluating to 0."""
+        if self._distributed:
+            comm.synchronize()
+            if not comm.is_main_process():
+                return {}
+        remedy = "TEST.RELATION.WRITE_PREDICTIONS keeps what was predicted"
+        if self._file is not None:
+            self._join_file()
+            remedy = f"what was predicted is in {self._output_dir}"
+        logger.warning(
+            "%s: none of its %d pictures has relations, so there is nothing to evaluate; %s",
+            self._name,
+            len(self._dicts),
+            remedy,
+        )
+        return {}
+
+    def _join_file(self) -> None:
+        self._file.join(comm.get_world_size() if self._distributed else 1)
+
     def _with_missing(
         self, pictures: np.ndarray, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -229,7 +256,7 @@ class RelationEvaluator(DatasetEvaluator):
     def _write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if self._file is not None:
-            self._file.join(comm.get_world_size() if self._distributed else 1)
+            self._join_file()
         results = results_json(
             self.summary,
             protocol=self.protocol,

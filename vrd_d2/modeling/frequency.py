@@ -3,6 +3,8 @@
 Zellers et al. 2018 ("Neural Motifs", FREQ and FREQ-OVERLAP). Nothing is learnt and nothing is seen.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
@@ -10,51 +12,115 @@ from detectron2.data import DatasetCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
+from vrd_d2.data.columns import flat_ranges
+from vrd_d2.data.packed import PackedRecords
 from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
-from vrd_d2.modeling.geometry import candidate_pairs
 from vrd_d2.modeling.relation_model import Entities, PairPrediction, RelationModel, TrainingPairs
+from vrd_d2.modeling.triplet_counts import load_triplet_counts
+
+_PICTURES_AT_ONCE = 2000  # some hundred thousand pairs of boxes
 
 
 def count_relations(
-    dataset_dicts: list[dict], vocabulary: Vocabulary, *, require_overlap: bool
+    dataset_dicts: Sequence[dict], vocabulary: Vocabulary, *, require_overlap: bool
 ) -> Tensor:
     """Counts of predicates, and of no relation, for every ordered pair of classes.
 
     Args:
-        dataset_dicts: with XYXY "bbox", "category_id" and "relations" (R, 3).
+        dataset_dicts: a list, or PackedRecords (quicker), with "relations" (R, 3).
         vocabulary: gives C and K.
         require_overlap: candidate pairs without a relation count only if their boxes overlap.
 
     Returns:
         (C, C, K + 1) float32, background last.
+
+    Raises:
+        ValueError: names the picture that has an id beyond the vocabulary.
     """
     num_classes, num_predicates = len(vocabulary.objects), len(vocabulary.predicates)
-    counts = np.zeros((num_classes, num_classes, num_predicates + 1), dtype=np.float32)
-    for record in dataset_dicts:
-        classes = np.array([a["category_id"] for a in record["annotations"]], dtype=np.int64)
-        relations = np.asarray(record["relations"], dtype=np.int64).reshape(-1, 3)
-        # No candidate pair is of one box with itself, so such rows tell nothing of pairs.
-        relations = relations[relations[:, 0] != relations[:, 1]]
-        subjects, objects, predicates = relations.T
-        if max(classes, default=0) >= num_classes or max(predicates, default=0) >= num_predicates:
+    counts = np.zeros((num_classes**2, num_predicates + 1), dtype=np.int64)
+    for start in range(0, len(dataset_dicts), _PICTURES_AT_ONCE):
+        part = dataset_dicts[start : start + _PICTURES_AT_ONCE]
+        if not isinstance(part, PackedRecords):
+            part = PackedRecords.pack(part, drop_other_keys=True)
+        _check_ids(part, num_classes, num_predicates)
+        _add_counts(counts, part, num_classes, require_overlap)
+    return torch.from_numpy(counts.astype(np.float32).reshape(num_classes, num_classes, -1))
+
+
+def _add_counts(
+    counts: np.ndarray, records: PackedRecords, num_classes: int, require_overlap: bool
+) -> None:
+    """All pictures at once; boxes are numbered through them."""
+    boxes, classes = records.boxes, records.categories.astype(np.int64)
+    starts = records.box_offsets[:-1]
+
+    def class_pairs(subjects: np.ndarray, objects: np.ndarray) -> np.ndarray:
+        return classes[subjects] * num_classes + classes[objects]
+
+    def candidates(subjects: np.ndarray, objects: np.ndarray) -> np.ndarray:
+        keep = subjects != objects  # no candidate pair is of one box with itself
+        if require_overlap:
+            keep = keep & overlapping(boxes[subjects], boxes[objects])
+        return keep
+
+    relations = records.relations.astype(np.int64)
+    first = np.repeat(starts, records.relation_counts)
+    subjects, objects = first + relations[:, 0], first + relations[:, 1]
+    told = subjects != objects
+    np.add.at(counts, (class_pairs(subjects, objects)[told], relations[told, 2]), 1)
+    # Background: the candidate pairs without the related ones among them.
+    related = np.unique(np.column_stack([subjects, objects]), axis=0).T
+    related = related[:, candidates(*related)]
+    pairs = all_pairs(starts, records.box_counts)
+    pairs = pairs[:, candidates(*pairs)]
+    for sign, found in ((1, pairs), (-1, related)):
+        counts[:, -1] += sign * np.bincount(class_pairs(*found), minlength=len(counts))
+
+
+def overlapping(subjects: np.ndarray, objects: np.ndarray) -> np.ndarray:
+    """Whether boxes (P, 4) and (P, 4) intersect in an area > 0, as :func:`candidate_pairs` asks."""
+    low = np.maximum(subjects[:, :2], objects[:, :2])
+    return (np.minimum(subjects[:, 2:], objects[:, 2:]) - low > 0).all(1)
+
+
+def all_pairs(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """(2, P): for each picture every ordered pair of its boxes, also of one with itself.
+
+    Args:
+        starts: (N,) number of each picture's first box.
+        sizes: (N,) boxes of each picture.
+    """
+    subjects = flat_ranges(starts, sizes)
+    partners = np.repeat(sizes, sizes)
+    objects = flat_ranges(np.repeat(starts, sizes), partners)
+    return np.stack([np.repeat(subjects, partners), objects])
+
+
+def _check_ids(records: PackedRecords, num_classes: int, num_predicates: int) -> None:
+    for ids, offsets, limit in (
+        (records.categories, records.box_offsets, num_classes),
+        (records.relations[:, 2], records.relation_offsets, num_predicates),
+    ):
+        wrong = (ids < 0) | (ids >= limit)
+        if wrong.any():
+            picture = int(np.searchsorted(offsets, wrong.argmax(), side="right")) - 1
             raise ValueError(
-                f"picture {record['file_name']} has a class or predicate id beyond the "
+                f"picture {records[picture]['file_name']} has a class or predicate id beyond the "
                 f"{num_classes} classes and {num_predicates} predicates of MODEL.VOCABULARY: set "
                 "it to the data set's own"
             )
-        np.add.at(counts, (classes[subjects], classes[objects], predicates), 1)
-        boxes = torch.tensor([a["bbox"] for a in record["annotations"]]).reshape(-1, 4)
-        pairs = candidate_pairs(boxes, require_overlap=require_overlap).numpy()
-        related = np.zeros((len(classes), len(classes)), dtype=bool)
-        related[subjects, objects] = True
-        pairs = pairs[~related[pairs[:, 0], pairs[:, 1]]]
-        np.add.at(counts, (classes[pairs[:, 0]], classes[pairs[:, 1]], num_predicates), 1)
-    return torch.from_numpy(counts)
 
 
 def training_counts(cfg: CfgNode) -> Tensor:
-    """:func:`count_relations` of all DATASETS.TRAIN."""
+    """MODEL.FREQUENCY.COUNTS, or without it :func:`count_relations` of all DATASETS.TRAIN.
+
+    Returns:
+        (C, C, K + 1) float32, background last.
+    """
     vocabulary = get_vocabulary(cfg.MODEL.VOCABULARY)
+    if cfg.MODEL.FREQUENCY.COUNTS:
+        return load_triplet_counts(cfg.MODEL.FREQUENCY.COUNTS, vocabulary)
     overlap = cfg.MODEL.RELATION.REQUIRE_OVERLAP
     return sum(
         count_relations(DatasetCatalog.get(name), vocabulary, require_overlap=overlap)

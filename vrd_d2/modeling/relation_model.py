@@ -8,14 +8,22 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
+from vrd_d2.data.own_boxes import results_files
 from vrd_d2.data.vocabulary import Vocabulary
 from vrd_d2.modeling.geometry import candidate_pairs
 from vrd_d2.modeling.pairs import label_pairs, match_entities, sample_pairs
 from vrd_d2.tasks import Task
+
+
+def boxes_replace_detector(cfg: CfgNode) -> bool:
+    """Whether DATASETS.DETECTIONS has boxes for every test set, so that no detector is needed."""
+    files = results_files(cfg.DATASETS.DETECTIONS)
+    return bool(files) and set(cfg.DATASETS.TEST) <= files.keys()
 
 
 @dataclass
@@ -72,7 +80,8 @@ class RelationModel(nn.Module, ABC):
     Args:
         task: where boxes and classes come from; only :meth:`entities` asks for it.
         vocabulary: names of classes and predicates.
-        detector: frozen, for tasks whose boxes are not given; else None.
+        detector: frozen, for the task whose boxes are not given; None for the others, or where
+            every example brings "detections".
         image_format: channel order of the input pictures, "BGR" or "RGB".
         require_overlap, batch_size_per_image, positive_fraction, iou_threshold, add_gt_boxes:
             see config.py.
@@ -92,8 +101,8 @@ class RelationModel(nn.Module, ABC):
         add_gt_boxes: bool,
     ):
         super().__init__()
-        if (detector is None) != task.boxes_given:
-            raise ValueError(f"task {task.value} needs {'no ' * task.boxes_given}detector")
+        if detector is not None and task.boxes_given:
+            raise ValueError(f"task {task.value} needs no detector")
         self.task = task
         self.vocabulary = vocabulary
         self.detector = detector
@@ -114,7 +123,7 @@ class RelationModel(nn.Module, ABC):
         """Arguments of the base class out of a config; builds the detector where one is needed."""
         task = Task(cfg.MODEL.RELATION.TASK)
         detector = None
-        if not task.boxes_given:
+        if not task.boxes_given and not boxes_replace_detector(cfg):
             if len(vocabulary.objects) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
                 raise ValueError(
                     f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but the "
@@ -152,7 +161,9 @@ class RelationModel(nn.Module, ABC):
         Args:
             batched_inputs: examples of :class:`~vrd_d2.data.mapper.RelationMapper`: "image",
                 "height", "width", and, where boxes or classes are given or in training,
-                "instances" (gt_boxes, gt_classes) and "relations" (R, 3).
+                "instances" (gt_boxes, gt_classes) and "relations" (R, 3). "detections"
+                (pred_boxes, scores, pred_classes) stand in for the detector, and at test time
+                for "instances".
 
         Returns:
             In training {"loss_*": scalar}; else for each picture {"instances": Instances with
@@ -196,7 +207,9 @@ class RelationModel(nn.Module, ABC):
 
     def entities(self, example: dict) -> Entities:
         """Entities of one picture: given boxes, or detections."""
-        gt = example.get("instances")
+        gt, own = example.get("instances"), example.get("detections")
+        if own is not None and self.task.boxes_given and not self.training:
+            return self._own_entities(own)
         if gt is None and (self.task.boxes_given or self.training):
             raise ValueError(
                 f"picture {example.get('file_name', example.get('image_id'))}: the task "
@@ -210,10 +223,7 @@ class RelationModel(nn.Module, ABC):
                 scores=boxes.new_ones(len(boxes)),
                 gt_index=torch.arange(len(boxes), device=self.device),
             )
-        # In float32: half precision rounds boxes to a pixel or two.
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            detected = self.detector.inference([example], do_postprocess=False)[0]
-        found = Entities(detected.pred_boxes.tensor, detected.pred_classes, detected.scores)
+        found = self._own_entities(own) if own is not None else self._detect(example)
         if not self.training:
             return found
         gt_boxes, gt_classes = gt.gt_boxes.tensor.to(self.device), gt.gt_classes.to(self.device)
@@ -226,6 +236,31 @@ class RelationModel(nn.Module, ABC):
             )
         found.gt_index = match_entities(found.boxes, gt_boxes, iou_threshold=self.iou_threshold)
         return found
+
+    @property
+    def needs_classes(self) -> bool:
+        """Whether entities must come with their classes."""
+        return self.task.classes_given or not self.task.boxes_given
+
+    def _own_entities(self, own: Instances) -> Entities:
+        known = own.has("pred_classes") and (self.task.classes_given or not self.task.boxes_given)
+        return Entities(
+            boxes=own.pred_boxes.tensor.to(self.device),
+            classes=own.pred_classes.to(self.device) if known else None,
+            scores=own.scores.to(self.device),
+        )
+
+    def _detect(self, example: dict) -> Entities:
+        if self.detector is None:
+            raise ValueError(
+                f"picture {example.get('file_name', example.get('image_id'))}: the model was built "
+                "without a detector, because DATASETS.DETECTIONS has a row for every test set, and "
+                'the example has no "detections": add a row for its data set, or remove the rows'
+            )
+        # In float32: half precision rounds boxes to a pixel or two.
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            detected = self.detector.inference([example], do_postprocess=False)[0]
+        return Entities(detected.pred_boxes.tensor, detected.pred_classes, detected.scores)
 
     def pairs(self, entities: Entities) -> Tensor:
         """Candidate pairs (P, 2) of one picture."""

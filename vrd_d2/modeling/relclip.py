@@ -129,6 +129,11 @@ class RelCLIP(RelationModel):
         }
 
     @property
+    def needs_classes(self) -> bool:
+        """Entities must come with their classes, unless the head names them."""
+        return self.task.classes_given or self._keeps_detector_classes
+
+    @property
     def needs_counts(self) -> bool:
         """Whether the head has a prior that is read off the training set."""
         return self.head.prior is not None
@@ -246,4 +251,4 @@ class RelCLIP(RelationModel):
 
     @property
     def _keeps_detector_classes(self) -> bool:
-        return self.detector is not None and self.entity_classes == "detector"
+        return not self.task.boxes_given and self.entity_classes == "detector"
