@@ -66,7 +66,7 @@ class PackedRecords(Dataset):
         Args:
             file_names: of N pictures.
             image_ids: (N,) integers or strings.
-            sizes: (N, 2) height, width.
+            sizes: (N, 2) height, width; 0 where it is not known, and the dict has no such key.
             boxes: (B, 4) XYXY in pixels, picture by picture; float32, or float64 where the last
                 digit matters.
             categories: (B,) class ids.
@@ -139,7 +139,8 @@ class PackedRecords(Dataset):
         """Pack data set dicts; boxes become XYXY in single precision.
 
         Args:
-            records: with file_name, image_id, height, width, annotations and relations.
+            records: with file_name, image_id, annotations and relations; and height and width, if
+                known.
             drop_other_keys: leave out what has no place here ("segmentation", say) instead of
                 raising.
 
@@ -156,7 +157,7 @@ class PackedRecords(Dataset):
                     _refuse_others(record, annotations)
                 names.append(str(record["file_name"]))
                 image_ids.append(record["image_id"])
-                sizes.append((record["height"], record["width"]))
+                sizes.append((record.get("height", 0), record.get("width", 0)))
                 for annotation in annotations:
                     boxes.extend(annotation_xyxy(annotation))
                     categories.append(int(annotation["category_id"]))
@@ -256,6 +257,8 @@ class PackedRecords(Dataset):
             "annotations": annotations,
             "relations": self._relations[first:last].numpy().astype(np.int64),
         }
+        if not height or not width:
+            del record["height"], record["width"]
         if self._captions is not None:
             (captions,) = self._captions.values(i, i + 1)
             if captions is not None:

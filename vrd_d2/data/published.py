@@ -15,7 +15,7 @@ from vrd_d2.data.open_images import load_open_images
 from vrd_d2.data.packed import unseen_triplets
 from vrd_d2.data.panoptic_scene_graph import load_panoptic_scene_graph
 from vrd_d2.data.raw_files import require_file
-from vrd_d2.data.stanford_vrd import load_stanford_vrd, stanford_vrd_vocabulary, triplets
+from vrd_d2.data.stanford_vrd import load_stanford_vrd, stanford_vrd_vocabulary
 from vrd_d2.data.vocabulary import PSG, VRD, Vocabulary, get_vocabulary
 
 RAW_REMEDY = "datasets/README.md says where it is had and where its files go"
@@ -81,7 +81,7 @@ def open_images_files(folder: Path, split: str) -> dict[str, Path]:
     return files | {key: path for key, path in optional.items() if path.is_file()}
 
 
-def _load_vrd(name: str, folder: Path, split: str, missing_images: str) -> list[dict]:
+def _load_vrd(name: str, folder: Path, split: str, missing_images: str) -> Sequence[dict]:
     json_file = folder / f"annotations_{split}.json"
     require_file(name, json_file, RAW_REMEDY)
     if (folder / "objects.json").is_file() and stanford_vrd_vocabulary(folder) != VRD:
@@ -96,9 +96,10 @@ def _load_vrd(name: str, folder: Path, split: str, missing_images: str) -> list[
     if split == "test" and training.is_file():
         # Of the annotation as a whole, whether its pictures are there or not.
         parts = (
-            load_stanford_vrd(path, folder, missing_images="keep") for path in (json_file, training)
+            load_stanford_vrd(path, folder, missing_images="keep").triplets()
+            for path in (json_file, training)
         )
-        MetadataCatalog.get(name).set(zero_shot_triplets=unseen_triplets(*map(triplets, parts)))
+        MetadataCatalog.get(name).set(zero_shot_triplets=unseen_triplets(*parts))
     return dicts
 
 

@@ -6,13 +6,14 @@ name. The size of a picture is not in the files.
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from detectron2.structures import BoxMode
 
+from vrd_d2.data.packed import PackedRecords
 from vrd_d2.data.picture_folders import PictureFolders
 from vrd_d2.data.picture_sizes import read_size, read_sizes
 from vrd_d2.data.pictures import check_policy, drop_missing_pictures
@@ -58,7 +59,7 @@ def load_stanford_vrd(
     vocabulary: Vocabulary = VRD,
     sizes: str | os.PathLike | None = None,
     missing_images: str = "error",
-) -> list[dict]:
+) -> PackedRecords:
     """Read ``annotations_train.json`` or ``annotations_test.json``.
 
     The objects of a picture are the distinct (class, box) of its relations' ends, in the order of
@@ -112,16 +113,7 @@ def load_stanford_vrd(
         if size is not None:
             record["width"], record["height"] = size
     _report(json_file, dicts)
-    return dicts
-
-
-def triplets(dataset_dicts: Iterable[Mapping[str, Any]]) -> np.ndarray:
-    """Distinct (subject class, object class, predicate) of all relations: int64 (T, 3), sorted."""
-    found = set()
-    for record in dataset_dicts:
-        classes = [annotation["category_id"] for annotation in record["annotations"]]
-        found.update((classes[s], classes[o], p) for s, o, p in record["relations"].tolist())
-    return np.array(sorted(found), np.int64).reshape(-1, 3)
+    return PackedRecords.pack(dicts)
 
 
 def _picture(

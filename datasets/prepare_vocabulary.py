@@ -1,0 +1,60 @@
+#!/usr/bin/env python
+"""Write vocabulary.json of a data set with open names, gqa or oiv6, from its training file.
+
+    python datasets/prepare_vocabulary.py gqa --objects 200 --predicates 100
+    python datasets/prepare_vocabulary.py oiv6 --sizes
+
+The names are the most frequent ones, all without --objects and --predicates. gqa_* and oiv6_* are
+read with them, and MODEL.VOCABULARY of a config is the path of the file. --sizes also stores the
+sizes of the pictures, which Open Images does not state, so that they are read only once.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from vrd_d2.data import open_images
+from vrd_d2.data.gqa import gqa_vocabulary
+from vrd_d2.data.name_counts import write_vocabulary
+from vrd_d2.data.picture_folders import PictureFolders
+from vrd_d2.data.picture_sizes import write_sizes
+from vrd_d2.data.published import open_images_files
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", choices=["gqa", "oiv6"])
+    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    parser.add_argument("--root", type=Path, default=root, help="folder of all data sets")
+    parser.add_argument("--objects", type=int, help="object classes to keep")
+    parser.add_argument("--predicates", type=int, help="predicates to keep")
+    parser.add_argument("--sizes", action="store_true", help="oiv6: also write sizes.json")
+    args = parser.parse_args()
+    folder = args.root / args.name
+    limits = {"num_objects": args.objects, "num_predicates": args.predicates}
+    if args.name == "gqa":
+        vocabulary = gqa_vocabulary(folder / "train_sceneGraphs.json", **limits)
+    else:
+        files = open_images_files(folder, "train")
+        vocabulary = open_images.open_images_vocabulary(
+            files["relations_csv"], files["class_descriptions"], **limits
+        )
+    path = folder / "vocabulary.json"
+    write_vocabulary(vocabulary, path)
+    print(
+        f"{path}: {len(vocabulary.objects)} object classes, {len(vocabulary.predicates)} predicates"
+    )
+    if args.sizes:
+        pictures = PictureFolders(folder, open_images.PICTURE_FOLDERS).found
+        write_sizes(pictures, folder / "sizes.json")
+        print(f"{folder / 'sizes.json'}: {len(pictures)} pictures")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,126 @@
+#!/usr/bin/env python
+"""The frequency baseline in PredCls, from annotation alone: no picture is opened.
+
+    python tools/evaluate_frequency.py --train vrd_train --test vrd_test --vocabulary vrd
+    python tools/evaluate_frequency.py --test vrd_test --vocabulary vrd --protocols sgb vrd
+
+Without --train the test set's own pictures are halved: they are ordered by the SHA-256 of
+"SEED:IMAGE_ID", the first half (rounded down) is counted and the rest evaluated.
+"""
+
+import argparse
+import hashlib
+import logging
+import sys
+from collections.abc import Sequence
+
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, Instances
+
+from vrd_d2.data.builtin import register_builtin_datasets
+from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
+from vrd_d2.evaluation import PROTOCOLS, RelationEvaluator
+from vrd_d2.modeling.frequency import FrequencyBaseline, count_relations
+from vrd_d2.tasks import Task
+
+
+def halves(dataset_dicts: Sequence[dict], seed: int) -> tuple[list[dict], list[dict]]:
+    """Two halves, by a rule that depends on nothing but the seed and each picture's id."""
+
+    def key(record: dict) -> bytes:
+        return hashlib.sha256(f"{seed}:{record['image_id']}".encode()).digest()
+
+    ordered = sorted(dataset_dicts, key=key)
+    cut = len(ordered) // 2
+    return ordered[:cut], ordered[cut:]
+
+
+def example(record: dict) -> dict:
+    """A mapped example whose boxes are in the picture's own pixels; the picture is a stand-in."""
+    annotations = record["annotations"]
+    boxes = torch.tensor([a["bbox"] for a in annotations]).reshape(-1, 4)
+    classes = torch.tensor([a["category_id"] for a in annotations], dtype=torch.int64)
+    return {
+        "image": torch.zeros(3, 1, 1, dtype=torch.uint8),
+        "image_id": record["image_id"],
+        "instances": Instances((1, 1), gt_boxes=Boxes(boxes), gt_classes=classes),
+        "relations": torch.from_numpy(record["relations"]),
+    }
+
+
+def evaluate(
+    training: Sequence[dict],
+    test_name: str,
+    vocabulary: Vocabulary,
+    *,
+    protocol: str,
+    output_dir: str | None = None,
+) -> dict[str, float]:
+    """Metrics, in percent, of the relation frequencies of dicts on a registered data set."""
+    model = FrequencyBaseline(
+        counts=count_relations(training, vocabulary, require_overlap=False),
+        task=Task.PREDCLS,
+        vocabulary=vocabulary,
+        detector=None,
+        image_format="BGR",
+        require_overlap=False,
+        batch_size_per_image=1,
+        positive_fraction=1.0,
+        iou_threshold=0.5,
+        add_gt_boxes=False,
+    ).eval()
+    evaluator = RelationEvaluator(
+        test_name, task=Task.PREDCLS, protocol=protocol, output_dir=output_dir
+    )
+    with torch.no_grad():
+        for record in DatasetCatalog.get(test_name):
+            inputs = [example(record)]
+            evaluator.process(inputs, model(inputs))
+    (metrics,) = evaluator.evaluate().values()
+    return metrics
+
+
+def register_half(name: str, dicts: list[dict], like: str) -> None:
+    """Register dicts under another name, with the names of the data set that they are from."""
+    metadata = MetadataCatalog.get(like)
+    DatasetCatalog.register(name, lambda: dicts)
+    MetadataCatalog.get(name).set(
+        thing_classes=metadata.thing_classes, predicate_classes=metadata.predicate_classes
+    )
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--test", required=True, help="registered data set")
+    parser.add_argument("--train", help="registered data set; without it --test is halved")
+    parser.add_argument("--vocabulary", required=True, help="vg150, vrd, psg, or a JSON file")
+    parser.add_argument("--protocols", nargs="+", default=["sgb"], choices=list(PROTOCOLS))
+    parser.add_argument("--seed", type=int, default=0, help="of the halves")
+    parser.add_argument("--output-dir", help="folder for JSON files of all results")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
+    register_builtin_datasets(missing_images="keep")
+    vocabulary = get_vocabulary(args.vocabulary)
+    test_name = args.test
+    if args.train is None:
+        training, rest = halves(DatasetCatalog.get(args.test), args.seed)
+        test_name = f"{args.test}_half"
+        register_half(test_name, rest, args.test)
+    else:
+        training = DatasetCatalog.get(args.train)
+    for protocol in args.protocols:
+        evaluate(training, test_name, vocabulary, protocol=protocol, output_dir=args.output_dir)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
