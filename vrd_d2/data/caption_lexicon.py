@@ -87,7 +87,7 @@ class Lexicon:
                 joined = self._nouns.get((before + phrase[-length],)) if length == 1 else None
                 if joined is not None:  # "side walk", "surf board"
                     return joined
-                return None if words.MISLEADING & set(phrase[:-length]) else found
+                return None if _misleads(phrase, len(phrase) - length) else found
         return self._nouns.get(("".join(phrase[-2:]),)) if len(phrase) > 1 else None
 
     def is_noun(self, word: str) -> bool:
@@ -141,6 +141,16 @@ class Lexicon:
         if kind != "participle" or base in words.INTRANSITIVE:
             return None
         return next((index for index, bare in self._verbal.get((base,), ()) if not bare), None)
+
+
+def _misleads(phrase: Sequence[str], start: int) -> bool:
+    """Whether the words in front of the name that starts at a position make it another thing."""
+    if words.MISLEADING & set(phrase[:start]):
+        return True
+    head = phrase[start]
+    return start > 0 and any(
+        (phrase[start - 1], singular) in words.MISLEADING_PAIRS for singular in (head, head[:-1])
+    )
 
 
 def _named(names: Sequence[str], aliases: Mapping[str, str]) -> Iterator[tuple[str, int]]:

@@ -77,8 +77,19 @@ QUANTIFIERS = _words(
     "clusters team plenty stack stacks kind kinds type types dozen assortment array hundreds "
     "photo photograph image view shot closeup"
 )
-# In front of a name they make it another thing ("toy horse", "teddy bear", "hot dog").
+# In front of any name they make it another thing ("toy horse", "stuffed dog") ...
 MISLEADING = _words("toy stuffed teddy fake inflatable hot corn prairie gummy rocking statue")
+# ... or in front of one name ("pony tail" is hair, "license plate" is no dish).
+MISLEADING_PAIRS = frozenset(
+    tuple(pair.split())
+    for pair in (
+        "pony tail", "pig tail", "license plate", "licence plate", "number plate", "name plate",
+        "computer tower", "pc tower", "steering wheel", "ferris wheel", "light house",
+        "green house", "motor bike", "dirt bike", "key board", "card board", "clip board",
+        "dart board", "ear phone", "head phone", "door bell", "sea horse", "horse shoe",
+        "chess board", "score board", "wheel chair",
+    )
+)  # fmt: skip
 # Words in -ing that are nouns, or in front of a noun are part of its name.
 ING_NOUNS = _words(
     "building ceiling string ring king wing railing clothing painting thing evening morning "
