@@ -3,9 +3,15 @@
 Shapes: C object classes, K predicates, P pairs; background is predicate K.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from vrd_d2.data.packed import PackedRecords
 
 LOSSES = ("cross_entropy", "focal", "class_balanced")
 ADJUSTMENTS = ("none", "train", "test")
@@ -110,7 +116,7 @@ def predicate_loss(
 
 
 def predicate_repeat_factors(
-    dataset_dicts: list[dict], num_predicates: int, threshold: float
+    dataset_dicts: Sequence[dict] | Dataset, num_predicates: int, threshold: float
 ) -> Tensor:
     """Repeat factors of pictures by their rarest predicate (Gupta et al. 2019, for predicates).
 
@@ -118,7 +124,7 @@ def predicate_repeat_factors(
     max over its predicates of max(1, sqrt(threshold / f(p))) times.
 
     Args:
-        dataset_dicts: with "relations" (R, 3).
+        dataset_dicts: with "relations" (R, 3); a list, PackedRecords, or several of the latter.
         num_predicates: K.
         threshold: share of pictures below which a predicate is rare.
 
@@ -126,8 +132,16 @@ def predicate_repeat_factors(
         (number of pictures,) float32, at least 1.
     """
     present = torch.zeros((len(dataset_dicts), num_predicates), dtype=torch.bool)
-    for row, record in zip(present, dataset_dicts, strict=True):
-        row[torch.as_tensor(record["relations"], dtype=torch.int64).reshape(-1, 3)[:, 2]] = True
+    start = 0
+    for part in getattr(dataset_dicts, "datasets", [dataset_dicts]):  # of a ConcatDataset
+        rows = present[start : start + len(part)]
+        start += len(part)
+        if isinstance(part, PackedRecords):
+            owner = np.repeat(np.arange(len(part)), part.relation_counts)
+            rows.numpy()[owner, part.relations[:, 2]] = True
+            continue
+        for row, record in zip(rows, part, strict=True):
+            row[torch.as_tensor(record["relations"], dtype=torch.int64).reshape(-1, 3)[:, 2]] = True
     share = present.float().mean(0)
     factors = (threshold / share.clamp(min=1e-12)).sqrt().clamp(min=1)
     return torch.where(present, factors, 1.0).amax(1)
