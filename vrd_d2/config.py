@@ -9,8 +9,8 @@ def add_vrd_config(cfg: CN) -> None:
     Args:
         cfg: the result of ``detectron2.config.get_cfg()``.
     """
-    # Class and predicate names: "vg150", "vg20", "vrd", "scenes", or the path of a JSON that has
-    # them (a relations_json file, or {"objects": [...], "predicates": [...]}).
+    # Class and predicate names: "vg150", "vg20", "vrd", "psg", "scenes", or the path of a JSON that
+    # has them (a relations_json file, or {"objects": [...], "predicates": [...]}).
     cfg.MODEL.VOCABULARY = "vg150"
 
     # ---- The frozen CLIP model -------------------------------------------------------------
@@ -117,7 +117,8 @@ def add_vrd_config(cfg: CN) -> None:
     # ---- Data --------------------------------------------------------------------------------
     # Data sets of the user's own: rows of [name, relations_json file, image folder].
     cfg.DATASETS.REGISTER = []
-    # A picture whose file is missing: "error" or "skip" (reported by name).
+    # A picture whose file is missing: "error", "skip" (reported by name) or "keep" (not looked for:
+    # for what uses the annotation alone).
     cfg.DATASETS.MISSING_IMAGES = "error"
     # A text file of pictures to leave out, a file name a line, as `tools/dataset.py check
     # --bad-list` writes it; "" leaves out none.

@@ -48,7 +48,7 @@ def register_builtin_datasets(
 
     Args:
         root: folder of all data sets; None is $DETECTRON2_DATASETS, or ./datasets without it.
-        missing_images: "error" or "skip", see
+        missing_images: "error", "skip" or "keep", see
             :func:`~vrd_d2.data.relations_json.load_relations_json`.
     """
     check_policy(missing_images)

@@ -20,11 +20,7 @@ from vrd_d2.data.vocabulary import PSG, VRD, Vocabulary, get_vocabulary
 
 RAW_REMEDY = "datasets/README.md says where it is had and where its files go"
 _VOCABULARY_REMEDY = "`python datasets/prepare_vocabulary.py {}` writes it from the training file"
-_OPEN_IMAGES_SPLITS = {
-    "train": "oidv6-train-annotations",
-    "val": "validation-annotations",
-    "test": "test-annotations",
-}
+_OPEN_IMAGES_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -69,16 +65,21 @@ def published_datasets(root: Path, missing_images: str) -> Iterator[PublishedDat
 def open_images_files(folder: Path, split: str) -> dict[str, Path]:
     """Arguments of :func:`~.open_images.load_open_images` that are files: those of one split.
 
-    The two optional ones are there if the files are.
+    File names may begin with "oidv6-" or not, as the published ones do and do not. The two
+    optional files are there if they exist.
     """
-    stem = _OPEN_IMAGES_SPLITS[split]
-    relations = folder / f"{stem if stem.startswith('oidv6') else f'oidv6-{stem}'}-vrd.csv"
-    files = {
-        "relations_csv": relations,
-        "class_descriptions": folder / "oidv6-class-descriptions.csv",
+
+    def find(name: str, *others: str) -> Path:
+        names = [prefix + stem for stem in (name, *others) for prefix in ("oidv6-", "")]
+        return next((folder / n for n in names if (folder / n).is_file()), folder / names[0])
+
+    stem = f"{_OPEN_IMAGES_SPLITS[split]}-annotations"
+    optional = {"boxes_csv": find(f"{stem}-bbox.csv"), "sizes": folder / "sizes.json"}
+    return {
+        "relations_csv": find(f"{stem}-vrd.csv"),
+        "class_descriptions": find("class-descriptions.csv", "class-descriptions-boxable.csv"),
+        **{key: path for key, path in optional.items() if path.is_file()},
     }
-    optional = {"boxes_csv": folder / f"{stem}-bbox.csv", "sizes": folder / "sizes.json"}
-    return files | {key: path for key, path in optional.items() if path.is_file()}
 
 
 def _load_vrd(name: str, folder: Path, split: str, missing_images: str) -> Sequence[dict]:
