@@ -34,10 +34,20 @@ def entity_colour(index: int) -> Colour:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
+def _luma(colour: Colour) -> float:
+    """Brightness from 0 to 255 (ITU-R BT.601)."""
+    return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+
+
 def text_colour(background: Colour) -> Colour:
-    """Black or white, whichever is easier to read on the background (ITU-R BT.601 luma)."""
-    luma = 0.299 * background[0] + 0.587 * background[1] + 0.114 * background[2]
-    return (20, 20, 20) if luma > 140 else (255, 255, 255)
+    """Black or white, whichever is easier to read on the background."""
+    return (20, 20, 20) if _luma(background) > 140 else (255, 255, 255)
+
+
+def on_paper(colour: Colour) -> Colour:
+    """The colour, darkened where a thin line of it would not show on white."""
+    factor = min(1.0, 150 / max(_luma(colour), 1.0))
+    return round(colour[0] * factor), round(colour[1] * factor), round(colour[2] * factor)
 
 
 def shorten(text: str, length: int) -> str:
@@ -167,6 +177,36 @@ def outside(points: np.ndarray, rectangle: Rectangle) -> np.ndarray:
     """Mask (N,) of the points (N, 2) that are not in the rectangle."""
     low, high = rectangle[:2], rectangle[2:]
     return ((points < low) | (points > high)).any(1)
+
+
+def route(
+    area: Rectangle,
+    start: Rectangle,
+    end: Rectangle,
+    nth: int,
+    unit: float,
+    *,
+    avoid: Sequence[Rectangle] = (),
+) -> np.ndarray:
+    """Points (N, 2) of the nth arrow from one name to another, bent so that it stays in the area.
+
+    There and back again bend to different sides of the straight way, so that both can be seen.
+    Rectangles to avoid are gone around if another bend is free.
+    """
+    middles = [((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in (start, end)]
+    length = np.hypot(*np.subtract(*middles))
+    bend = (1 + nth) * max(0.12 * length, (30 if start == end else 14) * unit)
+    bends = [bend, -1.5 * bend]
+    if avoid:
+        bends += [2 * bend, 0.4 * bend, -2.5 * bend]
+
+    def cost(points: np.ndarray) -> int:
+        hidden = sum(int((~outside(points, rectangle)).sum()) for rectangle in avoid)
+        return 4 * int(outside(points, area).sum()) + hidden
+
+    points = min((curve(*middles, bend) for bend in bends), key=cost)
+    visible = points[outside(points, start) & outside(points, end)]
+    return visible if len(visible) > 1 else points
 
 
 class LabelPlacer:

@@ -1,31 +1,167 @@
-"""Scene graphs by name: read off ground truth or model outputs, and compared with each other."""
+"""Scene graphs by name: read off ground truth or model outputs, written to JSON and networkx."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from PIL import Image
+from torchvision.ops import nms
 
-from vrd_d2.evaluation.matching import compatible_boxes
+if TYPE_CHECKING:
+    import networkx
 
 
 @dataclass(frozen=True)
 class SceneGraph:
     """Entities and relations of one picture, by name.
 
-    boxes: float (M, 4), absolute XYXY pixels of the original picture. labels: M class names.
-    relations: rows (subject, object, predicate name) or (subject, object, predicate name, status),
-    where subject and object index the boxes. scores: a number or None for each relation; or None.
+    Attributes:
+        boxes: float (M, 4), absolute XYXY pixels of the original picture, turned upright where its
+            EXIF says so.
+        labels: M class names.
+        relations: rows (subject, object, predicate name) or (subject, object, predicate name,
+            status), where subject and object index the boxes.
+        scores: a number or None for each relation; or None.
+        entity_scores: a number for each entity; or None.
+        size: (width, height) of the picture; or None.
+        file_name: where the picture is; or None.
     """
 
     boxes: np.ndarray
     labels: Sequence[str]
     relations: Sequence[tuple]
     scores: Sequence[float | None] | None = None
+    entity_scores: Sequence[float] | None = None
+    size: tuple[int, int] | None = None
+    file_name: str | None = None
+
+    @property
+    def triplets(self) -> list[tuple[str, str, str]]:
+        """(subject, predicate, object) of every relation, by name."""
+        return [(self.labels[row[0]], row[2], self.labels[row[1]]) for row in self.relations]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold; :meth:`from_dict` gives the graph back.
+
+        Boxes are XYWH as in COCO, to a hundredth of a pixel; scores have six digits.
+
+        Returns:
+            "file_name", "width", "height" where they are known; "entities": a list of {"id": its
+            position, "label", "bbox", "score" where known}; "relations": a list of {"subject",
+            "predicate", "object", "score" and "status" where known}.
+        """
+        graph: dict[str, Any] = {}
+        if self.file_name is not None:
+            graph["file_name"] = self.file_name
+        if self.size is not None:
+            graph["width"], graph["height"] = map(int, self.size)
+        graph["entities"] = []
+        for i, (label, box) in enumerate(zip(self.labels, np.asarray(self.boxes), strict=True)):
+            x1, y1, x2, y2 = (float(value) for value in box)
+            entity = {
+                "id": i,
+                "label": str(label),
+                "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
+            }
+            if self.entity_scores is not None:
+                entity["score"] = _six_digits(self.entity_scores[i])
+            graph["entities"].append(entity)
+        graph["relations"] = []
+        for i, (subject, object_, predicate, *status) in enumerate(self.relations):
+            relation = {"subject": int(subject), "predicate": predicate, "object": int(object_)}
+            if self.scores is not None and self.scores[i] is not None:
+                relation["score"] = _six_digits(self.scores[i])
+            if status and status[0] is not None:
+                relation["status"] = status[0]
+            graph["relations"].append(relation)
+        return graph
+
+    @classmethod
+    def from_dict(cls, graph: Mapping[str, Any]) -> "SceneGraph":
+        """The graph of which :meth:`to_dict` made this."""
+        entities, relations = graph["entities"], graph["relations"]
+        boxes = np.array([entity["bbox"] for entity in entities], dtype=float).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        return cls(
+            boxes,
+            [entity["label"] for entity in entities],
+            [
+                (r["subject"], r["object"], r["predicate"], *([r["status"]] * ("status" in r)))
+                for r in relations
+            ],
+            [relation.get("score") for relation in relations],
+            (
+                [entity["score"] for entity in entities]
+                if all("score" in entity for entity in entities)
+                else None
+            ),
+            (graph["width"], graph["height"]) if "width" in graph else None,
+            graph.get("file_name"),
+        )
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """:meth:`to_dict` as JSON, on one line unless there is an indent."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=indent)
+
+    def to_networkx(self) -> "networkx.MultiDiGraph":
+        """Entities as nodes, relations as edges from subject to object.
+
+        Node attributes are label, bbox (XYXY) and score; edge attributes predicate, score and,
+        where there is one, status.
+        """
+        import networkx  # a second of import time that most uses do not need
+
+        graph = networkx.MultiDiGraph()
+        for key, value in (("file_name", self.file_name), ("size", self.size)):
+            if value is not None:
+                graph.graph[key] = value
+        scores = self.entity_scores or [None] * len(self.labels)
+        for i, (label, box) in enumerate(zip(self.labels, self.boxes, strict=True)):
+            graph.add_node(i, label=label, bbox=tuple(map(float, box)), score=scores[i])
+        relation_scores = self.scores or [None] * len(self.relations)
+        for row, score in zip(self.relations, relation_scores, strict=True):
+            subject, object_, predicate, *status = row
+            graph.add_edge(
+                subject,
+                object_,
+                predicate=predicate,
+                score=score,
+                **({"status": status[0]} if status else {}),
+            )
+        return graph
+
+    def draw(self, image: np.ndarray | None = None, *, graph: bool = True) -> np.ndarray:
+        """The picture with boxes and arrows, beside it the graph and the list of relations.
+
+        Args:
+            image: uint8 (H, W, 3) RGB; None reads `file_name`.
+            graph: whether to draw the graph beside the picture.
+
+        Returns:
+            uint8 (H', W', 3) RGB; :func:`vrd_d2.visualization.save_image` writes it.
+
+        Raises:
+            ValueError: there is no image to draw on, or it cannot be read.
+        """
+        from vrd_d2.media import read_picture
+        from vrd_d2.visualization import draw_scene_graph  # it imports this module
+
+        if image is None:
+            if self.file_name is None:
+                raise ValueError("the graph knows no file of its picture: give image to draw()")
+            image, _ = read_picture(self.file_name)
+        return draw_scene_graph(
+            image, self.boxes, self.labels, self.relations, scores=self.scores, graph=graph
+        )
+
+
+def _six_digits(value: float) -> float:
+    return float(f"{float(value):.6g}")
 
 
 def class_names(vocabulary: Any) -> tuple[Sequence[str], Sequence[str]]:
@@ -39,28 +175,77 @@ def class_names(vocabulary: Any) -> tuple[Sequence[str], Sequence[str]]:
     )
 
 
-def predicted_graph(output: Mapping[str, Any], vocabulary: Any, *, top_k: int = 20) -> SceneGraph:
+def predicted_graph(
+    output: Mapping[str, Any],
+    vocabulary: Any,
+    *,
+    top_k: int = 20,
+    min_score: float = 0.0,
+    min_entity_score: float = 0.0,
+    predicates: Sequence[str] | None = None,
+    max_overlap: float = 1.0,
+) -> SceneGraph:
     """The `top_k` best triplets of a model's output, best first, under the graph constraint.
 
     Each pair has one predicate, its best. The score of a triplet is the ranking score of the
     predicate times the scores of subject and object. Ties keep the order of the pairs.
+
+    Args:
+        output: one picture's output of a model.
+        vocabulary: a `Vocabulary`, or Detectron2 metadata.
+        top_k: relations to keep.
+        min_score: relations with a lower score are left out.
+        min_entity_score: entities with a lower score are left out, and their relations with them.
+        predicates: names among which the best of each pair is chosen; None for all.
+        max_overlap: of entities that overlap by a larger IoU, whatever their classes, only the one
+            with the best score stays: a detector may find one thing as man and as person.
+
+    Raises:
+        ValueError: a predicate is not in the vocabulary.
     """
-    objects, predicates = class_names(vocabulary)
+    objects, names = class_names(vocabulary)
+    columns = _predicate_columns(predicates, names)
     instances, relations = output["instances"].to("cpu"), output["relations"].to("cpu")
-    boxes = instances.pred_boxes.tensor.double().numpy()
-    labels = [objects[c] for c in instances.pred_classes.tolist()]
-    if not len(relations):
-        return SceneGraph(boxes, labels, [], [])
-    best, predicate = relations.predicate_scores.detach().double().max(1)
-    scores = best * instances.scores.detach().double()[relations.pairs].prod(1)
+    keep = instances.scores >= min_entity_score
+    if max_overlap < 1:
+        boxes = instances.pred_boxes.tensor.detach().float()
+        best_of_overlapping = torch.zeros_like(keep)
+        best_of_overlapping[nms(boxes, instances.scores.detach().float(), max_overlap)] = True
+        keep &= best_of_overlapping
+    # Pairs refer to entities by position.
+    position = torch.cumsum(keep, 0) - 1
+    relations = relations[keep[relations.pairs].all(1)] if len(relations) else relations
+    instances = instances[keep]
+    height, width = instances.image_size
+    graph = {
+        "boxes": instances.pred_boxes.tensor.detach().double().numpy(),
+        "labels": [objects[c] for c in instances.pred_classes.tolist()],
+        "entity_scores": instances.scores.detach().double().tolist(),
+        "size": (width, height),
+    }
+    if not len(relations) or not columns:
+        return SceneGraph(relations=[], scores=[], **graph)
+    pairs = position[relations.pairs]
+    best, predicate = relations.predicate_scores.detach().double()[:, columns].max(1)
+    scores = best * instances.scores.detach().double()[pairs].prod(1)
     order = torch.argsort(scores, descending=True, stable=True)[:top_k]
+    order = order[scores[order] >= min_score]
     rows = [
-        (subject, object_, predicates[p])
+        (subject, object_, names[columns[p]])
         for (subject, object_), p in zip(
-            relations.pairs[order].tolist(), predicate[order].tolist(), strict=True
+            pairs[order].tolist(), predicate[order].tolist(), strict=True
         )
     ]
-    return SceneGraph(boxes, labels, rows, scores[order].tolist())
+    return SceneGraph(relations=rows, scores=scores[order].tolist(), **graph)
+
+
+def _predicate_columns(predicates: Sequence[str] | None, names: Sequence[str]) -> list[int]:
+    if predicates is None:
+        return list(range(len(names)))
+    unknown = [name for name in predicates if name not in names]
+    if unknown:
+        raise ValueError(f"unknown predicate {unknown[0]!r}: choose of {', '.join(names)}")
+    return sorted({list(names).index(name) for name in predicates})
 
 
 def ground_truth_graph(example: Mapping[str, Any], vocabulary: Any) -> SceneGraph:
@@ -99,57 +284,3 @@ def read_picture(example: Mapping[str, Any]) -> np.ndarray:
     image = example["image"].cpu().numpy()[::-1].transpose(1, 2, 0).astype(np.uint8)
     size = (int(example["width"]), int(example["height"]))
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-
-
-def compare_relations(
-    predicted: SceneGraph, truth: SceneGraph, *, iou_threshold: float = 0.5
-) -> SceneGraph:
-    """Sort relations into "correct", "missed" and "extra", as Figure 5 of RelCLIP does.
-
-    A predicted relation is correct if an annotated one has the same predicate and the same classes
-    of subject and object, and both boxes overlap by the IoU threshold at least. Annotated relations
-    that no prediction meets are missed. As in the metrics, several predictions may meet one.
-
-    Returns one graph for `draw_scene_graph`: the predicted entities and relations, followed by the
-    missed relations. Where an entity of these was found, it is the predicted one; otherwise the
-    annotated one is added.
-    """
-    labels = np.array([*predicted.labels, *truth.labels], dtype=object)
-    of_predicted, of_truth = labels[: len(predicted.labels)], labels[len(predicted.labels) :]
-    boxes = np.asarray(predicted.boxes, dtype=float).reshape(-1, 4)
-    true_boxes = np.asarray(truth.boxes, dtype=float).reshape(-1, 4)
-    same, iou = compatible_boxes(boxes, of_predicted, true_boxes, of_truth, threshold=iou_threshold)
-
-    met: set[int] = set()
-    rows = []
-    for subject, object_, predicate, *_ in predicted.relations:
-        hits = [
-            index
-            for index, (s, o, p, *_) in enumerate(truth.relations)
-            if p == predicate and same[subject, s] and same[object_, o]
-        ]
-        met.update(hits)
-        rows.append((subject, object_, predicate, "correct" if hits else "extra"))
-
-    entity: dict[int, int] = {}
-    added: list[int] = []
-
-    def merged(index: int) -> int:
-        if index not in entity:
-            if same[:, index].any():
-                entity[index] = int(np.where(same[:, index], iou[:, index], -1).argmax())
-            else:
-                entity[index] = len(boxes) + len(added)
-                added.append(index)
-        return entity[index]
-
-    for index, (subject, object_, predicate, *_) in enumerate(truth.relations):
-        if index not in met:
-            rows.append((merged(subject), merged(object_), predicate, "missed"))
-    scores = [None] * len(predicted.relations) if predicted.scores is None else predicted.scores
-    return SceneGraph(
-        np.concatenate([boxes, true_boxes[added]]),
-        [*of_predicted, *of_truth[added]],
-        rows,
-        [*scores, *[None] * (len(rows) - len(scores))],
-    )

@@ -9,47 +9,36 @@ from PIL import Image
 
 from vrd_d2.drawing import (
     Canvas,
-    Colour,
     LabelPlacer,
     Rectangle,
     chip_size,
-    curve,
     entity_colour,
-    outside,
+    route,
     shorten,
-    text_size,
 )
-from vrd_d2.scene_graph import (
-    SceneGraph,
-    compare_relations,
-    ground_truth_graph,
-    predicted_graph,
-    read_picture,
+from vrd_d2.graph_comparison import compare_relations
+from vrd_d2.panels import (
+    ENTITY_LENGTH,
+    STATUS,
+    GraphPanel,
+    Row,
+    Table,
+    arrows_of,
+    draw_predicate,
+    row_colour,
 )
+from vrd_d2.scene_graph import SceneGraph, ground_truth_graph, predicted_graph, read_picture
 
 __all__ = [
-    "compare_relations",
     "draw_ground_truth",
     "draw_predictions",
     "draw_scene_graph",
     "save_image",
 ]
 
-# Colours and meaning are those of Figure 5 of RelCLIP, in the order of the list.
-STATUS: dict[str, tuple[Colour, str]] = {
-    "correct": ((20, 135, 60), "predicted and annotated"),
-    "missed": ((225, 105, 0), "annotated, not predicted"),
-    "extra": ((30, 95, 215), "predicted, not annotated"),
-}
-INK: Colour = (40, 40, 40)
-FAINT: Colour = (140, 140, 140)
 # The longer side of the picture is brought into this range of pixels. Text and lines have a fixed
 # proportion to it, so that they are legible on a thumbnail and not tiny on a large photograph.
 LONGER_SIDE = (960, 1600)
-ENTITY_LENGTH, PREDICATE_LENGTH = 22, 26  # characters after which a name is cut
-
-# (subject, object, predicate, status or None, score or None)
-Row = tuple[int, int, str, str | None, float | None]
 
 
 def draw_scene_graph(
@@ -59,6 +48,7 @@ def draw_scene_graph(
     relations: Sequence[tuple],
     *,
     scores: Sequence[float | None] | None = None,
+    graph: bool = False,
 ) -> np.ndarray:
     """Draw entities and relations on the picture, and list the relations beside it.
 
@@ -71,6 +61,7 @@ def draw_scene_graph(
             status); subject and object index the boxes, status is "correct", "missed" or "extra".
             Repeated rows are drawn once. All rows are drawn: choose the best few beforehand.
         scores: one number (or None) a relation, for the list.
+        graph: whether to draw the relations as a graph, too, above the list.
 
     Only entities with a relation are drawn, or all of them if there is no relation. An arrow goes
     from the name of the subject to the name of the object, in the colour of the subject, or of the
@@ -91,12 +82,22 @@ def draw_scene_graph(
     # A very narrow picture gets a margin, or its labels would find no room.
     area = (0.0, 0.0, max(shown[0], 320 * unit), max(shown[1], 200 * unit))
 
-    names = [shorten(name, ENTITY_LENGTH) for name in _number(labels)]
-    table = _Table(names, rows, 13.5 * unit, height=area[3])
-    canvas = Canvas(area[2] + table.width, max(area[3], table.height))
+    names = [shorten(name, ENTITY_LENGTH) for name in number_names(labels)]
+    table = Table(names, rows, 13.5 * unit, height=area[3])
+    width, height, above = table.width, table.height, 0.0
+    if graph:
+        panel = GraphPanel(names, boxes, rows, unit)
+        columns = 2 if len(rows) > 4 else 1
+        table = Table(names, rows, 13.5 * unit, height=0, columns=columns)
+        width = max(panel.width, table.width)
+        height = max(area[3], panel.height + table.height)
+        above = height - table.height
+    canvas = Canvas(area[2] + width, max(area[3], height))
     canvas.paste(image_rgb, (0, 0, *shown))
     _draw_entities_and_arrows(canvas, area, (scale * boxes).clip(0, shown * 2), names, rows, unit)
-    table.draw(canvas, area[2])
+    if graph:
+        panel.draw(canvas, (area[2], 0, canvas.width, above))
+    table.draw(canvas, area[2], above)
     return canvas.array()
 
 
@@ -137,7 +138,7 @@ def _check(
     return boxes, sorted(rows.values(), key=lambda row: order.index(row[3]))
 
 
-def _number(labels: Sequence[str]) -> list[str]:
+def number_names(labels: Sequence[str]) -> list[str]:
     """Names that tell entities of the same class apart."""
     count: dict[str, int] = {}
     names = []
@@ -166,31 +167,23 @@ def _draw_entities_and_arrows(
     # Small boxes choose first: the name of a large one is understood wherever it goes.
     placer = LabelPlacer(area, gap=1.5 * unit)
     chips = {i: _place_name(placer, boxes[i], chip_size(names[i], font)) for i in shown}
-    # One arrow for all predicates of a pair that share a status.
-    predicates: dict[tuple, list[str]] = {}
-    for subject, object_, predicate, status, _ in rows:
-        predicates.setdefault((subject, object_, status), []).append(predicate)
-    arrows = {}
+    predicates = arrows_of(rows)
+    arrows: dict[tuple, np.ndarray] = {}
     for key in predicates:
         subject, object_, status = key
         nth = sum(other[:2] == key[:2] for other in arrows)
-        arrows[key] = _route(area, chips[subject], chips[object_], nth, unit)
-        canvas.arrow(arrows[key], STATUS[status][0] if status else entity_colour(subject), 2 * unit)
+        arrows[key] = route(area, chips[subject], chips[object_], nth, unit)
+        canvas.arrow(arrows[key], row_colour(subject, status), 2 * unit)
     for i, chip in chips.items():
         canvas.chip(chip, names[i], font, entity_colour(i))
 
-    font = 11 * unit
     placer.gap = 0
-    for (subject, _, status), points in arrows.items():
-        text = shorten(", ".join(predicates[subject, _, status]), PREDICATE_LENGTH)
-        size = np.add(text_size(text, font), (8 * unit, 2 * unit))
-        from_middle = np.argsort(np.abs(np.arange(len(points)) - len(points) / 2), kind="stable")
-        label = placer.place(tuple(size), points[from_middle] - size / 2)
-        colour = STATUS[status][0] if status else entity_colour(subject)
-        fill = colour if status else (255, 255, 255, 230)
-        canvas.rectangle(label, fill=fill, outline=colour, width=unit, radius=4 * unit)
-        ink = (255, 255, 255) if status else INK
-        canvas.text((label[0] + 4 * unit, (label[1] + label[3]) / 2), text, font, ink)
+    for key, points in arrows.items():
+        subject, _, status = key
+        colour = row_colour(subject, status)
+        draw_predicate(
+            canvas, placer, points, predicates[key], colour, filled=bool(status), unit=unit
+        )
 
 
 def _place_name(placer: LabelPlacer, box: np.ndarray, size: tuple[float, float]) -> Rectangle:
@@ -200,97 +193,6 @@ def _place_name(placer: LabelPlacer, box: np.ndarray, size: tuple[float, float])
     beside = [(x1, y1 - height), (x2 - width, y1 - height), (x1, y2), (x2 - width, y2)]
     covers = x2 - x1 < 1.5 * width or y2 - y1 < 3 * height
     return placer.place(size, beside + within if covers else within + beside)
-
-
-def _route(area: Rectangle, start: Rectangle, end: Rectangle, nth: int, unit: float) -> np.ndarray:
-    """Points (N, 2) of the nth arrow from one name to another, bent so that it stays in the area.
-
-    There and back again bend to different sides of the straight way, so that both can be seen.
-    """
-    middles = [((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in (start, end)]
-    length = np.hypot(*np.subtract(*middles))
-    bend = (1 + nth) * max(0.12 * length, (30 if start == end else 14) * unit)
-    points = min(
-        (curve(*middles, bend), curve(*middles, -1.5 * bend)),
-        key=lambda points: outside(points, area).sum(),
-    )
-    visible = points[outside(points, start) & outside(points, end)]
-    return visible if len(visible) > 1 else points
-
-
-class _Table:
-    """The list of relations beside the picture; with statuses, its headings are the legend."""
-
-    def __init__(self, names: list[str], rows: list[Row], font: float, *, height: float) -> None:
-        self.names, self.font = names, font
-        statuses: list[str | None] = [None]
-        if any(row[3] for row in rows):
-            statuses = [*STATUS] if all(row[3] for row in rows) else [None, *STATUS]
-        self.groups = [(status, [r for r in rows if r[3] == status]) for status in statuses]
-
-        def widest(sizes: Any) -> float:
-            return max((width for width, _ in sizes), default=0.0)
-
-        self.columns = (
-            widest(chip_size(names[row[0]], font) for row in rows),
-            widest(text_size(shorten(row[2], PREDICATE_LENGTH), font) for row in rows) + 1.2 * font,
-            widest(chip_size(names[row[1]], font) for row in rows) + font,
-            widest(text_size(_number_text(row[4]), font) for row in rows),
-        )
-        headings = widest(
-            text_size(self._heading(*group), font, bold=True) for group in self.groups
-        )
-        self.width = 2 * font + max(sum(self.columns), headings + 1.5 * font)
-        lines = len(rows) + 1.4 * len(self.groups) - 0.4
-        # A long list moves together before it grows beyond the picture.
-        self.line = min(max((height - 2 * font) / lines, 1.55 * font), 1.75 * font)
-        self.height = 2 * font + self.line * lines
-
-    @staticmethod
-    def _heading(status: str | None, rows: list[Row]) -> str:
-        if status is None:
-            return f"{len(rows)} relation{'' if len(rows) == 1 else 's'}"
-        return f"{STATUS[status][1]}: {len(rows)}"
-
-    def draw(self, canvas: Canvas, left: float) -> None:
-        """Draw at this distance from the left edge of the canvas."""
-        font, line = self.font, self.line
-        # Covers the arrows that left the picture.
-        canvas.rectangle((left, 0, canvas.width, canvas.height), fill=(255, 255, 255))
-        left, y = left + font, font + line / 2
-        for status, rows in self.groups:
-            colour = STATUS[status][0] if status else INK
-            x = left
-            if status:
-                square = (x, y - font / 2, x + font, y + font / 2)
-                canvas.rectangle(square, fill=colour, radius=font / 5)
-                x += 1.5 * font
-            canvas.text((x, y), self._heading(status, rows), font, colour, bold=True)
-            y += line
-            for row in rows:
-                self._draw_row(canvas, left, y, row, colour)
-                y += line
-            y += 0.4 * line
-
-    def _draw_row(self, canvas: Canvas, left: float, y: float, row: Row, colour: Colour) -> None:
-        subject, object_, predicate, _, score = row
-        middle = left + self.columns[0]
-        right = middle + self.columns[1]
-        for entity, side in ((subject, -1), (object_, 0)):
-            width, height = chip_size(self.names[entity], self.font)
-            x = middle - width if side else right
-            rectangle = (x, y - height / 2, x + width, y + height / 2)
-            canvas.chip(rectangle, self.names[entity], self.font, entity_colour(entity))
-        text = shorten(predicate, PREDICATE_LENGTH)
-        indent = (self.columns[1] - text_size(text, self.font)[0]) / 2
-        canvas.text((middle + indent, y), text, self.font, colour)
-        canvas.text((right + self.columns[2], y), _number_text(score), self.font, FAINT)
-
-
-def _number_text(score: float | None) -> str:
-    if score is None:
-        return ""
-    return f"{score:.2f}" if abs(score) >= 0.1 else f"{score:.1g}"
 
 
 def draw_predictions(

@@ -1,0 +1,126 @@
+"""Where the nodes of a scene graph go: near to how the picture has them, without overlap.
+
+The layout is stress majorization (Gansner, Koren and North, "Graph Drawing by Stress Majorization",
+2004): distances on the page come near to distances in the graph. It begins with the places of the
+boxes, so that what is left in the picture tends to be left in the graph. Nothing is random.
+"""
+
+from collections.abc import Sequence
+
+import networkx
+import numpy as np
+
+_ITERATIONS = 60
+_NEAR_THE_START = 0.15  # weight of staying where the picture has an entity
+_GOLDEN_ANGLE = np.pi * (3 - 5**0.5)
+
+
+def layout_graph(
+    sizes: np.ndarray,
+    edges: Sequence[tuple[int, int]],
+    area: tuple[float, float],
+    *,
+    start: np.ndarray | None = None,
+    gap: float = 10.0,
+) -> np.ndarray:
+    """Centres of the nodes.
+
+    Args:
+        sizes: (N, 2) width and height of the nodes.
+        edges: pairs of node numbers; direction and repetition do not matter.
+        area: width and height of the page.
+        start: (N, 2) places in any unit, y downwards; None begins on a spiral.
+        gap: free pixels between nodes and to the border, where there is room.
+
+    Returns:
+        float (N, 2), y downwards. Nodes lie inside the area and do not overlap if it has room.
+    """
+    sizes = np.asarray(sizes, dtype=float).reshape(-1, 2)
+    count = len(sizes)
+    if not count:
+        return np.zeros((0, 2))
+    centres = _majorize(_start(start, count), _distances(count, edges))
+    low = sizes / 2 + gap
+    high = np.maximum(np.array(area) - low, low)
+    centres = _stretch(centres, low.max(0), np.maximum(high.min(0), low.max(0)))
+    return _separate(centres, sizes + gap, low, high, np.array(area) / 2)
+
+
+def _start(start: np.ndarray | None, count: int) -> np.ndarray:
+    """Places about the origin, no two alike."""
+    angle = _GOLDEN_ANGLE * np.arange(count)
+    spiral = np.sqrt(np.arange(count) / count)[:, None] * np.stack(
+        [np.cos(angle), np.sin(angle)], 1
+    )
+    if start is None:
+        return spiral
+    places = np.asarray(start, dtype=float).reshape(-1, 2)
+    spread = float(np.ptp(places, axis=0).max()) or 1.0
+    return 2 * (places - places.mean(0)) / spread + 0.05 * spiral
+
+
+def _distances(count: int, edges: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Steps from node to node (N, N); nodes without a way lie one step beyond the longest way."""
+    graph = networkx.Graph()
+    graph.add_nodes_from(range(count))
+    graph.add_edges_from((a, b) for a, b in edges if a != b)
+    distances = np.full((count, count), np.inf)
+    for source, lengths in networkx.all_pairs_shortest_path_length(graph):
+        distances[source, list(lengths)] = list(lengths.values())
+    finite = np.isfinite(distances)
+    distances[~finite] = min(distances[finite].max() + 1, 4)
+    return distances
+
+
+def _majorize(places: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    """Lower the stress by SMACOF steps, each node held a little by its start."""
+    if len(places) < 2:
+        return places
+    # One edge is as long as the nodes of a square page are apart.
+    unit = 2 / max(1.0, np.sqrt(len(places)))
+    wanted = distances * unit
+    weights = 1 / np.maximum(distances, 1) ** 2
+    np.fill_diagonal(weights, 0)
+    total = weights.sum(1)[:, None]
+    held = _NEAR_THE_START * total
+    start = places
+    for _ in range(_ITERATIONS):
+        difference = places[:, None] - places[None]
+        length = np.maximum(np.hypot(difference[..., 0], difference[..., 1]), 1e-9)
+        pull = places[None] + (wanted / length)[..., None] * difference
+        places = ((weights[..., None] * pull).sum(1) + held * start) / (total + held)
+    return places
+
+
+def _stretch(places: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Fill the page from low to high, each way by its own factor."""
+    smallest, largest = places.min(0), places.max(0)
+    extent = largest - smallest
+    # A nearly straight layout must not be torn apart across.
+    factor = (high - low) / np.maximum(np.maximum(extent, 0.35 * extent.max()), 1e-9)
+    return (low + high) / 2 + (places - (smallest + largest) / 2) * factor
+
+
+def _separate(
+    centres: np.ndarray, sizes: np.ndarray, low: np.ndarray, high: np.ndarray, middle: np.ndarray
+) -> np.ndarray:
+    """Push overlapping nodes apart, the way that is shorter, until none overlap or no room is."""
+    half = (sizes[:, None] + sizes[None]) / 2
+    centres = np.clip(centres, low, high)
+    order = np.arange(len(centres))
+    for _ in range(300):
+        difference = centres[:, None] - centres[None]
+        overlap = half - np.abs(difference)
+        np.fill_diagonal(overlap[..., 0], -1)
+        touching = (overlap > 1e-6).all(-1)
+        if not touching.any():
+            break
+        # Where two coincide, the later one goes on.
+        later = np.sign(order[:, None] - order[None])[..., None]
+        sign = np.where(difference == 0, later, np.sign(difference))
+        vertical = overlap[..., 1] < overlap[..., 0]
+        push = np.zeros_like(difference)
+        push[..., 1] = np.where(touching & vertical, overlap[..., 1] * sign[..., 1], 0)
+        push[..., 0] = np.where(touching & ~vertical, overlap[..., 0] * sign[..., 0], 0)
+        centres = np.clip(centres + 0.55 * push.sum(1), low, high)
+    return centres
