@@ -86,7 +86,8 @@ class _Pass:
         if self.noun or self.determined:
             if self.negated:
                 self.chunks.append(Chunk(Kind.NOT))
-            index = self.lexicon.noun(self.noun) if self.noun else None
+            colour = not self.determined and self.noun[-1] in words.COLOURS  # "in orange"
+            index = self.lexicon.noun(self.noun) if self.noun and not colour else None
             self.chunks.append(Chunk(Kind.NOUN, index, determined=self.determined))
         self.noun = []
         self.determined = self.negated = False
@@ -226,6 +227,8 @@ class _Pass:
             return self._unknown_verb_kind(word, following)
         base, kind = entry
         noun_like = base in words.NOUN_LIKE or self.lexicon.is_noun(word)
+        if base in words.VERB_LIKE:
+            noun_like = not following or not following[0].isalnum() or following in words.BE
         goes_on = following in words.DETERMINERS or self._names_predicate(word, position)
         if self.noun and self.noun[-1] != "'s":
             if kind == "ing":

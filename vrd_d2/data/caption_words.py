@@ -169,12 +169,16 @@ _VERBS = """
 VERBS = _words(_VERBS) | frozenset(_IRREGULAR_VERBS)
 # Forms in -s and base forms that are nouns at least as often: "street lights", "the men park".
 NOUN_LIKE = _words(
-    "stand sign light ride watch cover hand board face tie walk play wave rock park fly look drink "
-    "cut plant train pose track support hold point shadow shade shape mark line surf post cross "
-    "show control catch throw shop ski skateboard snowboard skate bat paint frame clip pet paw pile "
-    "row stack stop turn water work lead drive swing slide slice share sail roll list hit help "
-    "herd fish fold drop dress display dock crowd color close clip chain call brush box use set"
+    "sign light cover hand board face tie wave rock park fly drink cut plant train pose track "
+    "support point shadow shade shape mark line surf post cross show control shop ski skateboard "
+    "snowboard skate bat paint frame clip pet paw pile row stack stop turn water work lead drive "
+    "swing slide slice share sail roll list hit help herd fish fold drop dress display dock crowd "
+    "color close clip chain call brush box use set"
 )
+# Forms in -s and base forms that are verbs more often, if something follows: "a girl in a cape
+# stands with ...".
+VERB_LIKE = _words("stand look ride watch walk play hold catch throw sit jump talk")
+COLOURS = _words("orange gold silver rose cream chocolate olive lime peach salmon")
 
 
 def plural(noun: str) -> str:
