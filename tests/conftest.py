@@ -118,6 +118,7 @@ def make_cfg(tiny_json, tmp_path, repository):
             "MODEL.CLIP.NAME": str(clip),
             "MODEL.CLIP.PRETRAINED": "",
             "MODEL.CLIP.FEATURE_CACHE": "",
+            "MODEL.VISUAL.WEIGHTS": "",
             "MODEL.DETECTOR.WEIGHTS": "",
             "MODEL.WEIGHTS": "",
             "MODEL.ROI_HEADS.NUM_CLASSES": len(TINY_OBJECTS),

