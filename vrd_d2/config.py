@@ -114,6 +114,31 @@ def add_vrd_config(cfg: CN) -> None:
     # Past samples of each level kept as further negatives (the paper's future work); 0 is none.
     cfg.MODEL.RCL.MEMORY_BANK = 0
 
+    # ---- UnionCLIP: contrastive fine-tuning on union crops (section 3) ------------------------
+    # It also reads MODEL.CLIP, TEXT.*_PROMPTS and, of RELATION, TASK, REQUIRE_OVERLAP, RANKING and
+    # the sampling keys, which count distinct union boxes. CLIP.FEATURE_CACHE keeps a file a crop.
+    cfg.MODEL.UNION_CLIP = CN()
+    # "mlp" (a 2-layer MLP on each frozen encoder), "attention" (the last blocks, final norms and
+    # projections are trained) or "none" (zero-shot CLIP, nothing to train).
+    cfg.MODEL.UNION_CLIP.FINETUNE = "mlp"
+    # Last blocks of both towers that "attention" trains; of a ResNet, the attention pool is one
+    # and each stage is one.
+    cfg.MODEL.UNION_CLIP.TRAINED_BLOCKS = 2
+    # The MLP is added to its input and starts at zero; False: the MLP alone, from random weights.
+    cfg.MODEL.UNION_CLIP.MLP_RESIDUAL = True
+    # How a union box becomes a square: "squash" stretches it, "center" cuts off its ends.
+    cfg.MODEL.UNION_CLIP.CROP = "squash"
+    # The text of regions without a relation.
+    cfg.MODEL.UNION_CLIP.NULL_TEXT = "null relation"
+    # Crops and texts that are encoded at a time: bounds the memory, changes no result.
+    cfg.MODEL.UNION_CLIP.CROP_CHUNK = 64
+    cfg.MODEL.UNION_CLIP.TEXT_CHUNK = 1024
+    # Main memory for what the frozen part of the text tower says of training texts, in GiB.
+    cfg.MODEL.UNION_CLIP.TEXT_CACHE_GB = 4.0
+    # Folder of a memory-mapped file with the texts of all class pairs met in inference; "" keeps
+    # them in memory.
+    cfg.MODEL.UNION_CLIP.TEXT_BANK = ""
+
     # ---- Data --------------------------------------------------------------------------------
     # Data sets of the user's own: rows of [name, relations_json file, image folder].
     cfg.DATASETS.REGISTER = []

@@ -4,5 +4,14 @@ from vrd_d2.modeling.clip import CLIPViT, TextEncoder, load_clip
 from vrd_d2.modeling.frequency import FrequencyBaseline
 from vrd_d2.modeling.relation_model import RelationModel
 from vrd_d2.modeling.relclip import RelCLIP
+from vrd_d2.modeling.union_clip import UnionCLIP
 
-__all__ = ["CLIPViT", "FrequencyBaseline", "RelCLIP", "RelationModel", "TextEncoder", "load_clip"]
+__all__ = [
+    "CLIPViT",
+    "FrequencyBaseline",
+    "RelCLIP",
+    "RelationModel",
+    "TextEncoder",
+    "UnionCLIP",
+    "load_clip",
+]

@@ -277,15 +277,21 @@ class RelationModel(nn.Module, ABC):
             len(gt_classes),
             len(self.vocabulary.predicates),
         )
-        chosen = sample_pairs(
-            targets,
-            batch_size=self.batch_size_per_image,
-            positive_fraction=self.positive_fraction,
-        )
+        chosen = self.draw_pairs(example, entities, pairs, targets)
         none = gt_classes.new_tensor([len(self.vocabulary.objects)])
         # -1 picks the last row, the class of what stands for no object.
         classes = torch.cat([gt_classes, none])[entities.gt_index]
         return TrainingPairs(pairs[chosen], targets[chosen], classes)
+
+    def draw_pairs(
+        self, example: dict, entities: Entities, pairs: Tensor, targets: Tensor
+    ) -> Tensor:
+        """Indices of the pairs (P, 2) with targets (P, K) that are trained on."""
+        return sample_pairs(
+            targets,
+            batch_size=self.batch_size_per_image,
+            positive_fraction=self.positive_fraction,
+        )
 
     def output(
         self, example: dict, entities: Entities, pairs: Tensor, prediction: PairPrediction

@@ -1,0 +1,360 @@
+"""UnionCLIP: contrastive fine-tuning of CLIP on crops of union boxes and strings of triplets.
+
+Shapes: M entities and P pairs of a picture, n distinct regions (crops) of a batch, K predicates, C
+object classes, D width of CLIP's joint space.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from vrd_d2.data.vocabulary import get_vocabulary
+from vrd_d2.modeling.clip import load_clip
+from vrd_d2.modeling.feature_cache import fingerprint
+from vrd_d2.modeling.language import format_prompts
+from vrd_d2.modeling.pairs import sample_pairs
+from vrd_d2.modeling.processes import gather_rows, gather_sizes
+from vrd_d2.modeling.relation_model import Entities, PairPrediction, RelationModel, TrainingPairs
+from vrd_d2.modeling.text_bank import TextBank
+from vrd_d2.modeling.union_crops import CROPS, crop_windows, cut_crops, union_regions
+from vrd_d2.modeling.union_encoders import AdapterMLP, CropEncoder, PhraseEncoder
+from vrd_d2.modeling.union_loss import table_losses
+
+FINETUNE = ("none", "mlp", "attention")
+RANKINGS = ("softmax", "logit")
+
+
+@META_ARCH_REGISTRY.register()
+class UnionCLIP(RelationModel):
+    """Contrastive fine-tuning for relations (seed paper on contrastive fine-tuning, section 3).
+
+    A row of the table is a distinct union region, a column a string "subject predicate object" or
+    "null relation". All pairs that share a region share its crop and its embedding, and the texts
+    of all of them are true of it; a region none of whose pairs is annotated matches the null text.
+
+    Args:
+        crops, phrases: the two sides.
+        logit_scale: logarithm of CLIP's learnt scale of cosines; stays as it is.
+        finetune: out of ``FINETUNE``.
+        relation_prompts, entity_prompts: templates, whose embeddings are averaged.
+        null_text: the text of regions without a relation.
+        crop: out of ``CROPS``.
+        ranking: "softmax" or "logit": what ranks the predicates.
+        text_bank: folder of the mapped bank, or "" for one in memory.
+        base: arguments of :class:`RelationModel`.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        crops: CropEncoder,
+        phrases: PhraseEncoder,
+        logit_scale: Tensor,
+        finetune: str,
+        relation_prompts: list[str],
+        entity_prompts: list[str],
+        null_text: str,
+        crop: str,
+        ranking: str,
+        text_bank: str = "",
+        **base,
+    ):
+        super().__init__(**base)
+        for key, value, choices in [
+            ("UNION_CLIP.FINETUNE", finetune, FINETUNE),
+            ("UNION_CLIP.CROP", crop, CROPS),
+            ("RELATION.RANKING", ranking, RANKINGS),
+        ]:
+            if value not in choices:
+                raise ValueError(f"MODEL.{key} is {value!r}: choose one of {choices}")
+        self.crops = crops
+        self.phrases = phrases
+        self.register_buffer("logit_scale", logit_scale.detach().clone().reshape(()))
+        self.finetune = finetune
+        self.relation_prompts = list(relation_prompts)
+        self.entity_prompts = list(entity_prompts)
+        format_prompts(self.relation_prompts, subject="a", predicate="b", object="c")  # fail early
+        format_prompts(self.entity_prompts, object="a")
+        self.null_text = null_text
+        self.crop = crop
+        self.ranking = ranking
+        # Classes of boxes are zero-shot CLIP's, also after blocks of its towers were trained.
+        self.zero_shot = nn.ModuleDict()
+        if not self.task.classes_given and self.task.boxes_given:
+            for name, encoder in (("crops", crops), ("phrases", phrases)):
+                if (untrained := encoder.untrained_copy()) is not None:
+                    self.zero_shot[name] = untrained
+        self._bank_folder = text_bank
+        self._bank: TextBank | None = None
+        self._null: Tensor | None = None
+        self._classes: Tensor | None = None
+        self._text_version: tuple = ()
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        vocabulary = get_vocabulary(cfg.MODEL.VOCABULARY)
+        clip, union = cfg.MODEL.CLIP, cfg.MODEL.UNION_CLIP
+        parts = load_clip(clip.NAME, clip.PRETRAINED, cache_dir=clip.CACHE_DIR)
+        blocks = 0
+        if union.FINETUNE == "attention":
+            blocks = union.TRAINED_BLOCKS
+            if blocks < 1:
+                raise ValueError(
+                    f"MODEL.UNION_CLIP.TRAINED_BLOCKS is {blocks}: the attention way trains at "
+                    "least one block"
+                )
+
+        def adapter() -> nn.Module | None:
+            if union.FINETUNE != "mlp":
+                return None
+            return AdapterMLP(_joint_width(parts.model), residual=union.MLP_RESIDUAL)
+
+        return {
+            **RelationModel.base_config(cfg, vocabulary),
+            "crops": CropEncoder(
+                parts,
+                trained_blocks=blocks,
+                adapter=adapter(),
+                chunk=union.CROP_CHUNK,
+                cache_folder=clip.FEATURE_CACHE,
+            ),
+            "phrases": PhraseEncoder(
+                parts,
+                trained_blocks=blocks,
+                adapter=adapter(),
+                chunk=union.TEXT_CHUNK,
+                cache_bytes=int(union.TEXT_CACHE_GB * 2**30),
+            ),
+            "logit_scale": parts.model.logit_scale,
+            "finetune": union.FINETUNE,
+            "relation_prompts": cfg.MODEL.TEXT.RELATION_PROMPTS,
+            "entity_prompts": cfg.MODEL.TEXT.ENTITY_PROMPTS,
+            "null_text": union.NULL_TEXT,
+            "crop": union.CROP,
+            "ranking": cfg.MODEL.RELATION.RANKING,
+            "text_bank": union.TEXT_BANK,
+        }
+
+    # ---- Training ------------------------------------------------------------------------------
+
+    def draw_pairs(
+        self, example: dict, entities: Entities, pairs: Tensor, targets: Tensor
+    ) -> Tensor:
+        """All pairs of a sample of regions: a region is drawn with everything that is true of it.
+
+        MODEL.RELATION.BATCH_SIZE_PER_IMAGE and POSITIVE_FRACTION count regions.
+        """
+        _, region = union_regions(entities.boxes, pairs, tuple(example["image"].shape[-2:]))
+        count = int(region.max()) + 1 if len(region) else 0
+        true = targets.new_zeros((count, targets.shape[1])).index_add(0, region, targets)
+        chosen = torch.zeros(count, dtype=torch.bool, device=pairs.device)
+        chosen[
+            sample_pairs(
+                true,
+                batch_size=self.batch_size_per_image,
+                positive_fraction=self.positive_fraction,
+            )
+        ] = True
+        return chosen[region].nonzero()[:, 0]
+
+    def losses(
+        self, batched_inputs: list[dict], entities: list[Entities], sampled: list[TrainingPairs]
+    ) -> dict[str, Tensor]:
+        """loss_visual and loss_language, the two cross-entropies of the table."""
+        if self.finetune == "none":
+            raise ValueError(
+                "MODEL.UNION_CLIP.FINETUNE is none, and nothing to train: choose mlp or attention, "
+                "or run train_net.py --eval-only"
+            )
+        # Texts of weights that go on changing are worth no file.
+        self._bank_folder = ""
+        crops, region, subjects, objects = [], [], [], []
+        offset = 0
+        for example, entity, sample in zip(batched_inputs, entities, sampled, strict=True):
+            size = tuple(example["image"].shape[-2:])
+            windows, index = union_regions(entity.boxes, sample.pairs, size)
+            crops.append(self._cut(example, windows))
+            region.append(index + offset)
+            offset += len(windows)
+            subjects.append(sample.classes[sample.pairs[:, 0]])
+            objects.append(sample.classes[sample.pairs[:, 1]])
+        states = self.crops.states(torch.cat(crops))
+        targets = torch.cat([sample.targets for sample in sampled])
+        pair, predicate = (targets > 0).nonzero(as_tuple=True)
+        codes = torch.cat(subjects)[pair] * len(self.vocabulary.objects) + torch.cat(objects)[pair]
+        texts, text_sizes, known = self._texts_of_batch(codes)
+        column = torch.searchsorted(known, codes) * len(self.vocabulary.predicates) + predicate
+        row = torch.cat(region)[pair]
+        without = torch.ones(offset, dtype=torch.bool, device=row.device)
+        without[row] = False
+        null = without.nonzero()
+        positives = torch.cat(
+            [
+                torch.stack([row, column], dim=1),
+                torch.cat([null, torch.full_like(null, sum(text_sizes) - 1)], dim=1),
+            ]
+        )
+        return table_losses(
+            self.crops.embed(states),
+            texts,
+            positives,
+            scale=self.logit_scale.exp(),
+            text_sizes=text_sizes,
+        )
+
+    def _texts_of_batch(self, codes: Tensor) -> tuple[Tensor, list[int], Tensor]:
+        """Texts of the class pairs of all processes, spread among them, the null text last.
+
+        Args:
+            codes: subject * C + object of this process's annotated pairs.
+
+        Returns:
+            this process's share (own m, D), the sizes of all shares, and the distinct codes of the
+            whole batch, sorted; the texts of the i-th are columns i * K to (i + 1) * K.
+        """
+        own = codes.unique()
+        known = gather_rows(own, gather_sizes(len(own), own.device)).unique()
+        shares = known.tensor_split(comm.get_world_size())
+        texts = self._relation_texts(shares[comm.get_rank()].tolist())
+        if comm.get_rank() == len(shares) - 1:
+            texts += [self.null_text] * len(self.relation_prompts)
+        sizes = [len(share) * len(self.vocabulary.predicates) for share in shares]
+        sizes[-1] += 1
+        return self._embed(texts, len(self.relation_prompts), keep=True), sizes, known
+
+    # ---- Texts ---------------------------------------------------------------------------------
+
+    def _relation_texts(self, codes: Sequence[int]) -> list[str]:
+        """All prompts of all predicates of class pairs, code by code."""
+        names = self.vocabulary
+        return [
+            prompt
+            for subject, object in (divmod(code, len(names.objects)) for code in codes)
+            for predicate in names.predicates
+            for prompt in format_prompts(
+                self.relation_prompts,
+                subject=names.objects[subject],
+                predicate=predicate,
+                object=names.objects[object],
+            )
+        ]
+
+    def _embed(self, texts: list[str], templates: int, *, keep: bool = False) -> Tensor:
+        """Rows (n, D) of length 1 of n * templates texts, averaged over the templates."""
+        rows = self.phrases(texts, keep=keep)
+        if templates == 1:
+            return rows
+        return F.normalize(rows.reshape(-1, templates, rows.shape[1]).mean(1), dim=-1)
+
+    def _encode_pairs(self, pairs: list[tuple[int, int]]) -> Tensor:
+        codes = [subject * len(self.vocabulary.objects) + object for subject, object in pairs]
+        rows = self._embed(self._relation_texts(codes), len(self.relation_prompts))
+        return rows.reshape(len(pairs), len(self.vocabulary.predicates), -1)
+
+    def _refresh_texts(self) -> None:
+        """Forget texts of other weights than today's."""
+        version = (self.device, *self.phrases.version())
+        if self._bank is not None and version == self._text_version:
+            return
+        self._text_version = version
+        self._null = self._embed([self.null_text], 1)[0]
+        self._classes = None
+        names, key = self.vocabulary, ""
+        if self._bank_folder:
+            key = fingerprint(
+                self.phrases, (names.objects, names.predicates, self.relation_prompts)
+            )
+        self._bank = TextBank(
+            self._encode_pairs,
+            num_classes=len(names.objects),
+            num_predicates=len(names.predicates),
+            width=len(self._null),
+            folder=self._bank_folder,
+            key=key,
+            device=self.device,
+        )
+
+    # ---- Inference -----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def predict(
+        self, batched_inputs: list[dict], entities: list[Entities], pairs: list[Tensor]
+    ) -> list[PairPrediction]:
+        """Softmax of a pair's K texts and the null text; classes of boxes by zero-shot CLIP."""
+        self._refresh_texts()
+        predictions = []
+        for example, entity, pair in zip(batched_inputs, entities, pairs, strict=True):
+            classes, scores = entity.classes, entity.scores
+            if classes is None:
+                classes, scores = self._classify(example, entity.boxes)
+            size = tuple(example["image"].shape[-2:])
+            windows, region = union_regions(entity.boxes, pair, size)
+            regions = torch.cat(
+                [
+                    self.crops.embed(self.crops.states(self._cut(example, chunk)))
+                    for chunk in windows.split(self.crops.chunk)
+                ]
+            )
+            logits = self._logits(regions, region, classes[pair[:, 0]], classes[pair[:, 1]])
+            probs = logits.softmax(-1)
+            ranks = logits if self.ranking == "logit" else probs
+            predictions.append(PairPrediction(classes, scores, probs, ranks[:, :-1]))
+        return predictions
+
+    def _logits(self, regions: Tensor, region: Tensor, subjects: Tensor, objects: Tensor) -> Tensor:
+        """(P, K + 1): scaled cosines of the texts of each pair's classes, the null text last.
+
+        Grouped by class pair: gathering a block for every pair was measured to be 20 times slower.
+        """
+        codes = subjects * len(self.vocabulary.objects) + objects
+        order = codes.argsort()
+        distinct, counts = codes[order].unique_consecutive(return_counts=True)
+        logits = regions.new_empty((len(codes), len(self.vocabulary.predicates) + 1))
+        for members, block in zip(
+            order.split(counts.tolist()), self._bank.blocks(distinct.tolist()), strict=True
+        ):
+            logits[members, :-1] = regions[region[members]] @ block.to(regions.dtype).T
+        logits[:, -1] = regions[region] @ self._null
+        return logits * self.logit_scale.exp()
+
+    def _classify(self, example: dict, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Classes (M,) of given boxes and their probabilities: zero-shot CLIP on their crops."""
+        if self._classes is None:
+            names = self.vocabulary.objects
+            texts = [
+                text for name in names for text in format_prompts(self.entity_prompts, object=name)
+            ]
+            rows = self._zero_shot(self.phrases, "phrases", texts)
+            rows = rows.reshape(len(names), len(self.entity_prompts), -1).mean(1)
+            self._classes = F.normalize(rows, dim=-1)
+        windows = crop_windows(boxes, tuple(example["image"].shape[-2:]))
+        rows = [
+            self._zero_shot(self.crops, "crops", self._cut(example, chunk))
+            for chunk in windows.split(self.crops.chunk)
+        ]
+        logits = torch.cat(rows) @ self._classes.T * self.logit_scale.exp()
+        best = logits.softmax(-1).max(dim=1)
+        return best.indices, best.values
+
+    def _zero_shot(self, encoder: CropEncoder | PhraseEncoder, name: str, items) -> Tensor:
+        """Embeddings by the encoder as CLIP had it, without what was trained."""
+        head = self.zero_shot[name] if name in self.zero_shot else encoder.upper
+        return encoder.embed(encoder.states(items), head=head)
+
+    def _cut(self, example: dict, windows: Tensor) -> Tensor:
+        """RGB crops (n, 3, H, W) uint8 of windows of a picture."""
+        image = example["image"].to(self.device)
+        crops = cut_crops(image, windows, self.crops.size, mode=self.crop)
+        return crops.flip(1) if self.image_format == "BGR" else crops
+
+
+def _joint_width(model: nn.Module) -> int:
+    """D of an open_clip model, whatever its image tower."""
+    projection = model.text_projection
+    return projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1]
