@@ -156,8 +156,9 @@ class CLIPViT(Backbone):
     def _positions(self, height: int, width: int) -> Tensor:
         table = self.visual.positional_embedding
         rows, cols = self.visual.grid_size
-        # Under export the branch on the size would become a guard, so there it always interpolates.
-        if (height, width) == (rows, cols) and not torch.compiler.is_exporting():
+        # Under export a question about the size would become a condition on all pictures, so there
+        # it always interpolates; at the native size that changes nothing.
+        if not torch.compiler.is_exporting() and (height, width) == (rows, cols):
             return table
         grid = table[1:].float().reshape(1, rows, cols, -1).permute(0, 3, 1, 2)
         grid = F.interpolate(grid, size=(height, width), mode="bicubic", align_corners=False)

@@ -36,7 +36,7 @@ def candidate_pairs(boxes: Tensor, *, require_overlap: bool) -> Tensor:
     Returns:
         (P, 2) int64; P may be 0.
     """
-    keep = ~torch.eye(len(boxes), dtype=torch.bool, device=boxes.device)
+    keep = ~torch.eye(boxes.shape[0], dtype=torch.bool, device=boxes.device)
     if require_overlap:
         keep &= _intersection(boxes[:, None], boxes[None]) > 0
     return keep.nonzero()
