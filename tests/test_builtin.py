@@ -19,7 +19,8 @@ from vrd_d2.data.builtin import (
 from vrd_d2.data.relations_json import save_relations_json
 from vrd_d2.data.vocabulary import SCENES, VG150, Vocabulary
 
-NAMES = [f"{kind}_{split}" for kind in ("scenes", "vg150") for split in ("train", "val", "test")]
+KINDS = ("scenes", "vg150", "vg20", "vg_sgg", "vg20_sgg")
+NAMES = [f"{kind}_{split}" for kind in KINDS for split in ("train", "val", "test")]
 
 
 @pytest.fixture
@@ -85,6 +86,20 @@ def test_load_with_zero_shot_triplets(root):
     assert record["file_name"] == str(root / "scenes/1.jpg")
     assert MetadataCatalog.get("scenes_test").zero_shot_triplets == [(3, 5, 1)]
     assert DatasetCatalog.get("scenes_test")  # a second time
+
+
+def test_metadata_that_a_user_adds_stays_while_the_data_do(root):
+    save_one(root / "scenes/test.json", root / "scenes", SCENES)
+    (root / "scenes/zero_shot.json").write_text("[]")
+    for name in ("scenes_test", "vg_sgg_test"):
+        MetadataCatalog.get(name).set(zero_shot_triplets=[(1, 2, 3)], note="mine")
+    register_builtin_datasets(root, missing_images="skip")
+    assert len(DatasetCatalog.get("scenes_test")) == 1
+    for name in ("scenes_test", "vg_sgg_test"):
+        assert MetadataCatalog.get(name).zero_shot_triplets == [(1, 2, 3)]
+        assert MetadataCatalog.get(name).note == "mine"
+    register_builtin_datasets(root / "elsewhere")
+    assert MetadataCatalog.get("scenes_test").get("note") is None
 
 
 def test_without_a_zero_shot_file_there_is_no_list(root):

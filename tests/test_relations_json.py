@@ -4,6 +4,7 @@ import contextlib
 import copy
 import gc
 import io
+import json
 import logging
 import tempfile
 from pathlib import Path
@@ -270,8 +271,17 @@ def test_registering_again_is_harmless_and_a_taken_name_is_refused(tmp_path):
     name = f"again_{tmp_path.name}"
     register_relations_json(name, path)
     register_relations_json(name, path, missing_images="skip")
+    MetadataCatalog.get(name).set(note="mine")
     (tmp_path / "a.jpg").unlink()
     assert len(DatasetCatalog.get(name)) == 1  # the second registration counts
+    assert MetadataCatalog.get(name).thing_classes == ["man", "horse", "hat"]
+    changed_names = json.loads(path.read_text())
+    changed_names["categories"][0]["name"] = "woman"
+    path.write_text(json.dumps(changed_names))
+    register_relations_json(name, path, missing_images="skip")
+    assert len(DatasetCatalog.get(name)) == 1
+    assert MetadataCatalog.get(name).thing_classes == ["woman", "horse", "hat"]
+    assert MetadataCatalog.get(name).note == "mine"
     with pytest.raises(ValueError, match=f"{name}' is taken by .*data.json; choose another name"):
         register_relations_json(name, tmp_path / "other.json")
     with pytest.raises(ValueError, match="'coco_2017_val' is taken by"):

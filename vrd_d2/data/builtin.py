@@ -214,8 +214,9 @@ def _load_h5(
         files.append(next((path for path in paths if path.is_file()), paths[0]))
         require_file(name, files[-1], _H5_REMEDY)
     data = _open_h5(tuple(map(str, files)), tuple(map(file_stamp, files)), vocabulary)
-    if split != "train":
-        _set_zero_shot(name, unseen_triplets(data.triplets(split), data.triplets("train")))
+    training = data.triplets("train")
+    if split != "train" and len(training):
+        _set_zero_shot(name, unseen_triplets(data.triplets(split), training))
     return data.records(split, folder, missing_images=missing_images)
 
 

@@ -144,10 +144,10 @@ class VisualGenomeH5:
         return bool((self._split == 1).any())
 
     def image_indices(self, split: str) -> np.ndarray:
-        """Positions in the .h5 of a split's images, ascending.
+        """Positions in the .h5 of a split's images, ascending; none if there are none.
 
         Raises:
-            ValueError: unknown split, or the file has no image of it.
+            ValueError: unknown split.
         """
         if split not in SPLITS:
             raise ValueError(f"split is {split!r}: choose one of {', '.join(SPLITS)}")
@@ -161,13 +161,6 @@ class VisualGenomeH5:
             held_out = np.zeros(len(related), bool)
             held_out[np.flatnonzero((self._split == 0) & related)[: self.val_images]] = True
             chosen = held_out if split == "val" else (self._split == 0) & usable & ~held_out
-        if not chosen.any():
-            numbers = np.column_stack(np.unique(self._split, return_counts=True)).tolist()
-            raise ValueError(
-                f"{self._h5_file} has no image of split {split!r} with val_images="
-                f"{self.val_images} ([split, images] in the file: {numbers}): "
-                "validation is split 1 with val_images=None, else the first images of split 0"
-            )
         return np.flatnonzero(chosen)
 
     def records(
@@ -189,6 +182,13 @@ class VisualGenomeH5:
         """
         check_policy(missing_images)
         images = self.image_indices(split)
+        if not len(images):
+            numbers = np.column_stack(np.unique(self._split, return_counts=True)).tolist()
+            raise ValueError(
+                f"{self._h5_file} has no image of split {split!r} with val_images="
+                f"{self.val_images} ([split, images] in the file: {numbers}): "
+                "validation is split 1 with val_images=None, else the first images of split 0"
+            )
         found = _picture_folders(image_root)
         names = [f"{image_id}.jpg" for image_id in self._image_ids[images].tolist()]
         default = os.path.join(image_root, PICTURE_FOLDERS[0])
