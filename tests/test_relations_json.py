@@ -280,7 +280,7 @@ def test_registering_again_is_harmless_and_a_taken_name_is_refused(tmp_path):
     path.write_text(json.dumps(changed_names))
     register_relations_json(name, path, missing_images="skip")
     assert len(DatasetCatalog.get(name)) == 1
-    assert MetadataCatalog.get(name).thing_classes == ["woman", "horse", "hat"]
+    assert MetadataCatalog.get(name).thing_classes == ["man", "horse", "woman"]
     assert MetadataCatalog.get(name).note == "mine"
     with pytest.raises(ValueError, match=f"{name}' is taken by .*data.json; choose another name"):
         register_relations_json(name, tmp_path / "other.json")
