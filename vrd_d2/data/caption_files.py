@@ -5,6 +5,7 @@ order of columns), and JSON: Visual Genome's region_descriptions.json, COCO capt
 relations_json and similar. Each also compressed, with ``.gz`` behind its name.
 """
 
+import codecs
 import gzip
 import json
 import os
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO
 FORMATS = {".txt": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".tsv": "tsv", ".json": "json"}
 KEYS = ("caption", "text", "phrase", "captions", "regions", "sentences", "raw")
 _BLOCK = 1 << 20
+_ESCAPE = len(r"\ud83d\ude00")  # the longest thing that is an error as long as it is incomplete
 _BLANK = re.compile(r"[\s,]*")
 _ADDRESS = ("http://", "https://")
 
@@ -173,27 +175,20 @@ class _Window:
         self.path = path
         self._stream = stream
         self._decoder = json.JSONDecoder()
-        self._pending = b""
+        self._letters = codecs.getincrementaldecoder("utf-8")()
         self._text = ""
         self._at = 0
         self._ended = False
         self._number = 0
 
     def _more(self) -> None:
+        # Ever larger blocks, or a long value would be tried again from its start too often.
         block = self._stream.read(max(_BLOCK, len(self._text) - self._at))
         self._ended = not block
-        data = self._pending + block
-        # A block may end inside a letter of several bytes.
-        cut = len(data)
-        while not self._ended and cut and data[cut - 1] & 0xC0 == 0x80 and len(data) - cut < 3:
-            cut -= 1
-        if not self._ended and cut and data[cut - 1] >= 0xC0:
-            cut -= 1
         try:
-            text = data[:cut].decode("utf-8")
+            text = self._letters.decode(block, final=self._ended)
         except UnicodeDecodeError as error:
             raise self._broken(f"not UTF-8: {error.reason}") from error
-        self._pending = data[cut:]
         self._text = self._text[self._at :] + text
         self._at = 0
 
@@ -224,7 +219,8 @@ class _Window:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
-                if self._ended:
+                unfinished = error.pos > len(self._text) - _ESCAPE or "Unterminated" in error.msg
+                if self._ended or not unfinished:
                     raise self._broken(error.msg) from error
             else:
                 # A number may go on in the next block.

@@ -9,8 +9,7 @@ Phrase = tuple[str, ...]
 _SKIPPED = words.ARTICLES | words.BE
 # First words of predicates that are neither prepositions nor verbs: "adjacent to".
 _NO_VERBS = frozenset(
-    "part adjacent attached taller shorter bigger smaller larger higher lower parallel similar "
-    "left right front back top and or".split()
+    ["part", "adjacent", "attached", "taller", "shorter", "bigger", "smaller", "larger", "higher", "lower", "parallel", "similar", "left", "right", "front", "back", "top", "and", "or"]
 )
 
 
@@ -122,18 +121,33 @@ class Lexicon:
         A verb that only says how something is where it is leaves its preposition: "kneeling
         behind" is "behind".
         """
-        base, kind = self.verbs[form]
+        found = self._inflected(form, preposition)
+        if found is None and preposition in words.SPATIAL:
+            stative = self.verbs[form][0] in words.STATIVE
+            return self._exact.get(preposition) if stative else None
+        return found
+
+    def _inflected(self, form: str, preposition: Phrase) -> int | None:
         found = self._exact.get((form, *preposition))
         if found is not None:
             return found
-        lemmas = [base, "lie"] if base == "lay" and preposition else [base]
-        for lemma in lemmas:
+        base, kind = self.verbs[form]
+        for lemma in [base, "lie"] if base == "lay" and preposition else [base]:
             for index, participle in self._verbal.get((lemma, *preposition), ()):
                 if not participle or kind == "participle":
                     return index
-        if base in words.STATIVE and preposition in words.SPATIAL:
-            return self._exact.get(preposition)
         return None
+
+    def find_object(self, name: str) -> int | None:
+        """Id of the object class that a whole name stands for."""
+        return self._nouns.get(tuple(words.split_words(name)))
+
+    def find_predicate(self, name: str) -> int | None:
+        """Id of the predicate that a whole name stands for: itself, an alias, another form."""
+        phrase = tuple(word for word in words.split_words(name) if word not in _SKIPPED)
+        if phrase and phrase[0] in self.verbs and phrase not in self._exact:
+            return self._inflected(phrase[0], phrase[1:])
+        return self._exact.get(phrase)
 
     def passive(self, form: str) -> int | None:
         """Id of the predicate whose passive is a participle followed by "by"."""

@@ -253,7 +253,7 @@ def base_form(word: str) -> str:
             # What sounds long is written with an e: "juggl(e)", "rid(e)", but "brandish".
             silent = stem[-1] in "cgsuvz" or (stem[-1] == "l" and stem[-2] not in _VOWELS | {"l"})
             short = sum(letter in _VOWELS for letter in stem) == 1 and _doubles(stem)
-            return stem + "e" if silent and not stem.endswith("ss") or short else stem
+            return stem + "e" if (silent and not stem.endswith("ss")) or short else stem
     if word.endswith("ies") and len(word) > 4:
         return word[:-3] + "y"
     if word.endswith("s") and not word.endswith("ss"):

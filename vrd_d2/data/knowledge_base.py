@@ -5,6 +5,7 @@ objects every predicate that the base holds for their classes. ``datasets/prepar
 makes a base from captions.
 """
 
+import itertools
 import json
 import os
 import zipfile
@@ -18,6 +19,7 @@ from vrd_d2.data.vocabulary import Vocabulary
 
 Ids = np.ndarray | torch.Tensor
 VERSION = 1
+_TEXTS = ("objects", "predicates", "sources")
 _SHOWN = 3  # differences of two vocabularies that an error quotes
 
 
@@ -182,7 +184,8 @@ class KnowledgeBase:
             mine, wanted = getattr(self.vocabulary, kind), getattr(vocabulary, kind)
             if mine == wanted:
                 continue
-            differing = [i for i in range(max(len(mine), len(wanted))) if mine[i : i + 1] != wanted[i : i + 1]]  # fmt: skip  # noqa: E501
+            longest = itertools.zip_longest(mine, wanted)
+            differing = [i for i, (name, other) in enumerate(longest) if name != other]
             examples = ", ".join(
                 f"{kind}[{i}] is {_at(mine, i)}, of the model {_at(wanted, i)}"
                 for i in differing[:_SHOWN]
@@ -202,18 +205,14 @@ class KnowledgeBase:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".writing")
-        texts = {
-            "objects": self.vocabulary.objects,
-            "predicates": self.vocabulary.predicates,
-            "sources": self.sources,
-        }
+        texts = (self.vocabulary.objects, self.vocabulary.predicates, self.sources)
         with partial.open("wb") as file:
             np.savez_compressed(
                 file,
                 version=np.array(VERSION),
                 triplets=self.triplets.astype(np.int32),
                 counts=self.triplet_counts,
-                **{key: np.array(json.dumps(value)) for key, value in texts.items()},
+                **{k: np.array(json.dumps(v)) for k, v in zip(_TEXTS, texts, strict=True)},
             )
         os.replace(partial, path)
 
@@ -233,8 +232,7 @@ class KnowledgeBase:
                         f"{path} has version {version} of the knowledge base's format, this "
                         f"program reads {VERSION}: {remedy}"
                     )
-                texts = {key: json.loads(str(content[key])) for key in
-                         ("objects", "predicates", "sources")}  # fmt: skip
+                texts = {key: json.loads(str(content[key])) for key in _TEXTS}
                 triplets, counts = content["triplets"], content["counts"]
         except FileNotFoundError as error:
             raise ValueError(f"there is no knowledge base {path}: {remedy}") from error
