@@ -106,6 +106,20 @@ def register_user_datasets(
             )
         name, json_file, image_root = entry
         register_relations_json(name, json_file, image_root or None, missing_images=missing_images)
+        load = DatasetCatalog.pop(name)
+        DatasetCatalog.register(name, partial(_load_user, name, load, json_file))
+
+
+def _load_user(name: str, load: Callable[[], PackedRecords], json_file: str) -> PackedRecords:
+    """The data set; a zero_shot.json beside its file gives it the triplets of zero-shot recall."""
+    records = load()
+    zero_shot_file = Path(json_file).with_name("zero_shot.json")
+    metadata = MetadataCatalog.get(name)
+    predicates = metadata.get("predicate_classes")
+    if predicates and zero_shot_file.is_file():
+        vocabulary = Vocabulary(metadata.thing_classes, predicates)
+        _set_zero_shot(name, load_zero_shot(zero_shot_file, vocabulary))
+    return records
 
 
 def load_zero_shot(path: str | os.PathLike, vocabulary: Vocabulary) -> list[tuple[int, int, int]]:

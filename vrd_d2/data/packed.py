@@ -271,6 +271,11 @@ class PackedRecords(Dataset):
         return self._file_names.values(0, len(self))
 
     @property
+    def sizes(self) -> np.ndarray:
+        """(N, 2) height and width of the pictures, read-only."""
+        return _view(self._sizes)
+
+    @property
     def boxes(self) -> np.ndarray:
         """(B, 4) XYXY of all pictures, read-only."""
         return _view(self._boxes)

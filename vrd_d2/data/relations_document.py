@@ -78,7 +78,11 @@ def _xyxy_of_coco(annotations: Sequence[Mapping]) -> np.ndarray:
 
 
 def to_document(
-    dataset_dicts: Sequence[Mapping], vocabulary: Vocabulary, image_root: str
+    dataset_dicts: Sequence[Mapping],
+    vocabulary: Vocabulary,
+    image_root: str,
+    *,
+    always_relative: bool = False,
 ) -> dict[str, list]:
     """The content of the file; see :func:`.relations_json.save_relations_json`.
 
@@ -92,7 +96,7 @@ def to_document(
         image_id = record["image_id"]
         image = {
             "id": image_id,
-            "file_name": _below(record["file_name"], root),
+            "file_name": _referred(record["file_name"], root, always_relative),
             "width": record["width"],
             "height": record["height"],
         }
@@ -137,9 +141,10 @@ def _numbered(names: Sequence[str]) -> list[dict]:
     return [{"id": number, "name": name} for number, name in enumerate(names, 1)]
 
 
-def _below(file_name: str, root: str) -> str:
+def _referred(file_name: str, root: str, always_relative: bool) -> str:
     path = os.path.abspath(file_name)
-    return os.path.relpath(path, root) if Path(path).is_relative_to(root) else path
+    relative = always_relative or Path(path).is_relative_to(root)
+    return os.path.relpath(path, root) if relative else path
 
 
 def _rows(record: Mapping, count: int) -> list[list[int]]:

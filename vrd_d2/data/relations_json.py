@@ -110,6 +110,7 @@ def save_relations_json(
     json_file: str | os.PathLike,
     *,
     image_root: str | os.PathLike | None = None,
+    always_relative: bool = False,
 ) -> None:
     """Write data set dicts as relations_json; loading the file gives them back
     (box corners up to the last bit of a float, because COCO stores widths and heights).
@@ -124,11 +125,15 @@ def save_relations_json(
         json_file: file to write; its folder is made.
         image_root: file names below this folder are written relative to it, others as absolute
             paths; None is the file's own folder.
+        always_relative: write those others as relative ("../pictures/1.jpg"), too, so that file
+            and pictures can be moved together.
 
     Raises:
         ValueError: names the record that cannot be written.
     """
-    document = to_document(dataset_dicts, vocabulary, _root(json_file, image_root))
+    document = to_document(
+        dataset_dicts, vocabulary, _root(json_file, image_root), always_relative=always_relative
+    )
     _raise_errors(check_document(document, f"data set dicts for {json_file}"))
     path = Path(json_file)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -262,7 +267,9 @@ def _read(json_file: str | os.PathLike) -> Any:
         return json.loads(Path(json_file).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ValueError(f"there is no file {json_file}: check the path") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ValueError(f"{json_file} cannot be read ({error}): check the path") from error
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
         raise ValueError(
             f"{json_file} is no complete JSON file ({error}): write or copy it again"
         ) from error
