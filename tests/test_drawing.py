@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vrd_d2 import visualization
+from vrd_d2 import placement
 from vrd_d2.drawing import LabelPlacer, curve, entity_colour, shorten
 from vrd_d2.visualization import draw_scene_graph
 
@@ -100,7 +100,7 @@ def test_crowded_photographs(samples: Path, picture: int, monkeypatch: pytest.Mo
             super().__init__(*arguments, **options)
             placers.append(self)
 
-    monkeypatch.setattr(visualization, "LabelPlacer", Recorder)
+    monkeypatch.setattr(placement, "LabelPlacer", Recorder)
     drawn = draw_scene_graph(image, boxes, labels, rows)
     assert drawn.dtype == np.uint8 and drawn.shape[0] == 720
     (placer,) = placers

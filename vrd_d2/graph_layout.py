@@ -22,6 +22,7 @@ def layout_graph(
     *,
     start: np.ndarray | None = None,
     gap: float = 10.0,
+    edge_length: float = 220.0,
 ) -> np.ndarray:
     """Centres of the nodes.
 
@@ -31,6 +32,7 @@ def layout_graph(
         area: width and height of the page.
         start: (N, 2) places in any unit, y downwards; None begins on a spiral.
         gap: free pixels between nodes and to the border, where there is room.
+        edge_length: pixels of an edge at most, about: few nodes do not fill a large page.
 
     Returns:
         float (N, 2), y downwards. Nodes lie inside the area and do not overlap if it has room.
@@ -42,8 +44,9 @@ def layout_graph(
     centres = _majorize(_start(start, count), _distances(count, edges))
     low = sizes / 2 + gap
     high = np.maximum(np.array(area) - low, low)
-    centres = _stretch(centres, low.max(0), np.maximum(high.min(0), low.max(0)))
-    return _separate(centres, sizes + gap, low, high, np.array(area) / 2)
+    max_factor = edge_length / _edge(count)
+    centres = _stretch(centres, low.max(0), np.maximum(high.min(0), low.max(0)), max_factor)
+    return _separate(centres, sizes + gap, low, high)
 
 
 def _start(start: np.ndarray | None, count: int) -> np.ndarray:
@@ -72,13 +75,16 @@ def _distances(count: int, edges: Sequence[tuple[int, int]]) -> np.ndarray:
     return distances
 
 
+def _edge(count: int) -> float:
+    """Wanted length of an edge: as far as the nodes of a page two units wide are apart."""
+    return 2 / max(1.0, np.sqrt(count))
+
+
 def _majorize(places: np.ndarray, distances: np.ndarray) -> np.ndarray:
     """Lower the stress by SMACOF steps, each node held a little by its start."""
     if len(places) < 2:
         return places
-    # One edge is as long as the nodes of a square page are apart.
-    unit = 2 / max(1.0, np.sqrt(len(places)))
-    wanted = distances * unit
+    wanted = distances * _edge(len(places))
     weights = 1 / np.maximum(distances, 1) ** 2
     np.fill_diagonal(weights, 0)
     total = weights.sum(1)[:, None]
@@ -92,17 +98,20 @@ def _majorize(places: np.ndarray, distances: np.ndarray) -> np.ndarray:
     return places
 
 
-def _stretch(places: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Fill the page from low to high, each way by its own factor."""
+def _stretch(
+    places: np.ndarray, low: np.ndarray, high: np.ndarray, max_factor: float
+) -> np.ndarray:
+    """Fill the page from low to high, each way by its own factor, up to a largest one."""
     smallest, largest = places.min(0), places.max(0)
     extent = largest - smallest
     # A nearly straight layout must not be torn apart across.
     factor = (high - low) / np.maximum(np.maximum(extent, 0.35 * extent.max()), 1e-9)
+    factor = np.minimum(factor, max_factor)
     return (low + high) / 2 + (places - (smallest + largest) / 2) * factor
 
 
 def _separate(
-    centres: np.ndarray, sizes: np.ndarray, low: np.ndarray, high: np.ndarray, middle: np.ndarray
+    centres: np.ndarray, sizes: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> np.ndarray:
     """Push overlapping nodes apart, the way that is shorter, until none overlap or no room is."""
     half = (sizes[:, None] + sizes[None]) / 2

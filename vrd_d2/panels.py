@@ -1,142 +1,36 @@
 """What stands beside the picture: the graph of its relations, and the list of them."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from vrd_d2.drawing import (
     Canvas,
     Colour,
-    LabelPlacer,
     Rectangle,
     chip_size,
     entity_colour,
-    on_paper,
-    route,
     shorten,
     text_size,
 )
-from vrd_d2.graph_layout import layout_graph
+from vrd_d2.placement import INK, PREDICATE_LENGTH, STATUS, GraphSpace, Row
 
-# Colours and meaning are those of Figure 5 of RelCLIP, in the order of the list.
-STATUS: dict[str, tuple[Colour, str]] = {
-    "correct": ((20, 135, 60), "predicted and annotated"),
-    "missed": ((225, 105, 0), "annotated, not predicted"),
-    "extra": ((30, 95, 215), "predicted, not annotated"),
-}
-INK: Colour = (40, 40, 40)
 FAINT: Colour = (140, 140, 140)
 PAPER: Colour = (248, 248, 246)
-ENTITY_LENGTH, PREDICATE_LENGTH = 22, 26  # characters after which a name is cut
-
-# (subject, object, predicate, status or None, score or None)
-Row = tuple[int, int, str, str | None, float | None]
 
 
-def row_colour(subject: int, status: str | None) -> Colour:
-    """Colour of a relation: that of its status, else of its subject."""
-    return STATUS[status][0] if status else entity_colour(subject)
-
-
-def arrows_of(rows: list[Row]) -> dict[tuple[int, int, str | None], list[str]]:
-    """(subject, object, status) -> predicates: one arrow for all that share it."""
-    arrows: dict[tuple[int, int, str | None], list[str]] = {}
-    for subject, object_, predicate, status, _ in rows:
-        arrows.setdefault((subject, object_, status), []).append(predicate)
-    return arrows
-
-
-def draw_predicate(
-    canvas: Canvas,
-    placer: LabelPlacer,
-    points: np.ndarray,
-    predicates: list[str],
-    colour: Colour,
-    *,
-    filled: bool,
-    unit: float,
+def draw_graph(
+    canvas: Canvas, space: GraphSpace, names: Sequence[str], rectangle: Rectangle
 ) -> None:
-    """Write the predicates of an arrow at its middle, or as near to it as there is room."""
-    font = 11 * unit
-    text = shorten(", ".join(predicates), PREDICATE_LENGTH)
-    size = np.add(text_size(text, font), (8 * unit, 2 * unit))
-    from_middle = np.argsort(np.abs(np.arange(len(points)) - len(points) / 2), kind="stable")
-    label = placer.place(tuple(size), points[from_middle] - size / 2)
-    fill = colour if filled else (255, 255, 255, 230)
-    canvas.rectangle(label, fill=fill, outline=colour, width=unit, radius=4 * unit)
-    ink = (255, 255, 255) if filled else INK
-    canvas.text((label[0] + 4 * unit, (label[1] + label[3]) / 2), text, font, ink)
-
-
-class GraphPanel:
-    """The related entities as nodes, the relations as arrows between them.
-
-    Args:
-        names: of all entities.
-        boxes: (M, 4) of all entities; nodes lie to each other about as the boxes do.
-        rows: relations.
-        unit: pixels of a line's width.
-    """
-
-    def __init__(self, names: list[str], boxes: np.ndarray, rows: list[Row], unit: float) -> None:
-        self.names, self.boxes, self.rows, self.unit = names, boxes, rows, unit
-        related = {entity for row in rows for entity in row[:2]}
-        self.nodes = sorted(related or range(len(names)))
-        self.font = 13 * unit
-        self.sizes = np.array([chip_size(names[i], self.font) for i in self.nodes]).reshape(-1, 2)
-        # Room for the nodes, their predicates and the arrows between them.
-        area = 3.2 * self.sizes.prod(1).sum() + 5200 * unit**2 * len(arrows_of(rows))
-        widest = float(self.sizes[:, 0].max(initial=0)) + 40 * unit
-        self.width = max(420 * unit, widest, math.sqrt(1.2 * area))
-        self.height = max(110 * unit if len(self.nodes) < 3 else 240 * unit, area / self.width)
-
-    def draw(self, canvas: Canvas, rectangle: Rectangle) -> None:
-        """Draw into a rectangle of the canvas."""
-        canvas.rectangle(rectangle, fill=PAPER)
-        x1, y1, x2, y2 = rectangle
-        if not self.nodes:
-            text = "no objects"
-            width, _ = text_size(text, self.font)
-            canvas.text(((x1 + x2 - width) / 2, (y1 + y2) / 2), text, self.font, FAINT)
-            return
-        position = {entity: i for i, entity in enumerate(self.nodes)}
-        centres = np.array([x1, y1]) + layout_graph(
-            self.sizes,
-            [(position[s], position[o]) for s, o, *_ in self.rows],
-            (x2 - x1, y2 - y1),
-            start=(self.boxes[self.nodes, :2] + self.boxes[self.nodes, 2:]) / 2,
-            gap=14 * self.unit,
-        )
-        chips = {
-            entity: (*(centres[i] - self.sizes[i] / 2), *(centres[i] + self.sizes[i] / 2))
-            for entity, i in position.items()
-        }
-        placer = LabelPlacer(rectangle, gap=0)
-        placer.placed += chips.values()
-        arrows: dict[tuple, np.ndarray] = {}
-        predicates = arrows_of(self.rows)
-        for key in predicates:
-            subject, object_, status = key
-            nth = sum(other[:2] == key[:2] for other in arrows)
-            avoid = [chip for entity, chip in chips.items() if entity not in (subject, object_)]
-            arrows[key] = route(
-                rectangle, chips[subject], chips[object_], nth, self.unit, avoid=avoid
-            )
-            colour = on_paper(row_colour(subject, status))
-            canvas.arrow(arrows[key], colour, 1.6 * self.unit)
-        for entity, chip in chips.items():
-            canvas.chip(chip, self.names[entity], self.font, entity_colour(entity))
-        for (subject, object_, status), points in arrows.items():
-            draw_predicate(
-                canvas,
-                placer,
-                points,
-                predicates[subject, object_, status],
-                on_paper(row_colour(subject, status)),
-                filled=status is not None,
-                unit=self.unit,
-            )
+    """Draw the graph into a rectangle of the canvas."""
+    canvas.rectangle(rectangle, fill=PAPER)
+    if space.nodes:
+        space.place(rectangle).draw(canvas, names, unit=space.unit, paper=True)
+        return
+    text, font = "no objects", 13 * space.unit
+    x1, y1, x2, y2 = rectangle
+    start = (x1 + x2 - text_size(text, font)[0]) / 2
+    canvas.text((start, (y1 + y2) / 2), text, font, FAINT)
 
 
 class Table:

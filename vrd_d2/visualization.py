@@ -7,25 +7,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vrd_d2.drawing import (
-    Canvas,
-    LabelPlacer,
-    Rectangle,
-    chip_size,
-    entity_colour,
-    route,
-    shorten,
-)
+from vrd_d2.drawing import Canvas, Rectangle, entity_colour
 from vrd_d2.graph_comparison import compare_relations
-from vrd_d2.panels import (
-    ENTITY_LENGTH,
+from vrd_d2.panels import Table, draw_graph
+from vrd_d2.placement import (
     STATUS,
-    GraphPanel,
+    GraphSpace,
     Row,
-    Table,
-    arrows_of,
-    draw_predicate,
-    row_colour,
+    number_names,
+    place_on_picture,
+    related_entities,
 )
 from vrd_d2.scene_graph import SceneGraph, ground_truth_graph, predicted_graph, read_picture
 
@@ -82,23 +73,47 @@ def draw_scene_graph(
     # A very narrow picture gets a margin, or its labels would find no room.
     area = (0.0, 0.0, max(shown[0], 320 * unit), max(shown[1], 200 * unit))
 
-    names = [shorten(name, ENTITY_LENGTH) for name in number_names(labels)]
-    table = Table(names, rows, 13.5 * unit, height=area[3])
-    width, height, above = table.width, table.height, 0.0
-    if graph:
-        panel = GraphPanel(names, boxes, rows, unit)
-        columns = 2 if len(rows) > 4 else 1
-        table = Table(names, rows, 13.5 * unit, height=0, columns=columns)
-        width = max(panel.width, table.width)
-        height = max(area[3], panel.height + table.height)
-        above = height - table.height
-    canvas = Canvas(area[2] + width, max(area[3], height))
+    names = number_names(labels)
+    font = 13.5 * unit
+    if not graph:
+        table = Table(names, rows, font, height=area[3])
+        canvas = Canvas(area[2] + table.width, max(area[3], table.height))
+        places = {"table": (area[2], 0.0)}
+    else:
+        space = GraphSpace(names, boxes, rows, unit)
+        table = Table(names, rows, font, height=0, columns=_columns(len(rows)))
+        canvas, places = _with_graph(area, space, table)
     canvas.paste(image_rgb, (0, 0, *shown))
-    _draw_entities_and_arrows(canvas, area, (scale * boxes).clip(0, shown * 2), names, rows, unit)
+    seen = (scale * boxes).clip(0, shown * 2)
+    areas = (seen[:, 2:] - seen[:, :2]).prod(1)
+    for i in sorted(related_entities(rows, len(boxes)), key=lambda i: (-areas[i], -i)):
+        canvas.rectangle(tuple(seen[i]), outline=entity_colour(i), width=2 * unit)
+    place_on_picture(area, seen, names, rows, unit).draw(canvas, names, unit=unit, paper=False)
+    table.draw(canvas, *places["table"])
     if graph:
-        panel.draw(canvas, (area[2], 0, canvas.width, above))
-    table.draw(canvas, area[2], above)
+        draw_graph(canvas, space, names, places["graph"])
     return canvas.array()
+
+
+def _columns(rows: int) -> int:
+    return 1 + sum(rows > limit for limit in (4, 30, 60))
+
+
+def _with_graph(
+    area: Rectangle, space: GraphSpace, table: Table
+) -> tuple[Canvas, dict[str, tuple[float, ...]]]:
+    """A canvas for picture, graph and list, and where graph and list go: beside the picture, or
+    below it where it is much wider than high."""
+    _, _, width, height = area
+    if width > 2.2 * height:
+        across = max(width, space.width + table.width)
+        below = max(space.height, table.height)
+        canvas = Canvas(across, height + below)
+        left = canvas.width - table.width
+        return canvas, {"graph": (0, height, left, canvas.height), "table": (left, height)}
+    canvas = Canvas(width + max(space.width, table.width), max(height, space.height + table.height))
+    bottom = min(canvas.height - table.height, 1.6 * space.height)
+    return canvas, {"graph": (width, 0, canvas.width, bottom), "table": (width, bottom)}
 
 
 def _check(
@@ -136,63 +151,6 @@ def _check(
         rows.setdefault(key, (*key, score))
     order = [None, *STATUS]
     return boxes, sorted(rows.values(), key=lambda row: order.index(row[3]))
-
-
-def number_names(labels: Sequence[str]) -> list[str]:
-    """Names that tell entities of the same class apart."""
-    count: dict[str, int] = {}
-    names = []
-    for label in labels:
-        count[label] = count.get(label, 0) + 1
-        names.append((label, count[label]))
-    return [f"{label}-{n}" if count[label] > 1 else label for label, n in names]
-
-
-def _draw_entities_and_arrows(
-    canvas: Canvas,
-    area: Rectangle,
-    boxes: np.ndarray,
-    names: list[str],
-    rows: list[Row],
-    unit: float,
-) -> None:
-    """Boxes, arrows, names of the entities and predicates, each over what came before."""
-    font = 13 * unit
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    related = {entity for row in rows for entity in row[:2]}
-    shown = sorted(related or range(len(boxes)), key=lambda i: (areas[i], i))
-    for i in reversed(shown):
-        canvas.rectangle(tuple(boxes[i]), outline=entity_colour(i), width=2 * unit)
-
-    # Small boxes choose first: the name of a large one is understood wherever it goes.
-    placer = LabelPlacer(area, gap=1.5 * unit)
-    chips = {i: _place_name(placer, boxes[i], chip_size(names[i], font)) for i in shown}
-    predicates = arrows_of(rows)
-    arrows: dict[tuple, np.ndarray] = {}
-    for key in predicates:
-        subject, object_, status = key
-        nth = sum(other[:2] == key[:2] for other in arrows)
-        arrows[key] = route(area, chips[subject], chips[object_], nth, unit)
-        canvas.arrow(arrows[key], row_colour(subject, status), 2 * unit)
-    for i, chip in chips.items():
-        canvas.chip(chip, names[i], font, entity_colour(i))
-
-    placer.gap = 0
-    for key, points in arrows.items():
-        subject, _, status = key
-        colour = row_colour(subject, status)
-        draw_predicate(
-            canvas, placer, points, predicates[key], colour, filled=bool(status), unit=unit
-        )
-
-
-def _place_name(placer: LabelPlacer, box: np.ndarray, size: tuple[float, float]) -> Rectangle:
-    """Place a name in a corner of its box, or beside it if it would cover much of the box."""
-    (x1, y1, x2, y2), (width, height) = box.tolist(), size
-    within = [(x1, y1), (x2 - width, y1), (x1, y2 - height), (x2 - width, y2 - height)]
-    beside = [(x1, y1 - height), (x2 - width, y1 - height), (x1, y2), (x2 - width, y2)]
-    covers = x2 - x1 < 1.5 * width or y2 - y1 < 3 * height
-    return placer.place(size, beside + within if covers else within + beside)
 
 
 def draw_predictions(
