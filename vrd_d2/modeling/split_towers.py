@@ -1,4 +1,4 @@
-"""CLIP's towers in two parts: a frozen lower one, whose output can be kept, and a trained upper one.
+"""CLIP's towers in two parts: a frozen lower one, whose output can be kept, and a trained one.
 
 The last K "blocks" of a tower, its final norm and its projection are the upper part ("attention"
 of the contrastive fine-tuning paper, section 4: K = 2). K = 0 leaves nothing above: the lower part

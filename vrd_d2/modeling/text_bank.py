@@ -22,7 +22,7 @@ class TextBank:
     one missing writes the same block.
 
     Args:
-        encode: n class pairs (subject, object) -> (n, K, D), rows of length 1.
+        encode: codes (subject * C + object) of n class pairs -> (n, K, D), rows of length 1.
         num_classes, num_predicates, width: C, K, D.
         folder: of the file; "" keeps the blocks in memory.
         key: hash of all that the texts depend on: weights, names, prompts.
@@ -35,7 +35,7 @@ class TextBank:
 
     def __init__(
         self,
-        encode: Callable[[list[tuple[int, int]]], Tensor],
+        encode: Callable[[list[int]], Tensor],
         *,
         num_classes: int,
         num_predicates: int,
@@ -46,7 +46,6 @@ class TextBank:
         batch: int = 64,
     ):
         self._encode = encode
-        self._num_classes = num_classes
         self._device = device
         self._batch = batch
         self._memory: dict[int, Tensor] = {}
@@ -59,14 +58,14 @@ class TextBank:
         """Blocks (K, D) in float16 of class pairs, encoded where they are missing.
 
         Args:
-            codes: subject * C + object of each; distinct.
+            codes: distinct.
         """
         found = [self._read(code) for code in codes]
         missing = [index for index, block in enumerate(found) if block is None]
         for start in range(0, len(missing), self._batch):
             chunk = missing[start : start + self._batch]
-            pairs = [divmod(codes[index], self._num_classes) for index in chunk]
-            for index, block in zip(chunk, self._encode(pairs), strict=True):
+            rows = self._encode([codes[index] for index in chunk])
+            for index, block in zip(chunk, rows, strict=True):
                 found[index] = self._write(codes[index], block.detach().half())
         return found
 

@@ -4,26 +4,19 @@ Shapes: M entities and P pairs of a picture, n distinct regions (crops) of a bat
 object classes, D width of CLIP's joint space.
 """
 
-from collections.abc import Sequence
-
 import torch
-import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.utils import comm
 from torch import Tensor, nn
 
 from vrd_d2.data.vocabulary import get_vocabulary
 from vrd_d2.modeling.clip import load_clip
-from vrd_d2.modeling.feature_cache import fingerprint
-from vrd_d2.modeling.language import format_prompts
 from vrd_d2.modeling.pairs import sample_pairs
-from vrd_d2.modeling.processes import gather_rows, gather_sizes
 from vrd_d2.modeling.relation_model import Entities, PairPrediction, RelationModel, TrainingPairs
-from vrd_d2.modeling.text_bank import TextBank
 from vrd_d2.modeling.union_crops import CROPS, crop_windows, cut_crops, union_regions
 from vrd_d2.modeling.union_encoders import AdapterMLP, CropEncoder, PhraseEncoder
 from vrd_d2.modeling.union_loss import table_losses
+from vrd_d2.modeling.union_texts import UnionTexts
 
 FINETUNE = ("none", "mlp", "attention")
 RANKINGS = ("softmax", "logit")
@@ -41,11 +34,9 @@ class UnionCLIP(RelationModel):
         crops, phrases: the two sides.
         logit_scale: logarithm of CLIP's learnt scale of cosines; stays as it is.
         finetune: out of ``FINETUNE``.
-        relation_prompts, entity_prompts: templates, whose embeddings are averaged.
-        null_text: the text of regions without a relation.
+        texts: strings of the vocabulary, embedded by `phrases`.
         crop: out of ``CROPS``.
         ranking: "softmax" or "logit": what ranks the predicates.
-        text_bank: folder of the mapped bank, or "" for one in memory.
         base: arguments of :class:`RelationModel`.
     """
 
@@ -57,12 +48,9 @@ class UnionCLIP(RelationModel):
         phrases: PhraseEncoder,
         logit_scale: Tensor,
         finetune: str,
-        relation_prompts: list[str],
-        entity_prompts: list[str],
-        null_text: str,
+        texts: UnionTexts,
         crop: str,
         ranking: str,
-        text_bank: str = "",
         **base,
     ):
         super().__init__(**base)
@@ -77,11 +65,7 @@ class UnionCLIP(RelationModel):
         self.phrases = phrases
         self.register_buffer("logit_scale", logit_scale.detach().clone().reshape(()))
         self.finetune = finetune
-        self.relation_prompts = list(relation_prompts)
-        self.entity_prompts = list(entity_prompts)
-        format_prompts(self.relation_prompts, subject="a", predicate="b", object="c")  # fail early
-        format_prompts(self.entity_prompts, object="a")
-        self.null_text = null_text
+        self.texts = texts
         self.crop = crop
         self.ranking = ranking
         # Classes of boxes are zero-shot CLIP's, also after blocks of its towers were trained.
@@ -90,11 +74,6 @@ class UnionCLIP(RelationModel):
             for name, encoder in (("crops", crops), ("phrases", phrases)):
                 if (untrained := encoder.untrained_copy()) is not None:
                     self.zero_shot[name] = untrained
-        self._bank_folder = text_bank
-        self._bank: TextBank | None = None
-        self._null: Tensor | None = None
-        self._classes: Tensor | None = None
-        self._text_version: tuple = ()
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -115,6 +94,13 @@ class UnionCLIP(RelationModel):
                 return None
             return AdapterMLP(_joint_width(parts.model), residual=union.MLP_RESIDUAL)
 
+        phrases = PhraseEncoder(
+            parts,
+            trained_blocks=blocks,
+            adapter=adapter(),
+            chunk=union.TEXT_CHUNK,
+            cache_bytes=int(union.TEXT_CACHE_GB * 2**30),
+        )
         return {
             **RelationModel.base_config(cfg, vocabulary),
             "crops": CropEncoder(
@@ -124,21 +110,19 @@ class UnionCLIP(RelationModel):
                 chunk=union.CROP_CHUNK,
                 cache_folder=clip.FEATURE_CACHE,
             ),
-            "phrases": PhraseEncoder(
-                parts,
-                trained_blocks=blocks,
-                adapter=adapter(),
-                chunk=union.TEXT_CHUNK,
-                cache_bytes=int(union.TEXT_CACHE_GB * 2**30),
-            ),
+            "phrases": phrases,
             "logit_scale": parts.model.logit_scale,
             "finetune": union.FINETUNE,
-            "relation_prompts": cfg.MODEL.TEXT.RELATION_PROMPTS,
-            "entity_prompts": cfg.MODEL.TEXT.ENTITY_PROMPTS,
-            "null_text": union.NULL_TEXT,
+            "texts": UnionTexts(
+                phrases,
+                vocabulary,
+                relation_prompts=cfg.MODEL.TEXT.RELATION_PROMPTS,
+                entity_prompts=cfg.MODEL.TEXT.ENTITY_PROMPTS,
+                null_text=union.NULL_TEXT,
+                bank_folder=union.TEXT_BANK,
+            ),
             "crop": union.CROP,
             "ranking": cfg.MODEL.RELATION.RANKING,
-            "text_bank": union.TEXT_BANK,
         }
 
     # ---- Training ------------------------------------------------------------------------------
@@ -172,8 +156,6 @@ class UnionCLIP(RelationModel):
                 "MODEL.UNION_CLIP.FINETUNE is none, and nothing to train: choose mlp or attention, "
                 "or run train_net.py --eval-only"
             )
-        # Texts of weights that go on changing are worth no file.
-        self._bank_folder = ""
         crops, region, subjects, objects = [], [], [], []
         offset = 0
         for example, entity, sample in zip(batched_inputs, entities, sampled, strict=True):
@@ -187,8 +169,8 @@ class UnionCLIP(RelationModel):
         states = self.crops.states(torch.cat(crops))
         targets = torch.cat([sample.targets for sample in sampled])
         pair, predicate = (targets > 0).nonzero(as_tuple=True)
-        codes = torch.cat(subjects)[pair] * len(self.vocabulary.objects) + torch.cat(objects)[pair]
-        texts, text_sizes, known = self._texts_of_batch(codes)
+        codes = self.texts.code(torch.cat(subjects)[pair], torch.cat(objects)[pair])
+        texts, text_sizes, known = self.texts.of_batch(codes)
         column = torch.searchsorted(known, codes) * len(self.vocabulary.predicates) + predicate
         row = torch.cat(region)[pair]
         without = torch.ones(offset, dtype=torch.bool, device=row.device)
@@ -208,78 +190,6 @@ class UnionCLIP(RelationModel):
             text_sizes=text_sizes,
         )
 
-    def _texts_of_batch(self, codes: Tensor) -> tuple[Tensor, list[int], Tensor]:
-        """Texts of the class pairs of all processes, spread among them, the null text last.
-
-        Args:
-            codes: subject * C + object of this process's annotated pairs.
-
-        Returns:
-            this process's share (own m, D), the sizes of all shares, and the distinct codes of the
-            whole batch, sorted; the texts of the i-th are columns i * K to (i + 1) * K.
-        """
-        own = codes.unique()
-        known = gather_rows(own, gather_sizes(len(own), own.device)).unique()
-        shares = known.tensor_split(comm.get_world_size())
-        texts = self._relation_texts(shares[comm.get_rank()].tolist())
-        if comm.get_rank() == len(shares) - 1:
-            texts += [self.null_text] * len(self.relation_prompts)
-        sizes = [len(share) * len(self.vocabulary.predicates) for share in shares]
-        sizes[-1] += 1
-        return self._embed(texts, len(self.relation_prompts), keep=True), sizes, known
-
-    # ---- Texts ---------------------------------------------------------------------------------
-
-    def _relation_texts(self, codes: Sequence[int]) -> list[str]:
-        """All prompts of all predicates of class pairs, code by code."""
-        names = self.vocabulary
-        return [
-            prompt
-            for subject, object in (divmod(code, len(names.objects)) for code in codes)
-            for predicate in names.predicates
-            for prompt in format_prompts(
-                self.relation_prompts,
-                subject=names.objects[subject],
-                predicate=predicate,
-                object=names.objects[object],
-            )
-        ]
-
-    def _embed(self, texts: list[str], templates: int, *, keep: bool = False) -> Tensor:
-        """Rows (n, D) of length 1 of n * templates texts, averaged over the templates."""
-        rows = self.phrases(texts, keep=keep)
-        if templates == 1:
-            return rows
-        return F.normalize(rows.reshape(-1, templates, rows.shape[1]).mean(1), dim=-1)
-
-    def _encode_pairs(self, pairs: list[tuple[int, int]]) -> Tensor:
-        codes = [subject * len(self.vocabulary.objects) + object for subject, object in pairs]
-        rows = self._embed(self._relation_texts(codes), len(self.relation_prompts))
-        return rows.reshape(len(pairs), len(self.vocabulary.predicates), -1)
-
-    def _refresh_texts(self) -> None:
-        """Forget texts of other weights than today's."""
-        version = (self.device, *self.phrases.version())
-        if self._bank is not None and version == self._text_version:
-            return
-        self._text_version = version
-        self._null = self._embed([self.null_text], 1)[0]
-        self._classes = None
-        names, key = self.vocabulary, ""
-        if self._bank_folder:
-            key = fingerprint(
-                self.phrases, (names.objects, names.predicates, self.relation_prompts)
-            )
-        self._bank = TextBank(
-            self._encode_pairs,
-            num_classes=len(names.objects),
-            num_predicates=len(names.predicates),
-            width=len(self._null),
-            folder=self._bank_folder,
-            key=key,
-            device=self.device,
-        )
-
     # ---- Inference -----------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -287,7 +197,6 @@ class UnionCLIP(RelationModel):
         self, batched_inputs: list[dict], entities: list[Entities], pairs: list[Tensor]
     ) -> list[PairPrediction]:
         """Softmax of a pair's K texts and the null text; classes of boxes by zero-shot CLIP."""
-        self._refresh_texts()
         predictions = []
         for example, entity, pair in zip(batched_inputs, entities, pairs, strict=True):
             classes, scores = entity.classes, entity.scores
@@ -312,40 +221,32 @@ class UnionCLIP(RelationModel):
 
         Grouped by class pair: gathering a block for every pair was measured to be 20 times slower.
         """
-        codes = subjects * len(self.vocabulary.objects) + objects
+        codes = self.texts.code(subjects, objects)
         order = codes.argsort()
         distinct, counts = codes[order].unique_consecutive(return_counts=True)
         logits = regions.new_empty((len(codes), len(self.vocabulary.predicates) + 1))
         for members, block in zip(
-            order.split(counts.tolist()), self._bank.blocks(distinct.tolist()), strict=True
+            order.split(counts.tolist()), self.texts.blocks(distinct.tolist()), strict=True
         ):
             logits[members, :-1] = regions[region[members]] @ block.to(regions.dtype).T
-        logits[:, -1] = regions[region] @ self._null
+        logits[:, -1] = regions[region] @ self.texts.null
         return logits * self.logit_scale.exp()
 
     def _classify(self, example: dict, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Classes (M,) of given boxes and their probabilities: zero-shot CLIP on their crops."""
-        if self._classes is None:
-            names = self.vocabulary.objects
-            texts = [
-                text for name in names for text in format_prompts(self.entity_prompts, object=name)
-            ]
-            rows = self._zero_shot(self.phrases, "phrases", texts)
-            rows = rows.reshape(len(names), len(self.entity_prompts), -1).mean(1)
-            self._classes = F.normalize(rows, dim=-1)
         windows = crop_windows(boxes, tuple(example["image"].shape[-2:]))
+        # CLIP as it was, without what was trained.
+        heads = {
+            "crops": getattr(self.zero_shot, "crops", self.crops.upper),
+            "phrases": getattr(self.zero_shot, "phrases", self.phrases.upper),
+        }
         rows = [
-            self._zero_shot(self.crops, "crops", self._cut(example, chunk))
+            self.crops.embed(self.crops.states(self._cut(example, chunk)), head=heads["crops"])
             for chunk in windows.split(self.crops.chunk)
         ]
-        logits = torch.cat(rows) @ self._classes.T * self.logit_scale.exp()
+        logits = torch.cat(rows) @ self.texts.classes(heads["phrases"]).T * self.logit_scale.exp()
         best = logits.softmax(-1).max(dim=1)
         return best.indices, best.values
-
-    def _zero_shot(self, encoder: CropEncoder | PhraseEncoder, name: str, items) -> Tensor:
-        """Embeddings by the encoder as CLIP had it, without what was trained."""
-        head = self.zero_shot[name] if name in self.zero_shot else encoder.upper
-        return encoder.embed(encoder.states(items), head=head)
 
     def _cut(self, example: dict, windows: Tensor) -> Tensor:
         """RGB crops (n, 3, H, W) uint8 of windows of a picture."""

@@ -178,12 +178,13 @@ class PhraseEncoder(_Encoder):
         self._kept_bytes = 0
         self._kept_version: tuple[int, ...] = ()
 
-    def version(self) -> tuple[int, ...]:
-        """Changes whenever weights of this side are loaded or stepped."""
-        return tuple(parameter._version for parameter in self.parameters())
+    def version(self) -> tuple:
+        """Changes whenever weights of this side are loaded, stepped or moved."""
+        return (self.device, *(parameter._version for parameter in self.parameters()))
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """Where the encoder lies."""
         return next(self.lower.parameters()).device
 
     @torch.no_grad()
@@ -209,14 +210,14 @@ class PhraseEncoder(_Encoder):
                 if self._kept_bytes + size <= self._cache_bytes:
                     self._kept[text] = found[text].cpu()
                     self._kept_bytes += size
-        return [found[text].to(self._device) for text in texts]
+        return [found[text].to(self.device) for text in texts]
 
     def _states(self, texts: Sequence[str]) -> list[Tensor]:
-        tokens = self._tokenizer(list(texts)).to(self._device)
+        tokens = self._tokenizer(list(texts)).to(self.device)
         lengths = tokens.argmax(dim=1) + 1  # the end of text has the largest id
         rows: list[Tensor | None] = [None] * len(texts)
         # In float32 whatever is around it: these rows may be kept for good.
-        with torch.autocast(self._device.type, enabled=False):
+        with torch.autocast(self.device.type, enabled=False):
             # Sorted by length, since a batch is as long as its longest text.
             for chunk in lengths.argsort().split(self.chunk):
                 # The tower is causal: cutting off what follows the end of text is exact.
@@ -233,7 +234,7 @@ class PhraseEncoder(_Encoder):
             states: of :meth:`states`.
             head: what to use in place of the upper part and the MLP.
         """
-        lengths = torch.tensor([len(state) for state in states], device=self._device)
+        lengths = torch.tensor([len(state) for state in states], device=self.device)
         order = lengths.argsort().long()
         chunks = [
             (pad_sequence([states[i] for i in chunk.tolist()], batch_first=True), lengths[chunk])
