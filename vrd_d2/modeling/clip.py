@@ -160,7 +160,7 @@ class CLIPViT(Backbone):
         # it always interpolates; at the native size that changes nothing.
         if not torch.compiler.is_exporting() and (height, width) == (rows, cols):
             return table
-        grid = table[1:].float().reshape(1, rows, cols, -1).permute(0, 3, 1, 2)
+        grid = table[1:].float().reshape(1, rows, cols, -1).permute(0, 3, 1, 2).contiguous()
         grid = F.interpolate(grid, size=(height, width), mode="bicubic", align_corners=False)
         return torch.cat([table[:1], grid.flatten(2)[0].T.to(table.dtype)])
 

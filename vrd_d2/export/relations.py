@@ -1,0 +1,246 @@
+"""RelCLIP for one picture in a form that exports: the same numbers, no branch on the data.
+
+Weights are the model's own modules, used and not copied. Attention among pairs that share an entity
+is written as a grid of all M x M ordered pairs instead of as lists of different lengths.
+
+Shapes: M entities, P pairs, K predicates, C classes, D width of the tokens.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vrd_d2.export.detector import ExportableDetector
+from vrd_d2.export.image import padded
+from vrd_d2.modeling.adaptor import FeatureAdaptor
+from vrd_d2.modeling.attention import SegmentAttention
+from vrd_d2.modeling.clip import CLIPViT
+from vrd_d2.modeling.geometry import (
+    candidate_pairs,
+    entity_geometry,
+    pair_geometry,
+    union_boxes,
+)
+from vrd_d2.modeling.pooling import roi_mean
+from vrd_d2.modeling.relclip import RelCLIP
+
+
+class ExportableRelations(nn.Module):
+    """Everything of :class:`RelCLIP` after the boxes are known.
+
+    Args:
+        model: of any task.
+
+    Raises:
+        ValueError: the model is no RelCLIP.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        if not isinstance(model, RelCLIP):
+            raise ValueError(f"{type(model).__name__} does not export: only RelCLIP does")
+        self.model = model.eval()
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the arguments of :meth:`forward` that this model takes."""
+        detected = self.model.needs_classes and not self.model.task.classes_given
+        return [
+            "image",
+            "boxes",
+            *["classes"] * self.model.needs_classes,
+            *["scores"] * detected,
+        ]
+
+    def forward(
+        self,
+        image: Tensor,
+        boxes: Tensor,
+        classes: Tensor | None = None,
+        scores: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Predict.
+
+        Args:
+            image: (3, H, W) uint8, channels as INPUT.FORMAT says.
+            boxes: (M, 4) XYXY pixels of `image`; M may be 0.
+            classes: (M,) int64 ids, where the model needs them.
+            scores: (M,) of detected classes.
+
+        Returns:
+            classes (M,) int64, scores (M,), pairs (P, 2) int64 rows (subject, object),
+            predicate_probs (P, K + 1) with background last, predicate_scores (P, K), what ranks.
+        """
+        model, head = self.model, self.model.head
+        size = image.shape[-2:]
+        feature_map = self._map(image)
+        class_logits = None
+        if head.class_classifier is not None:
+            tokens = self._tokens(
+                head.entity_adaptor, feature_map, boxes, relative(boxes, size), None
+            )
+            for layer in head.entity_adaptor.attention:
+                tokens = attend(layer, tokens)
+            class_logits = head.class_classifier(tokens)
+        given = classes if model.needs_classes else None
+        if not model.needs_classes:
+            probs = class_logits.float().softmax(-1)[:, : head.num_classes]
+            scores, classes = probs.max(dim=1)
+        elif scores is None:
+            scores = torch.ones_like(boxes[:, 0])
+        pairs = candidate_pairs(boxes, require_overlap=model.require_overlap)
+        subject, object_ = pairs.unbind(1)
+        rows = head._class_rows(None if given is None else [given], class_logits)
+        tokens = self._relation_tokens(feature_map, boxes, pairs, size, rows)
+        logits = head.predicate_classifier(tokens)
+        if head.prior is not None:
+            ids = class_logits[:, : head.num_classes].argmax(1) if given is None else given
+            logits = head.prior(logits, ids[subject], ids[object_])
+        logits = logits.float()
+        probs = logits.softmax(-1)
+        ranking = logits if model.ranking == "logit" else probs
+        return classes, scores, pairs, probs, ranking[:, :-1]
+
+    def _map(self, image: Tensor) -> Tensor:
+        """V(I), (D_v, h, w)."""
+        model, visual = self.model, self.model.visual
+        if model.image_format == "BGR":
+            image = image.flip(0)
+        pixels = (image.float() / 255 - model.pixel_mean) / model.pixel_std
+        if isinstance(visual, CLIPViT):
+            result = visual.encode(padded(pixels, visual.size_divisibility)[None])[0]
+        else:
+            result = visual(padded(pixels, visual.divisor)[None])[0]
+        # A view of tokens would be asked whether it has a single column.
+        return result.clone(memory_format=torch.contiguous_format)
+
+    def _tokens(
+        self,
+        adaptor: FeatureAdaptor,
+        feature_map: Tensor,
+        boxes: Tensor,
+        geometry: Tensor,
+        extra: Tensor | None,
+    ) -> Tensor:
+        """The adaptor's fully connected layer."""
+        head = self.model.head
+        pooled = roi_mean(adaptor.project(feature_map), boxes, scale=head.scale, **head.roi)
+        position = adaptor.position(geometry)
+        if extra is not None:
+            position = torch.cat([position, extra], dim=-1)
+        return F.relu(pooled + adaptor.fc_position(position))
+
+    def _relation_tokens(
+        self,
+        feature_map: Tensor,
+        boxes: Tensor,
+        pairs: Tensor,
+        size: tuple,
+        class_rows: Tensor | None,
+    ) -> Tensor:
+        """v_ij, (P, D)."""
+        head, adaptor = self.model.head, self.model.head.relation_adaptor
+        subjects, objects = boxes[pairs[:, 0]], boxes[pairs[:, 1]]
+        unions = union_boxes(subjects, objects)
+        geometry = torch.cat(
+            [
+                relative(unions, size),
+                relative(subjects, size),
+                relative(objects, size),
+                # How the two lie to each other, the last seven numbers, knows no picture size.
+                pair_geometry(subjects, objects, (1, 1))[:, -7:],
+            ],
+            dim=1,
+        )
+        extra = None
+        if class_rows is not None:
+            extra = torch.cat([class_rows[pairs[:, 0]], class_rows[pairs[:, 1]]], dim=1)
+        tokens = self._tokens(adaptor, feature_map, unions, geometry, extra)
+        for index, layer in enumerate(adaptor.attention):
+            if head.attention_pattern == "full":
+                tokens = attend(layer, tokens)
+                continue
+            by_object = head.attention_pattern == "axial" and index % 2
+            groups, members = pairs.flip(1).unbind(1) if by_object else pairs.unbind(1)
+            tokens = attend_in_groups(layer, tokens, groups, members, boxes.shape[0])
+        return tokens
+
+
+def relative(boxes: Tensor, size: tuple) -> Tensor:
+    """:func:`entity_geometry`, with a size that may be known at run time only."""
+    height, width = size
+    scaled = torch.stack([boxes[:, i] / side for i, side in enumerate((width, height) * 2)], dim=1)
+    return entity_geometry(scaled, (1, 1))
+
+
+# Added to the score of what is no token. Finite, so that a row without any token does not become
+# NaN; exp() of it is 0 all the same.
+MASKED = -1e9
+# Masked tokens that are added: exporters treat lengths of 0 and 1 as cases of their own.
+SPARE = 2
+
+
+def attend(layer: SegmentAttention, tokens: Tensor) -> Tensor:
+    """Attention among all tokens: (T, D) -> (T, D); T may be 0."""
+    qkv = F.pad(layer.qkv(layer.norm(tokens)), (0, 0, 0, SPARE))
+    mask = F.pad(torch.zeros_like(tokens[:, 0]), (0, SPARE), value=MASKED)
+    return tokens + layer.out(_mix(qkv[None], layer.heads, mask[None, None, None])[0, :-SPARE])
+
+
+def attend_in_groups(
+    layer: SegmentAttention, tokens: Tensor, groups: Tensor, members: Tensor, count: int
+) -> Tensor:
+    """Attention among the tokens of each group, on a grid of groups x members.
+
+    Args:
+        layer: of the model.
+        tokens: (P, D).
+        groups, members: (P,) place of each token in the grid.
+        count: M, side of the grid.
+
+    Returns:
+        (P, D).
+    """
+    qkv = layer.qkv(layer.norm(tokens))
+    side = count + SPARE
+    place = groups * side + members
+    grid = qkv.new_zeros((side * side, qkv.shape[1])).index_copy(0, place, qkv)
+    mask = qkv.new_full((side * side,), MASKED).index_fill(0, place, 0.0)
+    mixed = _mix(grid.view(side, side, -1), layer.heads, mask.view(side, 1, 1, side))
+    return tokens + layer.out(mixed.flatten(0, 1)[place])
+
+
+def _mix(qkv: Tensor, heads: int, mask: Tensor | None) -> Tensor:
+    """(S, L, 3 D) -> (S, L, D)."""
+    segments, length, width = qkv.shape
+    parts = qkv.view(segments, length, 3, heads, width // (3 * heads))
+    q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return mixed.transpose(1, 2).flatten(2)
+
+
+class ExportableModel(nn.Module):
+    """A whole RelCLIP of SGDet: picture in, detections and relations out.
+
+    Args:
+        model: with a detector.
+
+    Raises:
+        ValueError: the model takes given boxes.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.relations = ExportableRelations(model)
+        if model.detector is None:
+            raise ValueError(
+                f"a model of {model.task.value} finds no boxes: export 'relations', which takes them"
+            )
+        self.detector = ExportableDetector(model.detector)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """boxes (M, 4) in pixels of `image`, and what :class:`ExportableRelations` returns."""
+        boxes, classes, scores = self.detector(image)
+        if self.relations.model.needs_classes:
+            return boxes, *self.relations(image, boxes, classes, scores)
+        return boxes, *self.relations(image, boxes)
