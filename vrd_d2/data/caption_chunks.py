@@ -138,7 +138,7 @@ class _Pass:
             return self._preposition(position)
         elif word in words.ADVERBS:
             self._pause()
-        elif (kind := self._verb_kind(word, following, position)) is not None:
+        elif (kind := self._verb_kind(position)) is not None:
             return self._verb(kind, position)
         else:
             self.noun.append(word)
@@ -220,12 +220,13 @@ class _Pass:
     def _before(self) -> Kind | None:
         return self.chunks[-1].kind if self.chunks else None
 
-    def _verb_kind(self, word: str, following: str, position: int) -> Kind | None:
+    def _verb_kind(self, position: int) -> Kind | None:
         """Whether a word is a verb here, and which; None if it belongs to a noun phrase."""
-        entry = self.lexicon.verbs.get(word)
-        if entry is None:
-            return self._unknown_verb_kind(word, following)
-        base, kind = entry
+        word, following = self.text[position], self._next(position)
+        preposition = self._preposition_behind(position) is not None
+        if word not in self.lexicon.verbs:
+            return self._unknown_verb_kind(word, preposition or following in words.DETERMINERS)
+        base, kind = self.lexicon.verbs[word]
         noun_like = base in words.NOUN_LIKE or self.lexicon.is_noun(word)
         if base in words.VERB_LIKE:
             noun_like = not following or not following[0].isalnum() or following in words.BE
@@ -239,14 +240,15 @@ class _Pass:
                 if following in words.DETERMINERS:
                     return Kind.VERB
                 ends = not following or not following[0].isalnum() or following == "and"
-                return Kind.PARTICIPLE if ends or following in words.PREPOSITIONS else None
+                return Kind.PARTICIPLE if ends or preposition else None
             if (kind == "base") != self._is_plural():
                 return None
             return Kind.VERB if goes_on or not noun_like else None
         if self.determined or self.noun:
             return None
         if kind in ("ing", "past", "participle"):
-            return self._free_participle(word, kind, following)
+            goes_on = preposition or following in words.DETERMINERS
+            return self._free_participle(word, kind, preposition, goes_on)
         if kind == "s" and self._before() in (Kind.WHO, Kind.AND, Kind.NOUN):
             return Kind.VERB if goes_on or not noun_like else None
         return None
@@ -256,27 +258,27 @@ class _Pass:
         joined = [chunk.kind for chunk in self.chunks[-2:]] == [Kind.NOUN, Kind.AND]
         return joined or words.is_plural(self.noun[-1])
 
-    def _free_participle(self, word: str, kind: str, following: str) -> Kind | None:
+    def _free_participle(
+        self, word: str, kind: str, preposition: bool, goes_on: bool
+    ) -> Kind | None:
+        """The kind of a participle that follows no open noun phrase."""
         before = self._before()
         if before is Kind.PREPOSITION:
             return Kind.UNCERTAIN if kind == "ing" and word not in words.ING_NOUNS else None
         if before is Kind.BE or (before is Kind.NOT and kind != "ing"):
             return Kind.PARTICIPLE
-        goes_on = following in words.DETERMINERS or following in words.PREPOSITIONS
         if before in (Kind.NOUN, Kind.WHO, Kind.COMMA, Kind.AND, Kind.NOT):
             if kind == "ing" and word not in words.ING_NOUNS:
                 return Kind.PARTICIPLE
-            return Kind.PARTICIPLE if following in words.PREPOSITIONS else None
+            return Kind.PARTICIPLE if preposition else None
         return Kind.PARTICIPLE if goes_on else None
 
-    def _unknown_verb_kind(self, word: str, following: str) -> Kind | None:
+    def _unknown_verb_kind(self, word: str, goes_on: bool) -> Kind | None:
         if not self.noun or self.lexicon.is_noun(word) or word in words.ING_NOUNS:
             return None
         if word.endswith("ing") and len(word) > 5:
             return Kind.PARTICIPLE
-        if word.endswith("ed") and following in words.PREPOSITIONS | words.DETERMINERS:
-            return Kind.PARTICIPLE
-        return None
+        return Kind.PARTICIPLE if word.endswith("ed") and goes_on else None
 
     def _names_predicate(self, word: str, position: int) -> bool:
         """Whether a verb and the preposition behind it are a predicate of the vocabulary."""

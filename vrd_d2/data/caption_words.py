@@ -7,7 +7,7 @@ is an unknown word, which costs a triplet and cannot make a wrong one.
 import re
 from collections.abc import Iterable
 
-_WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*|[^\w\s]|_")
+_WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*(?:(?<=s)['’](?=\s))?|[^\w\s]|_")
 _POSSESSIVE = re.compile(r"(.+?)['’](s?)$")
 
 
@@ -256,6 +256,8 @@ def base_form(word: str) -> str:
             return stem + "e" if (silent and not stem.endswith("ss")) or short else stem
     if word.endswith("ies") and len(word) > 4:
         return word[:-3] + "y"
+    if word.endswith(("sses", "shes", "ches", "xes", "zzes")):
+        return word[:-2]
     if word.endswith("s") and not word.endswith("ss"):
         return word[:-1]
     return word
