@@ -94,8 +94,8 @@ def add_vrd_config(cfg: CN) -> None:
 
     # ---- Frequency tables: FrequencyBaseline, and the priors of MODEL.RELATION ---------------
     cfg.MODEL.FREQUENCY = CN()
-    # A JSON of triplet counts, {"subject|predicate|object": count}, alone or below "train"; "" is
-    # counted on DATASETS.TRAIN.
+    # A JSON of triplet counts, {"subject|predicate|object": count}, alone or below "train"; a
+    # knowledge base (.npz); "" is counted on DATASETS.TRAIN.
     cfg.MODEL.FREQUENCY.COUNTS = ""
 
     # ---- Relational Contrastive Learning (RelCLIP, section 3.3) ------------------------------
@@ -113,6 +113,18 @@ def add_vrd_config(cfg: CN) -> None:
     cfg.MODEL.RCL.WEIGHTED = True  # negatives weigh as much as they are similar
     # Past samples of each level kept as further negatives (the paper's future work); 0 is none.
     cfg.MODEL.RCL.MEMORY_BANK = 0
+
+    # ---- Distant supervision (RelCLIP, section 3.4) ------------------------------------------
+    cfg.MODEL.DISTANT = CN()
+    # A base of triplets, made by datasets/prepare_knowledge_base.py; "" is none.
+    cfg.MODEL.DISTANT.KNOWLEDGE_BASE = ""
+    # Triplets that were told less often are no candidates.
+    cfg.MODEL.DISTANT.MIN_COUNT = 1
+    # Folder of weights of the candidates in each picture, made by tools/score_candidates.py
+    # (KB+EXT, or EM rounds); "" gives all candidates of a pair the same weight (KB).
+    cfg.MODEL.DISTANT.WEIGHTS = ""
+    # At inference, any model: only candidates of the base get a score.
+    cfg.MODEL.DISTANT.RESTRICT = False
 
     # ---- UnionCLIP: contrastive fine-tuning on union crops (section 3) ------------------------
     # It also reads MODEL.CLIP, TEXT.*_PROMPTS and, of RELATION, TASK, REQUIRE_OVERLAP, RANKING and
@@ -145,6 +157,9 @@ def add_vrd_config(cfg: CN) -> None:
     # A picture whose file is missing: "error", "skip" (reported by name) or "keep" (not looked for:
     # for what uses the annotation alone).
     cfg.DATASETS.MISSING_IMAGES = "error"
+    # Those of DATASETS.TRAIN whose relations are not read: MODEL.DISTANT labels their pairs. Others
+    # beside them keep their own labels (semi-supervised).
+    cfg.DATASETS.DISTANT = ()
     # A text file of pictures to leave out, a file name a line, as `tools/dataset.py check
     # --bad-list` writes it; "" leaves out none.
     cfg.DATASETS.EXCLUDE = ""

@@ -254,7 +254,9 @@ class Trainer(DefaultTrainer):
         """
         check_datasets(cfg.DATASETS.TRAIN)
         dataset = training_records(
-            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+            cfg.DATASETS.TRAIN,
+            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            distant=cfg.DATASETS.DISTANT if is_relation_model(cfg) else (),
         )
         check_training_data(cfg)
         per_process = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()

@@ -70,7 +70,8 @@ class RelationMapper:
             dataset_dict: Detectron2's, with "relations"; "annotations" and "relations" may lack.
 
         Returns:
-            :func:`relation_example` of it, and "file_name" and "image_id".
+            :func:`relation_example` of it, and "file_name", "image_id" and, where the record has
+            it, "distant".
 
         Raises:
             ValueError: names the picture that is missing, broken or of another size than stated,
@@ -90,8 +91,9 @@ class RelationMapper:
         except ValueError as error:
             raise ValueError(f"{_name(dataset_dict)}: {error}") from error
         example["file_name"] = dataset_dict["file_name"]
-        if "image_id" in dataset_dict:
-            example["image_id"] = dataset_dict["image_id"]
+        for key in ("image_id", "distant"):
+            if key in dataset_dict:
+                example[key] = dataset_dict[key]
         return example
 
 

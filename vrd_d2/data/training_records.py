@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from itertools import chain
 
+import numpy as np
 from detectron2.data import DatasetCatalog, DatasetFromList
 from detectron2.data.build import filter_images_with_only_crowd_annotations
 from torch.utils.data import ConcatDataset, Dataset
@@ -13,7 +14,23 @@ from vrd_d2.data.packed import PackedRecords
 logger = logging.getLogger(__name__)
 
 
-def training_records(names: Sequence[str], *, filter_empty: bool) -> list[dict] | Dataset:
+class DistantRecords(Dataset):
+    """Pictures as if their relations were not annotated, each marked "distant"."""
+
+    def __init__(self, records: Sequence[dict] | Dataset):
+        self.records = records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict:
+        nothing = np.zeros((0, 3), np.int64)
+        return {**self.records[index], "relations": nothing, "distant": True}
+
+
+def training_records(
+    names: Sequence[str], *, filter_empty: bool, distant: Sequence[str] = ()
+) -> list[dict] | Dataset:
     """What Detectron2's ``get_detection_dataset_dicts`` does, for PackedRecords as well.
 
     That function hands a torch Dataset on as it is, and so would not filter it.
@@ -21,10 +38,11 @@ def training_records(names: Sequence[str], *, filter_empty: bool) -> list[dict] 
     Args:
         names: of registered data sets.
         filter_empty: leave out pictures without a box, or with boxes of crowds alone.
+        distant: those of the names whose relations are not to be read.
 
     Returns:
-        A list if all data sets are lists; PackedRecords; or a ConcatDataset of several, whose
-        parts are PackedRecords and serialised lists.
+        A list if all data sets are lists; PackedRecords; DistantRecords; or a ConcatDataset of
+        several, whose parts are these and serialised lists.
 
     Raises:
         ValueError: a data set has no picture (left).
@@ -45,7 +63,7 @@ def training_records(names: Sequence[str], *, filter_empty: bool) -> list[dict] 
                 f"data set {name!r} has no picture to train on ({total} before those without a box "
                 "were left out, see DATALOADER.FILTER_EMPTY_ANNOTATIONS)"
             )
-        parts.append(part)
+        parts.append(DistantRecords(part) if name in distant else part)
     if len(parts) == 1:
         return parts[0]
     if all(isinstance(part, list) for part in parts):

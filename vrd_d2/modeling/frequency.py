@@ -13,6 +13,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
 from vrd_d2.data.columns import flat_ranges
+from vrd_d2.data.knowledge_base import KnowledgeBase
 from vrd_d2.data.packed import PackedRecords
 from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
 from vrd_d2.modeling.relation_model import Entities, PairPrediction, RelationModel, TrainingPairs
@@ -112,19 +113,40 @@ def _check_ids(records: PackedRecords, num_classes: int, num_predicates: int) ->
             )
 
 
+def knowledge_counts(base: KnowledgeBase, vocabulary: Vocabulary) -> Tensor:
+    """The counts of a knowledge base, (C, C, K + 1) float32; it tells nothing of background."""
+    base.require(vocabulary)
+    num_classes, num_predicates = len(vocabulary.objects), len(vocabulary.predicates)
+    counts = torch.zeros(num_classes, num_classes, num_predicates + 1)
+    subject, predicate, object = torch.from_numpy(base.triplets).unbind(1)
+    counts[subject, object, predicate] = torch.from_numpy(base.triplet_counts).float()
+    return counts
+
+
 def training_counts(cfg: CfgNode) -> Tensor:
-    """MODEL.FREQUENCY.COUNTS, or without it :func:`count_relations` of all DATASETS.TRAIN.
+    """MODEL.FREQUENCY.COUNTS, or without it :func:`count_relations` of DATASETS.TRAIN.
+
+    Relations of DATASETS.DISTANT are not counted: they are not known.
 
     Returns:
         (C, C, K + 1) float32, background last.
     """
     vocabulary = get_vocabulary(cfg.MODEL.VOCABULARY)
-    if cfg.MODEL.FREQUENCY.COUNTS:
-        return load_triplet_counts(cfg.MODEL.FREQUENCY.COUNTS, vocabulary)
+    path = cfg.MODEL.FREQUENCY.COUNTS
+    if path.endswith(".npz"):
+        return knowledge_counts(KnowledgeBase.load(path), vocabulary)
+    if path:
+        return load_triplet_counts(path, vocabulary)
+    labelled = [name for name in cfg.DATASETS.TRAIN if name not in cfg.DATASETS.DISTANT]
+    if not labelled:
+        raise ValueError(
+            "DATASETS.DISTANT leaves no training set whose relations may be counted: set "
+            "MODEL.FREQUENCY.COUNTS, to the knowledge base for example"
+        )
     overlap = cfg.MODEL.RELATION.REQUIRE_OVERLAP
     return sum(
         count_relations(DatasetCatalog.get(name), vocabulary, require_overlap=overlap)
-        for name in cfg.DATASETS.TRAIN
+        for name in labelled
     )
 
 

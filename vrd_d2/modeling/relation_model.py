@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vrd_d2.data.own_boxes import results_files
 from vrd_d2.data.vocabulary import Vocabulary
+from vrd_d2.modeling.distant import DistantLabels
 from vrd_d2.modeling.geometry import candidate_pairs
 from vrd_d2.modeling.pairs import label_pairs, match_entities, sample_pairs
 from vrd_d2.tasks import Task
@@ -24,6 +25,10 @@ def boxes_replace_detector(cfg: CfgNode) -> bool:
     """Whether DATASETS.DETECTIONS has boxes for every test set, so that no detector is needed."""
     files = results_files(cfg.DATASETS.DETECTIONS)
     return bool(files) and set(cfg.DATASETS.TEST) <= files.keys()
+
+
+# Score of a predicate that the knowledge base does not hold for a pair; softmax or logit alike.
+NO_CANDIDATE = -1e4
 
 
 @dataclass
@@ -85,6 +90,8 @@ class RelationModel(nn.Module, ABC):
         image_format: channel order of the input pictures, "BGR" or "RGB".
         require_overlap, batch_size_per_image, positive_fraction, iou_threshold, add_gt_boxes:
             see config.py.
+        distant: labels of pictures that are marked "distant", or None.
+        restrict: predicates that `distant` does not hold for a pair get no score.
     """
 
     def __init__(
@@ -99,6 +106,8 @@ class RelationModel(nn.Module, ABC):
         positive_fraction: float,
         iou_threshold: float,
         add_gt_boxes: bool,
+        distant: DistantLabels | None = None,
+        restrict: bool = False,
     ):
         super().__init__()
         if detector is not None and task.boxes_given:
@@ -114,6 +123,8 @@ class RelationModel(nn.Module, ABC):
         self.positive_fraction = positive_fraction
         self.iou_threshold = iou_threshold
         self.add_gt_boxes = add_gt_boxes
+        self.distant = distant
+        self.restrict = restrict
         # Set by the trainer under SOLVER.AMP; what needs float32 opts out where it is computed.
         self.autocast_dtype: torch.dtype | None = None
         self.register_buffer("anchor", torch.zeros(()), persistent=False)
@@ -141,6 +152,8 @@ class RelationModel(nn.Module, ABC):
             "positive_fraction": cfg.MODEL.RELATION.POSITIVE_FRACTION,
             "iou_threshold": cfg.MODEL.RELATION.IOU_THRESHOLD,
             "add_gt_boxes": cfg.MODEL.RELATION.ADD_GT_BOXES,
+            "distant": DistantLabels.from_config(cfg, vocabulary),
+            "restrict": cfg.MODEL.DISTANT.RESTRICT,
         }
 
     @property
@@ -161,7 +174,8 @@ class RelationModel(nn.Module, ABC):
         Args:
             batched_inputs: examples of :class:`~vrd_d2.data.mapper.RelationMapper`: "image",
                 "height", "width", and, where boxes or classes are given or in training,
-                "instances" (gt_boxes, gt_classes) and "relations" (R, 3). "detections"
+                "instances" (gt_boxes, gt_classes) and "relations" (R, 3), in whose stead
+                MODEL.DISTANT labels pictures that are marked "distant". "detections"
                 (pred_boxes, scores, pred_classes) stand in for the detector, and at test time
                 for "instances".
 
@@ -188,6 +202,8 @@ class RelationModel(nn.Module, ABC):
             return self.losses(batched_inputs, entities, sampled)
         pairs = [self.pairs(entity) for entity in entities]
         predictions = self.predict(batched_inputs, entities, pairs)
+        if self.restrict:
+            predictions = [self._restricted(*row) for row in zip(predictions, pairs, strict=True)]
         return [
             self.output(*row)
             for row in zip(batched_inputs, entities, pairs, predictions, strict=True)
@@ -204,6 +220,16 @@ class RelationModel(nn.Module, ABC):
         self, batched_inputs: list[dict], entities: list[Entities], pairs: list[Tensor]
     ) -> list[PairPrediction]:
         """Classes of entities and scores of predicates, one prediction a picture."""
+
+    def _restricted(self, prediction: PairPrediction, pairs: Tensor) -> PairPrediction:
+        """Without what the knowledge base does not hold for the classes of a pair."""
+        allowed = self.distant.candidates(prediction.classes, pairs)
+        probs = prediction.predicate_probs.clone()
+        probs[:, :-1] *= allowed
+        probs = probs / probs.sum(1, keepdim=True).clamp(min=1e-12)
+        # Logits rank as well, so the lowest score there is must lie below any of them.
+        scores = prediction.predicate_scores.masked_fill(~allowed, NO_CANDIDATE)
+        return PairPrediction(prediction.classes, prediction.scores, probs, scores)
 
     def entities(self, example: dict) -> Entities:
         """Entities of one picture: given boxes, or detections."""
@@ -270,13 +296,18 @@ class RelationModel(nn.Module, ABC):
         """Label the candidate pairs of a picture and draw a sample of them."""
         gt_classes = example["instances"].gt_classes.to(self.device)
         pairs = self.pairs(entities)
-        targets = label_pairs(
-            pairs,
-            entities.gt_index,
-            example["relations"].to(self.device),
-            len(gt_classes),
-            len(self.vocabulary.predicates),
-        )
+        if example.get("distant"):
+            targets = self.distant.targets(
+                example["image_id"], pairs, entities.gt_index, gt_classes
+            )
+        else:
+            targets = label_pairs(
+                pairs,
+                entities.gt_index,
+                example["relations"].to(self.device),
+                len(gt_classes),
+                len(self.vocabulary.predicates),
+            )
         chosen = self.draw_pairs(example, entities, pairs, targets)
         none = gt_classes.new_tensor([len(self.vocabulary.objects)])
         # -1 picks the last row, the class of what stands for no object.

@@ -134,6 +134,9 @@ class CropEncoder(_Encoder):
         return torch.stack(rows).to(self.mean.device) if rows else self._states(crops)
 
     def _states(self, crops: Tensor) -> Tensor:
+        if not len(crops):
+            # An empty batch breaks the towers' own reshapes; a crop shows the shape of its state.
+            return self._states(crops.new_zeros((1, *crops.shape[1:])))[:0]
         chunks = crops.to(self.mean.device).split(self.chunk)
         return torch.cat(
             [self.lower((chunk.float() / 255 - self.mean) / self.std) for chunk in chunks]

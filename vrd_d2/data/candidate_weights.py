@@ -1,0 +1,172 @@
+"""Weights of the candidate predicates of pairs of objects, picture by picture, on disk.
+
+Under distant supervision a knowledge base says which predicates a pair of classes may have. A model
+that sees the picture says how likely each is there: CLIP (KB+EXT) or, in further rounds, the very
+model that was trained on the last ones (EM). ``tools/score_candidates.py`` writes them.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+VERSION = 1
+MANIFEST = "candidates.json"
+_KEYS = ("pictures", "pair_counts", "pairs", "entry_counts", "predicates", "weights")
+
+
+class CandidateWeights:
+    """A folder of shards, each the pairs of some pictures.
+
+    Args:
+        folder: made by :meth:`create`, filled by :meth:`add`.
+
+    Raises:
+        ValueError: the folder is none of these, or a shard is damaged; with the remedy.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = Path(folder)
+        path = self.folder / MANIFEST
+        try:
+            self.manifest = json.loads(path.read_text(encoding="utf-8"))
+            version, self.num_predicates = self.manifest["version"], self.manifest["predicates"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self.folder} holds no weights of candidates ({error!r}): make them with "
+                "tools/score_candidates.py"
+            ) from error
+        if version != VERSION:
+            raise ValueError(
+                f"{path} has version {version} of the format, this program reads {VERSION}: make "
+                "it again with tools/score_candidates.py"
+            )
+        self._place: dict[str, int] | None = None
+
+    @classmethod
+    def create(
+        cls, folder: str | os.PathLike, num_predicates: int, settings: dict
+    ) -> "CandidateWeights":
+        """Begin a folder, or go on with one of the same settings.
+
+        Args:
+            folder: where the shards go; made where it is missing.
+            num_predicates: K.
+            settings: JSON of what the weights depend on.
+
+        Raises:
+            ValueError: the folder was begun with other settings.
+        """
+        path = Path(folder) / MANIFEST
+        manifest = {"version": VERSION, "predicates": num_predicates, "settings": settings}
+        if path.is_file():
+            found = cls(folder).manifest
+            if found != manifest:
+                old, new = found.get("settings", {}), settings
+                differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+                raise ValueError(
+                    f"{folder} was begun with other settings ({', '.join(sorted(differing))}): "
+                    "delete it or name another folder"
+                )
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        return cls(folder)
+
+    def shard(self, number: int) -> Path:
+        """File of a shard."""
+        return self.folder / f"{number:06d}.npz"
+
+    def add(self, number: int, rows: Sequence[tuple[object, np.ndarray, np.ndarray]]) -> None:
+        """Write a shard, which appears when it is complete.
+
+        Args:
+            number: of the shard.
+            rows: (image id, pairs (P, 2) of annotation indices, weights (P, K)) of each picture;
+                weights of 0 are no candidates.
+        """
+        weights = [np.asarray(w, np.float32) for _, _, w in rows]
+        entries = [w.nonzero() for w in weights]
+        content = {
+            "pictures": np.array(json.dumps([str(image_id) for image_id, _, _ in rows])),
+            "pair_counts": np.array([len(pairs) for _, pairs, _ in rows], np.int32),
+            "pairs": _stack([pairs for _, pairs, _ in rows], np.int32, (0, 2)),
+            "entry_counts": _stack([(w > 0).sum(1) for w in weights], np.int32, (0,)),
+            "predicates": _stack([entry[1] for entry in entries], np.int16, (0,)),
+            "weights": _stack(
+                [w[entry] for w, entry in zip(weights, entries, strict=True)], np.float16, (0,)
+            ),
+        }
+        path = self.shard(number)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        with unfinished.open("wb") as file:
+            np.savez(file, **content)
+        unfinished.replace(path)
+
+    def lookup(
+        self, image_id: object, subjects: np.ndarray, objects: np.ndarray
+    ) -> np.ndarray | None:
+        """Weights of pairs of one picture.
+
+        Args:
+            image_id: of the data set dict.
+            subjects, objects: (P,) annotation indices.
+
+        Returns:
+            float32 (P, K), zeros for a pair that was not scored; None for such a picture.
+        """
+        if self._place is None:
+            self._load()
+        place = self._place.get(str(image_id))
+        if place is None:
+            return None
+        first, last = self._pair_starts[place : place + 2]
+        keys = self._pairs[first:last].astype(np.int64) @ [1 << 32, 1]
+        order = keys.argsort()
+        wanted = np.asarray(subjects, np.int64) * (1 << 32) + np.asarray(objects, np.int64)
+        result = np.zeros((len(wanted), self.num_predicates), np.float32)
+        if not len(keys):
+            return result
+        at = np.searchsorted(keys[order], wanted).clip(max=len(keys) - 1)
+        row = order[at]
+        for index in (keys[row] == wanted).nonzero()[0]:
+            begin, end = self._entry_starts[first + row[index] : first + row[index] + 2]
+            result[index, self._predicates[begin:end]] = self._weights[begin:end]
+        return result
+
+    def _load(self) -> None:
+        parts = list(self._shards())
+        columns = {key: [part[key] for part in parts] for key in _KEYS}
+        names = [name for part in columns["pictures"] for name in json.loads(str(part))]
+        self._place = {name: i for i, name in enumerate(names)}
+        if len(self._place) < len(names):
+            raise ValueError(
+                f"{self.folder}: two pictures have the same image id: data sets that are scored "
+                "together need ids that differ"
+            )
+        self._pair_starts = _starts(columns["pair_counts"])
+        self._entry_starts = _starts(columns["entry_counts"])
+        self._pairs = _stack(columns["pairs"], np.int32, (0, 2))
+        self._predicates = _stack(columns["predicates"], np.int16, (0,))
+        self._weights = _stack(columns["weights"], np.float16, (0,))
+
+    def _shards(self) -> Iterator[dict]:
+        for path in sorted(self.folder.glob("[0-9]*.npz")):
+            try:
+                with np.load(path, allow_pickle=False) as content:
+                    yield {key: content[key] for key in _KEYS}
+            except Exception as error:  # zipfile, zlib and numpy each have their own
+                raise ValueError(
+                    f"{path} is damaged ({error}): delete it and run tools/score_candidates.py "
+                    "again, which makes what is missing"
+                ) from error
+
+
+def _stack(parts: list[np.ndarray], dtype: type, empty: tuple[int, ...]) -> np.ndarray:
+    return np.concatenate([np.zeros(empty, dtype), *(part.astype(dtype) for part in parts)])
+
+
+def _starts(counts: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros(1, np.int64), _stack(counts, np.int64, (0,)).cumsum()])
