@@ -1,0 +1,293 @@
+"""What people are asked to judge: sampled pictures, and of each the best relations of the models.
+
+RelCLIP (Table 2) asks people which of the 10 and 20 best relations of a picture are right, because
+annotations leave out too much for that. Here a *study* is what is asked: pictures drawn by a seed,
+the relations of all models of a picture in one shuffled list, each once. Whoever judges sees
+neither models nor ranks; those are in the study's *manifest*, from which ``human_report`` computes.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vrd_d2.evaluation.json_lines import LineError, prediction_from_json, read_json_lines
+from vrd_d2.evaluation.ranking import rank_triplets
+from vrd_d2.evaluation.records import Prediction
+from vrd_d2.evaluation.relation_evaluator import ground_truth_from_dict
+from vrd_d2.tasks import Task
+
+logger = logging.getLogger(__name__)
+
+MANIFEST_FORMAT = "vrd_d2 human evaluation 1"
+RATINGS_FORMAT = "vrd_d2 human ratings 1"
+# Pixels by which boxes of one class may differ and still be taken for one.
+SAME_BOX = 1.0
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Entity:
+    """A box, XYXY pixels of the original picture, and the name of its class."""
+
+    label: str
+    box: Box
+
+
+@dataclass(frozen=True)
+class Item:
+    """One relation to judge: its id in the study, and subject and object among the entities."""
+
+    id: str
+    subject: int
+    predicate: str
+    object: int
+
+
+@dataclass(frozen=True)
+class StudyPicture:
+    """A picture of a study.
+
+    Attributes:
+        image_id, file_name, width, height: of the data set's record.
+        entities: those that an item names, in an order that tells nothing.
+        items: in the order in which they are shown.
+        ranked: ids of the items that each model proposes, best first. Where two of its boxes
+            were taken for one, an item may come twice.
+    """
+
+    image_id: int | str
+    file_name: str
+    width: int
+    height: int
+    entities: list[Entity]
+    items: list[Item]
+    ranked: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What people are asked.
+
+    Attributes:
+        id: a digest of what is shown, so that ratings find their study. It depends neither on the
+            names of the models nor on their order.
+        models: the file of predictions of each model.
+        eligible: number of pictures that were drawn from.
+    """
+
+    id: str
+    models: dict[str, str]
+    pictures: list[StudyPicture]
+    task: Task
+    top: int
+    seed: int
+    eligible: int
+
+    def manifest(self, dataset: str) -> dict:
+        """Everything but the pictures, as JSON: who proposed what at which rank."""
+        return {
+            "format": MANIFEST_FORMAT,
+            "study": self.id,
+            "dataset": dataset,
+            "task": self.task.value,
+            "top": self.top,
+            "seed": self.seed,
+            "eligible_pictures": self.eligible,
+            "models": self.models,
+            "pictures": [asdict(picture) for picture in self.pictures],
+        }
+
+
+def make_study(
+    records: Sequence[dict],
+    *,
+    classes: Sequence[str],
+    predicates: Sequence[str],
+    predictions: Mapping[str, str | Path],
+    task: Task | str,
+    pictures: int = 50,
+    top: int = 20,
+    seed: int = 0,
+    min_relations: int = 0,
+    progress: bool = False,
+) -> Study:
+    """Draws pictures and pools the best relations that the models predict on them.
+
+    Args:
+        records: data set dicts (see ``datasets/README.md``).
+        classes, predicates: names of the data set's ids.
+        predictions: JSON Lines of each model, by its name (see ``json_lines``).
+        task: PredCls ranks by predicate scores alone, the others multiply with both entity scores.
+        pictures: how many to draw from those that every file has; all of them if there are fewer.
+        top: relations of each model and picture, under the graph constraint: one predicate a pair,
+            ranked as for Recall@K.
+        seed: of the drawing and of every order.
+        min_relations: draw only pictures for which every model has so many relations. With 0,
+            those for which any model has one.
+
+    Returns:
+        The study. Two models' relations are one item if their predicates are the same, and their
+        subjects and objects are: same class, no side further apart than ``SAME_BOX``.
+
+    Raises:
+        ValueError: an argument is out of range, or no picture can be drawn; LineError names the
+            line of a file that cannot be used.
+    """
+    task = Task(task)
+    for name, value, least in (
+        ("pictures", pictures, 1),
+        ("top", top, 1),
+        ("seed", seed, 0),
+        ("min_relations", min_relations, 0),
+    ):
+        if value < least:
+            raise ValueError(f"{name} is {value}: it must be at least {least}")
+    if min_relations > top:
+        raise ValueError(f"min_relations is {min_relations}: only the top {top} are looked at")
+    if not predictions:
+        raise ValueError("give the predictions of at least one model")
+    position = {record["image_id"]: index for index, record in enumerate(records)}
+    best = [
+        _best_relations(
+            path, records, position, task, top, len(classes), len(predicates), progress=progress
+        )
+        for path in predictions.values()
+    ]
+    eligible = _eligible(position, dict(zip(predictions, best, strict=True)), min_relations)
+    generator = np.random.default_rng(seed)
+    if pictures > len(eligible):
+        logger.warning("only %d pictures to draw from: all of them are taken", len(eligible))
+    drawn = generator.choice(len(eligible), min(pictures, len(eligible)), replace=False)
+    pooled: list[StudyPicture] = []
+    count = 0
+    for image_id in (eligible[index] for index in drawn.tolist()):
+        of_models = {model: found[image_id] for model, found in zip(predictions, best, strict=True)}
+        record = records[position[image_id]]
+        pooled.append(_pool(record, of_models, classes, predicates, generator, count))
+        count += len(pooled[-1].items)
+    models = {name: str(path) for name, path in predictions.items()}
+    return Study(_digest(pooled), models, pooled, task, top, seed, len(eligible))
+
+
+# Best relations of a picture: labels of the entities (M,), their boxes (M, 4), rows (T, 3).
+_Ranked = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _best_relations(
+    path: str | Path,
+    records: Sequence[dict],
+    position: Mapping[int | str, int],
+    task: Task,
+    top: int,
+    num_classes: int,
+    num_predicates: int,
+    *,
+    progress: bool,
+) -> dict[int | str, _Ranked]:
+    """The best relations of every picture in a file; of a picture that comes twice, the first."""
+    found: dict[int | str, _Ranked] = {}
+    for number, value in read_json_lines(path, progress=progress):
+        image_id = value["image_id"]
+        if image_id in found:
+            continue
+        try:
+            if image_id not in position:
+                raise ValueError(f"image_id {image_id!r} is not in the data set")
+            truth = ground_truth_from_dict(records[position[image_id]])
+            prediction = prediction_from_json(value, truth, task)
+            prediction.check(num_predicates, num_classes)
+            rows = _rank(prediction, top, task)
+        except ValueError as error:
+            raise LineError(path, number, error) from error
+        # Only what the rows name is kept: a detector's other boxes would fill the memory.
+        used, places = np.unique(rows[:, :2], return_inverse=True)
+        rows = np.column_stack([places.reshape(-1, 2), rows[:, 2]])
+        found[image_id] = prediction.classes[used], prediction.boxes[used], rows
+    return found
+
+
+def _rank(prediction: Prediction, top: int, task: Task) -> np.ndarray:
+    if not len(prediction.pairs):
+        return np.zeros((0, 3), np.int64)
+    ranking = rank_triplets(prediction, None, limit=top, unit_scores=task.classes_given)
+    return ranking.constrained
+
+
+def _eligible(
+    position: Mapping[int | str, int],
+    best: Mapping[str, Mapping[int | str, _Ranked]],
+    min_relations: int,
+) -> list[int | str]:
+    """Pictures to draw from, in the order of the data set."""
+    eligible = []
+    for image_id in position:
+        if all(image_id in found for found in best.values()):
+            counts = [len(found[image_id][2]) for found in best.values()]
+            if min(counts) >= min_relations and max(counts) > 0:
+                eligible.append(image_id)
+    if not eligible:
+        sizes = ", ".join(f"{name} has {len(found)} pictures" for name, found in best.items())
+        raise ValueError(
+            f"there is no picture for which every model has predictions and at least "
+            f"{max(min_relations, 1)} relations ({sizes}): predict on the same data set, or ask "
+            "for fewer relations"
+        )
+    return eligible
+
+
+def _pool(
+    record: Mapping,
+    of_models: Mapping[str, _Ranked],
+    classes: Sequence[str],
+    predicates: Sequence[str],
+    generator: np.random.Generator,
+    start: int,
+) -> StudyPicture:
+    """One list of the models' relations, whose order tells nothing about ranks or models."""
+    merged: list[tuple[int, np.ndarray]] = []
+
+    def merge(category: int, box: np.ndarray) -> int:
+        for index, (known, place) in enumerate(merged):
+            if known == category and np.abs(place - box).max() <= SAME_BOX:
+                return index
+        merged.append((category, box))
+        return len(merged) - 1
+
+    proposed = {}
+    for model, (categories, boxes, rows) in of_models.items():
+        index = [merge(*entity) for entity in zip(categories.tolist(), boxes, strict=True)]
+        proposed[model] = [(index[s], index[o], p) for s, o, p in rows.tolist()]
+    entities = [
+        Entity(str(classes[category]), tuple(round(x, 2) for x in box.tolist()))
+        for category, box in merged
+    ]
+    # Sorted by content before they are shuffled: so far the order is that of models and ranks.
+    order = sorted(range(len(entities)), key=lambda i: (entities[i].label, entities[i].box))
+    rank = {old: new for new, old in enumerate(order)}
+    found = {key for keys in proposed.values() for key in keys}
+    keys = sorted(found, key=lambda key: (rank[key[0]], rank[key[1]], key[2]))
+    shuffled = [keys[i] for i in generator.permutation(len(keys)).tolist()]
+    ids = {key: f"r{start + number}" for number, key in enumerate(shuffled, 1)}
+    return StudyPicture(
+        record["image_id"],
+        str(record["file_name"]),
+        int(record["width"]),
+        int(record["height"]),
+        [entities[i] for i in order],
+        [Item(ids[s, o, p], rank[s], str(predicates[p]), rank[o]) for s, o, p in shuffled],
+        {model: [ids[key] for key in rows] for model, rows in proposed.items()},
+    )
+
+
+def _digest(pictures: Sequence[StudyPicture]) -> str:
+    shown = [
+        [p.image_id, [asdict(e) for e in p.entities], [asdict(item) for item in p.items]]
+        for p in pictures
+    ]
+    return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:12]
