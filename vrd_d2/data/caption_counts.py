@@ -99,7 +99,11 @@ def count_captions(
         raise
     if not progress.captions:
         first = next(
-            (f"{f.path}: {why}" for f, why in zip(files, progress.first_broken, strict=True) if why),
+            (
+                f"{f.path}: {why}"
+                for f, why in zip(files, progress.first_broken, strict=True)
+                if why
+            ),
             "",
         )
         reason = f"{sum(progress.broken)} broken records; the first: {first}" if first else "empty"

@@ -110,9 +110,7 @@ def _of_verb(verb: "Token", lexicon: Lexicon) -> Iterator["Triplet"]:
                     yield triplet
 
 
-def _predicates(
-    verb: "Token", lexicon: Lexicon
-) -> Iterator[tuple[int | None, bool, "Token"]]:
+def _predicates(verb: "Token", lexicon: Lexicon) -> Iterator[tuple[int | None, bool, "Token"]]:
     """(predicate, whether it holds from the target to the subject, target)."""
     form = verb.lower_
     being = form in words.BE
@@ -193,7 +191,5 @@ def _noun(token: "Token", lexicon: Lexicon) -> int | None:
         # "a group of people": people
         for child in token.children:
             if child.lower_ == "of":
-                return next(
-                    (_noun(t, lexicon) for t in child.children if t.dep_ == "pobj"), None
-                )
+                return next((_noun(t, lexicon) for t in child.children if t.dep_ == "pobj"), None)
     return lexicon.noun(words.split_words(token.doc[token.left_edge.i : token.i + 1].text))

@@ -9,7 +9,27 @@ Phrase = tuple[str, ...]
 _SKIPPED = words.ARTICLES | words.BE
 # First words of predicates that are neither prepositions nor verbs: "adjacent to".
 _NO_VERBS = frozenset(
-    ["part", "adjacent", "attached", "taller", "shorter", "bigger", "smaller", "larger", "higher", "lower", "parallel", "similar", "left", "right", "front", "back", "top", "and", "or"]
+    [
+        "part",
+        "adjacent",
+        "attached",
+        "taller",
+        "shorter",
+        "bigger",
+        "smaller",
+        "larger",
+        "higher",
+        "lower",
+        "parallel",
+        "similar",
+        "left",
+        "right",
+        "front",
+        "back",
+        "top",
+        "and",
+        "or",
+    ]
 )
 
 
