@@ -130,12 +130,13 @@ def place_on_picture(
         entities: which get a name, default :func:`related_entities`.
     """
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    # Small boxes choose first: the name of a large one is understood wherever it goes.
-    shown = related_entities(rows, len(boxes)) if entities is None else entities
+    related = set(related_entities(rows, len(boxes)))
+    shown = related if entities is None else entities
     placer = LabelPlacer(area, gap=1.5 * unit)
+    # Small boxes choose first: the name of a large one is understood wherever it goes.
     chips = {
         i: _place_name(placer, boxes[i], chip_size(names[i], 13 * unit))
-        for i in sorted(shown, key=lambda i: (areas[i], i))
+        for i in sorted(shown, key=lambda i: (i not in related, areas[i], i))
     }
     return _with_arrows(area, chips, rows, placer, unit, avoid=False)
 
