@@ -2,6 +2,7 @@
 
 import copy
 import json
+import runpy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -151,3 +152,9 @@ def draw(path: Path, size: tuple[int, int] = (40, 30), **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size).save(path, **options)
     return path
+
+
+def run_script(script: Path, *arguments: str, monkeypatch: Any) -> None:
+    """Run a script in this process, as if from the command line."""
+    monkeypatch.setattr("sys.argv", [str(script), *arguments])
+    runpy.run_path(str(script), run_name="__main__")

@@ -45,7 +45,10 @@ ERRORS = [
         changed("relations", 0, object_id=3),
         "object_id 3 is in image 'x', the relation in image 7: subject and object must be",
     ),
+    (changed("images", 0, width=10**25), "images[0] (id 7): size 10000000000000000000000000 x 80"),
     (json.dumps(DOCUMENT)[:-20], "is no complete JSON file"),
+    ("[" + "9" * 5000 + "]", "is no complete JSON file"),
+    ("[" * 5000, "is no complete JSON file"),
     ("", "is no complete JSON file"),
 ]  # fmt: skip
 

@@ -156,7 +156,7 @@ def _check_names(section: str, document: Mapping, columns: dict, findings: Findi
 def _check_images(document: Mapping, columns: dict, findings: Findings) -> None:
     records, images = document["images"], columns["images"]
     sizes = zip(images["width"], images["height"], strict=True)
-    for i in [i for i, (width, height) in enumerate(sizes) if width < 1 or height < 1]:
+    for i in [i for i, size in enumerate(sizes) if min(size) < 1 or max(size) >= _FAR]:
         size = f"{images['width'][i]} x {images['height'][i]}"
         findings.error(_where("images", i, records[i]), f"size {size}: both must be positive")
     for i, record in enumerate(records):
