@@ -282,7 +282,7 @@ def amount(text: str) -> float | int:
         ) from None
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("data", metavar="DATA", help="JSON file, or name of a registered data set")
     common.add_argument("--images", help="folder of the pictures of a file; default: its own")
@@ -320,11 +320,11 @@ def parse_arguments() -> argparse.Namespace:
     zero_shot = command("zero-shot", run_zero_shot, "test triplets that training lacks")
     zero_shot.add_argument("test", metavar="TEST", help="as DATA, which is the training set")
     zero_shot.add_argument("--output", type=Path, default=Path("zero_shot.json"))
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> int:
-    arguments = parse_arguments()
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse_arguments(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
         return arguments.run(arguments)
