@@ -153,9 +153,7 @@ def _arguments() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     names = argparse.ArgumentParser(add_help=False)
-    names.add_argument(
-        "--vocabulary", required=True, help="vg150, vg20, vrd, scenes or a JSON file"
-    )
+    names.add_argument("--vocabulary", required=True, help="vg150, vg20, vrd, scenes, or a JSON")
     names.add_argument("--object-aliases", type=Path, help="lines 'name,alias,alias,...'")
     names.add_argument("--predicate-aliases", type=Path)
     output = argparse.ArgumentParser(add_help=False)

@@ -192,7 +192,8 @@ def test_words():
         "ride": "base", "rides": "s", "riding": "ing", "rode": "past", "ridden": "participle",
     }  # fmt: skip
     for base, ing in [("sit", "sitting"), ("lie", "lying"), ("wait", "waiting"), ("ski", "skiing"),
-                      ("carry", "carrying"), ("play", "playing"), ("squat", "squatting")]:  # fmt: skip
+                      ("carry", "carrying"), ("play", "playing"),
+                      ("squat", "squatting")]:  # fmt: skip
         assert ing in verb_forms(base)
     for form, base in [("juggling", "juggle"), ("brandished", "brandish"), ("hugging", "hug"),
                        ("passes", "pass"), ("shoving", "shove")]:  # fmt: skip

@@ -160,7 +160,7 @@ def test_another_vocabulary_is_refused(base):
     with pytest.raises(ValueError, match=r"3 predicates and 4.*is missing, of the model 'near'"):
         base.require(Vocabulary(SMALL.objects, [*SMALL.predicates, "near"]))
     other = KnowledgeBase(VG150, np.zeros((0, 3)), np.zeros(0))
-    with pytest.raises(ValueError, match="150 predicates|50 predicates and 20"):
+    with pytest.raises(ValueError, match="50 predicates and 20, "):
         other.require(VG20)
     with pytest.raises(ValueError, match="another vocabulary"):
         merge([base, other])

@@ -71,7 +71,7 @@ class CaptionFile:
         """
         with self.path.open("rb") as self._raw:
             packed = self.path.name.endswith(".gz")
-            stream = gzip.open(self._raw) if packed else self._raw
+            stream = gzip.GzipFile(fileobj=self._raw) if packed else self._raw
             reader = _json_elements(stream, self.path) if self.format == "json" else iter(stream)
             number = 0
             try:

@@ -7,30 +7,6 @@ from vrd_d2.data.vocabulary import Vocabulary
 
 Phrase = tuple[str, ...]
 _SKIPPED = words.ARTICLES | words.BE
-# First words of predicates that are neither prepositions nor verbs: "adjacent to".
-_NO_VERBS = frozenset(
-    [
-        "part",
-        "adjacent",
-        "attached",
-        "taller",
-        "shorter",
-        "bigger",
-        "smaller",
-        "larger",
-        "higher",
-        "lower",
-        "parallel",
-        "similar",
-        "left",
-        "right",
-        "front",
-        "back",
-        "top",
-        "and",
-        "or",
-    ]
-)
 
 
 class Lexicon:
@@ -85,13 +61,13 @@ class Lexicon:
             words.base_form(phrase[0])
             for phrase, _ in phrases
             if phrase[0] not in known
-            and phrase[0] not in words.PREPOSITIONS | _NO_VERBS | words.DETERMINERS
+            and phrase[0] not in words.PREPOSITIONS | words.NO_VERBS | words.DETERMINERS
             and (len(phrase) == 1 or phrase[0].endswith(("ing", "ed")))
         }
         # Form -> (base form, kind) of all verbs, the vocabulary's own ones among them.
         self.verbs = words.verb_table(verbs)
         for phrase, index in phrases:
-            if phrase[0] in self.verbs and phrase[0] not in _NO_VERBS:
+            if phrase[0] in self.verbs and phrase[0] not in words.NO_VERBS:
                 base, kind = self.verbs[phrase[0]]
                 entry = (index, kind == "participle")
                 self._verbal.setdefault((base, *phrase[1:]), []).append(entry)

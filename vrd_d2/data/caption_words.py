@@ -115,6 +115,11 @@ SPATIAL = frozenset(
         "on right of", "upon", "amongst",
     )
 )  # fmt: skip
+# First words of predicates that are neither prepositions nor verbs: "adjacent to".
+NO_VERBS = _words(
+    "part adjacent attached taller shorter bigger smaller larger higher lower parallel similar "
+    "left right front back top and or"
+)
 # "walked by a man" says nothing of who walked whom.
 INTRANSITIVE = _words(
     "walk fly look talk sit stand lie sleep jump run swim skate stop park pass drive go wait stay "

@@ -1,8 +1,8 @@
 """The knowledge base of distant supervision: how often a (subject, predicate, object) was told.
 
 VisualDS (Yao et al. 2021) and RelCLIP under distant supervision take as labels of a pair of
-objects every predicate that the base holds for their classes. ``datasets/prepare_knowledge_base.py``
-makes a base from captions.
+objects every predicate that the base holds for their classes. Captions become a base by
+``datasets/prepare_knowledge_base.py``.
 """
 
 import itertools

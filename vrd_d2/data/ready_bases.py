@@ -161,9 +161,8 @@ def _of_pair(
     if len(found) > 1:
         coverage.ambiguous.append(key)
     elif not found:
-        unknown = [
-            name for cut in cuts for name in cut if lexicon.find_object(_spaced(name)) is None
-        ]
+        names = [name for cut in cuts for name in cut]
+        unknown = [name for name in names if lexicon.find_object(_spaced(name)) is None]
         coverage.unknown_objects.update(unknown if len(cuts) == 1 else [key])
     pair = found.pop() if len(found) == 1 else None
     for predicate, count in told.items():
