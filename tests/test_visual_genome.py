@@ -19,7 +19,7 @@ from vrd_d2.data.visual_genome import (
     normalise_name,
     read_aliases,
 )
-from vrd_d2.data.vocabulary import VG150, Vocabulary
+from vrd_d2.data.vocabulary import VG20, VG150, Vocabulary
 
 SMALL = Vocabulary(["man", "hat", "t-shirt"], ["wearing", "on"])
 
@@ -92,6 +92,32 @@ def test_counts_of_the_four_pictures(samples, aliases):
         ("man", "wears", "sneaker"),
         ("bike", "near", "car"),
     ]
+
+
+@pytest.mark.parametrize("with_aliases", [False, True])
+def test_vg20_by_hand(samples, aliases, with_aliases):
+    """8 of 108 relations have one of the 20 predicates; of these, the work truck that is parked in
+    picture 1, the road that three cars are parked on in picture 2 and the walk sign that says
+    "walk" there are no classes. Aliases add none."""
+    dicts = load_visual_genome_raw(
+        samples / "visual_genome", VG20, missing_images="skip", **(aliases if with_aliases else {})
+    )
+    assert {record["image_id"]: len(record["relations"]) for record in dicts} == {
+        1: 3,
+        2: 0,
+        4: 0,
+        5: 0,
+    }
+    assert names(dicts[0], VG20) == [
+        ("bike", "parked on", "sidewalk"),
+        ("bike", "parked on", "sidewalk"),
+        ("car", "parked on", "street"),
+    ]
+    in_vg150 = load_visual_genome_raw(
+        samples / "visual_genome", VG150, missing_images="skip", **(aliases if with_aliases else {})
+    )
+    for record, other in zip(dicts, in_vg150, strict=True):
+        assert record["annotations"] == other["annotations"]
 
 
 def test_every_picture_of_the_data_is_an_annotation_that_fits(samples, aliases, tmp_path):

@@ -147,7 +147,8 @@ def read_image_data(
             "integers, the sizes positive"
         )
     numbers = np.array(table, np.int64).reshape(-1, 3)
-    numbers = numbers[~np.isin(numbers[:, 0], np.array(list(excluded), np.int64))]
+    if len(numbers) != expected:
+        numbers = numbers[~np.isin(numbers[:, 0], np.array(list(excluded), np.int64))]
     if len(numbers) != expected:
         corrupt = sorted(set(CORRUPT_IMAGES).intersection(numbers[:, 0].tolist()))
         remedy = (

@@ -109,8 +109,8 @@ class VisualGenomeH5:
             require_relations: leave out images without a relation (of the vocabulary), as public
                 code does for relations; False keeps all that have a box, for a detector. They join
                 training and test; validation stays the same.
-            exclude_image_ids: entries of image_data.json to leave out, such as CORRUPT_IMAGES; the
-                ids need not occur.
+            exclude_image_ids: entries of image_data.json to leave out if it has more than the .h5
+                has images, such as CORRUPT_IMAGES; the ids need not occur.
 
         Raises:
             ValueError: names the file, the record and the remedy.
