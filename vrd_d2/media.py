@@ -239,6 +239,10 @@ class Frame:
     image: np.ndarray
 
 
+class BrokenFrame(ValueError):
+    """A frame that cannot be decoded, in a video that can be opened."""
+
+
 def read_frames(
     path: str | os.PathLike, *, every: int = 30, shard: int = 0, shards: int = 1
 ) -> Iterator[Frame]:
@@ -275,7 +279,7 @@ def read_frames(
             if not rest and position % shards == shard:
                 decoded, image = video.retrieve()
                 if not decoded:
-                    raise ValueError(f"{path}: frame {number} is broken")
+                    raise BrokenFrame(f"{path}: frame {number} is broken")
                 seconds = number / rate if rate > 0 else 0.0
                 yield Frame(number, seconds, np.ascontiguousarray(image[..., ::-1]))
             number += 1

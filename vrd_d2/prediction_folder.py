@@ -1,0 +1,248 @@
+"""A folder of predictions that can be gone on with, and that several processes can fill.
+
+    settings.json                        what the predictions were made with
+    predictions-00000-of-00001.jsonl     a line for each picture of one process; .part until the end
+    predictions.json                     all of them as relations_json, which is COCO and relations
+    drawings/, pages/, frames/           what belongs to a picture; its line names the files
+
+A picture is done when its line is written, which is after everything else of it.
+"""
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vrd_d2.data.vocabulary import Vocabulary
+
+_UNFIT = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
+_LONGEST_NAME = 50  # characters, of four bytes at most
+
+
+class PredictionFolder:
+    """The results of one process.
+
+    Args:
+        path: of the folder; it is made.
+        settings: what the predictions depend on, as JSON can hold it.
+        shard, shards: number of this process and of all.
+
+    Raises:
+        ValueError: the folder cannot be written, or holds predictions made with other settings.
+    """
+
+    def __init__(
+        self, path: str | Path, settings: Mapping[str, Any], *, shard: int = 0, shards: int = 1
+    ):
+        self.path = Path(path)
+        self.shard, self.shards = shard, shards
+        self._check_settings(json.loads(json.dumps({**settings, "shards": shards})))
+        self._names = {
+            _source(record): record["name"]
+            for number in range(shards)
+            for record in self._read(number)
+            if "name" in record
+        }
+        self._kept = [record for record in self._read(shard) if self._is_intact(record)]
+        self._done = {_key(record) for record in self._kept}
+        unfinished = self._file(shard, ".part")
+        self.write(unfinished.name, "".join(f"{_line(record)}\n" for record in self._kept).encode())
+        self._file(shard).unlink(missing_ok=True)
+        self._journal = unfinished.open("a", encoding="utf-8")
+
+    def _check_settings(self, settings: dict[str, Any]) -> None:
+        file = self.path / "settings.json"
+        text = json.dumps(settings, ensure_ascii=False, indent=1)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not file.exists():
+                # Of several processes that begin at once, each writes the same.
+                self.write(file.name, text.encode())
+            present = json.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(
+                f"the output folder {self.path} cannot be used ({error.strerror}): choose another"
+            ) from error
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{file} is no JSON ({error}): choose another output folder"
+            ) from error
+        differing = [
+            key for key in {**present, **settings} if present.get(key) != settings.get(key)
+        ]
+        if differing:
+            key = differing[0]
+            raise ValueError(
+                f"{self.path} holds predictions made with other settings ({', '.join(differing)}; "
+                f"{key} was {_some(present.get(key))}, is {_some(settings.get(key))}): choose "
+                "another output folder, or delete this one"
+            )
+
+    def _file(self, shard: int, suffix: str = "") -> Path:
+        return self.path / f"predictions-{shard:05d}-of-{self.shards:05d}.jsonl{suffix}"
+
+    def _read(self, shard: int) -> Iterator[dict[str, Any]]:
+        """Records of a shard, the later of two about the same picture."""
+        records: dict[tuple, dict] = {}
+        for file in (self._file(shard), self._file(shard, ".part")):
+            with contextlib.suppress(FileNotFoundError):
+                for line in file.read_text(encoding="utf-8").splitlines():
+                    # The last line of a stopped process may be cut off.
+                    with contextlib.suppress(json.JSONDecodeError):
+                        record = json.loads(line)
+                        records[_key(record)] = record
+        yield from records.values()
+
+    def _is_intact(self, record: Mapping[str, Any]) -> bool:
+        """Whether a picture need not be predicted again: it did not change, its files are there."""
+        if "error" in record:
+            return False
+        # What was moved away cannot be predicted again, and its results stay.
+        if self.stamp(self.path / _source(record)) not in (None, record["stamp"]):
+            return False
+        files = [record[key] for key in ("drawing", "page") if key in record]
+        if "video" in record:
+            files.append(record["file_name"])
+        return all((self.path / file).is_file() for file in files)
+
+    @staticmethod
+    def stamp(path: Path) -> list[int] | None:
+        """Size and time of a file: if they change, so did its content. None for no file."""
+        try:
+            status = path.stat()
+        except OSError:
+            return None
+        return [status.st_size, status.st_mtime_ns]
+
+    def relative(self, path: str | Path) -> str:
+        """The path as seen from the folder: so the records name their pictures."""
+        try:
+            return Path(os.path.relpath(path, self.path)).as_posix()
+        except ValueError:  # another drive
+            return Path(path).resolve().as_posix()
+
+    def is_done(self, source: str, frame: int | None = None) -> bool:
+        """Whether the picture, or this frame of the video, needs nothing more."""
+        return (source, frame) in self._done
+
+    def names(self, sources: Sequence[str]) -> dict[str, str]:
+        """Names of the files of each source: that of the source, no two alike, the same next time.
+
+        Args:
+            sources: as :meth:`relative` gives them, in an order that every process shares.
+        """
+        names = {source: self._names[source] for source in sources if source in self._names}
+        taken = {name.casefold() for name in self._names.values()}
+        for source in sources:
+            if source in names:
+                continue
+            stem = _UNFIT.sub("_", Path(source).stem)[:_LONGEST_NAME].strip(". ") or "picture"
+            name, number = stem, 1
+            while name.casefold() in taken:
+                number += 1
+                name = f"{stem}-{number}"
+            taken.add(name.casefold())
+            names[source] = name
+        return names
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file of the folder; it appears when it is complete."""
+        file = self.path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_name(f".{os.getpid()}{file.suffix}")
+        try:
+            unfinished.write_bytes(content)
+            unfinished.replace(file)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Write the line of a picture, the last thing to be written of it."""
+        self._journal.write(f"{_line(record)}\n")
+        self._journal.flush()
+
+    def close(self) -> None:
+        """Declare the shard complete."""
+        self._journal.close()
+        self._file(self.shard, ".part").replace(self._file(self.shard))
+
+    def records(self) -> list[dict[str, Any]] | None:
+        """Records of all shards, ordered by picture and frame; None while one is not complete."""
+        if not all(self._file(shard).is_file() for shard in range(self.shards)):
+            return None
+        records = [record for shard in range(self.shards) for record in self._read(shard)]
+        return sorted(records, key=lambda record: (_source(record), record.get("frame", -1)))
+
+
+def predictions_document(
+    records: Sequence[Mapping[str, Any]], vocabulary: Vocabulary
+) -> dict[str, Any]:
+    """Records as relations_json: COCO instances with relations, each with its score.
+
+    Pictures that could not be read are left out. Ids count from 1.
+    """
+    category = {name: number for number, name in enumerate(vocabulary.objects, 1)}
+    predicate = {name: number for number, name in enumerate(vocabulary.predicates, 1)}
+    images, annotations, relations = [], [], []
+    for record in records:
+        if "error" in record:
+            continue
+        image_id = len(images) + 1
+        keys = ("file_name", "width", "height", "video", "frame", "seconds")
+        images.append({"id": image_id} | {key: record[key] for key in keys if key in record})
+        first = len(annotations) + 1
+        for entity in record["entities"]:
+            x, y, width, height = entity["bbox"]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": category[entity["label"]],
+                    "bbox": [x, y, width, height],
+                    "area": round(width * height, 2),
+                    "iscrowd": 0,
+                    "score": entity["score"],
+                }
+            )
+        for relation in record["relations"]:
+            relations.append(
+                {
+                    "id": len(relations) + 1,
+                    "image_id": image_id,
+                    "subject_id": first + relation["subject"],
+                    "object_id": first + relation["object"],
+                    "predicate_id": predicate[relation["predicate"]],
+                    "score": relation["score"],
+                }
+            )
+    return {
+        "info": {"description": "predictions of vrd_d2 as relations_json"},
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": number, "name": name} for name, number in category.items()],
+        "predicates": [{"id": number, "name": name} for name, number in predicate.items()],
+        "relations": relations,
+    }
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    # A line separator of Unicode would be taken for the end of the line by some readers.
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    return text.replace("\x85", "\\u0085").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _source(record: Mapping[str, Any]) -> str:
+    """The file that the record is about: the video, not the frame taken from it."""
+    return record.get("video", record["file_name"])
+
+
+def _key(record: Mapping[str, Any]) -> tuple[str, int | None]:
+    return _source(record), record.get("frame")
+
+
+def _some(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
