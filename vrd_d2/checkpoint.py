@@ -1,19 +1,193 @@
-"""Loading of weights that refuses what does not fit."""
+"""Checkpoints that say what they are, and their loading: nothing that does not fit, no code.
 
+A checkpoint of the trainer holds, beside the weights, a stamp under the key "vrd_d2": version,
+meta-architecture, task, names of classes and predicates, image encoder, and the whole config.
+"""
+
+import pickle
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
+from safetensors.torch import load_file
 from torch import nn
+
+from vrd_d2.data.vocabulary import get_vocabulary
+from vrd_d2.version import __version__
 
 # Detectors that ship with the package, for MODEL.DETECTOR.WEIGHTS and MODEL.VISUAL.WEIGHTS.
 SHIPPED_DETECTORS = {"scenes": Path(__file__).resolve().parent / "assets/scenes_faster_rcnn.pth"}
 
+DETECTOR = "GeneralizedRCNN"
+STAMP = "vrd_d2"
 
-class StrictCheckpointer(DetectionCheckpointer):
-    """Refuses a checkpoint that leaves a part of the model without weights."""
+# What the files of Detectron2's model zoo consist of, beside Python's own containers and numbers.
+_ARRAY_PARTS = {
+    (module, name)
+    for name in ("_reconstruct", "scalar")
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray")
+} | {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("collections", "OrderedDict"),
+    ("_codecs", "encode"),
+}
+
+
+class Stamp:
+    """The part of a checkpoint that says what it is, as the checkpointer of Detectron2 wants it.
+
+    Args:
+        cfg: of the training.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        self.content = {
+            **stamp_of(cfg),
+            "version": __version__,
+            "pretrained": Path(cfg.MODEL.CLIP.PRETRAINED).name,
+            "config": cfg.dump(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Strings and lists, which ``torch.load(weights_only=True)`` reads."""
+        return self.content
+
+    def load_state_dict(self, stored: Mapping[str, Any]) -> None:
+        """Refuse to resume another training: raises ValueError."""
+        check_stamp(stored, self.content)
+
+
+def stamp_of(cfg: CfgNode, *, part: str = "model") -> dict[str, Any]:
+    """What a checkpoint must say to fit a config.
+
+    Args:
+        cfg: of the model that is to be loaded.
+        part: "model", or "detector" for MODEL.DETECTOR.WEIGHTS.
+    """
+    vocabulary = get_vocabulary(cfg.MODEL.VOCABULARY)
+    architecture = DETECTOR if part == "detector" else cfg.MODEL.META_ARCHITECTURE
+    stamp: dict[str, Any] = {
+        "meta_architecture": architecture,
+        "objects": list(vocabulary.objects),
+    }
+    if architecture != DETECTOR:
+        stamp["predicates"] = list(vocabulary.predicates)
+        stamp["task"] = cfg.MODEL.RELATION.TASK
+        encoder = cfg.MODEL.VISUAL.ENCODER
+        name = cfg.MODEL.CLIP.NAME
+        # A JSON of one's own may lie in another folder elsewhere.
+        name = Path(name).stem if name.endswith(".json") else name.replace("/", "-")
+        stamp["image_encoder"] = name if encoder == "clip" else encoder
+    return stamp
+
+
+def check_stamp(stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Compare what a checkpoint says of itself with what a config needs.
+
+    Raises:
+        ValueError: another architecture, vocabulary or image encoder; names the first difference.
+    """
+    keys = {
+        "meta_architecture": "MODEL.META_ARCHITECTURE",
+        "image_encoder": "MODEL.CLIP.NAME or MODEL.VISUAL.ENCODER",
+    }
+    for name, key in keys.items():
+        if name in expected and stored.get(name) != expected[name]:
+            raise ValueError(
+                f"the checkpoint is of {name} {stored.get(name)!r}, the config of "
+                f"{expected[name]!r}: set {key} to the checkpoint's, or take another checkpoint"
+            )
+    for name in ("objects", "predicates"):
+        if name in expected and list(stored.get(name, ())) != expected[name]:
+            raise ValueError(
+                f"the checkpoint has other {name} than MODEL.VOCABULARY: "
+                f"{_first_difference(stored.get(name, ()), expected[name])}; set MODEL.VOCABULARY "
+                "to that of its training"
+            )
+
+
+def _first_difference(found: Sequence[str], expected: Sequence[str]) -> str:
+    index = next(
+        (i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b),
+        min(len(found), len(expected)),
+    )
+    names = [repr(names[index]) if index < len(names) else "none" for names in (found, expected)]
+    return (
+        f"{len(found)} and {len(expected)}, which differ at id {index} ({names[0]} and {names[1]})"
+    )
+
+
+class SafeCheckpointer(DetectionCheckpointer):
+    """Reads tensors, arrays and plain values, and never runs code that a file brings along.
+
+    Files are .safetensors, what ``torch.load(weights_only=True)`` reads, or a .pkl of arrays as in
+    Detectron2's model zoo.
+    """
+
+    def _load_file(self, filename):
+        if filename.endswith(".safetensors"):
+            return {"model": load_file(filename)}
+        if filename.endswith(".pkl"):
+            with PathManager.open(filename, "rb") as file:
+                _refuse_code(file, filename)
+        return super()._load_file(filename)
+
+    def _torch_load(self, f):
+        try:
+            return torch.load(f, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                "the file holds more than weights, which is not loaded because it could run any "
+                f"code ({str(error).splitlines()[0][:200]}): save the tensors alone, "
+                'torch.save({"model": model.state_dict()}, path), or as .safetensors'
+            ) from error
+        except (RuntimeError, EOFError) as error:
+            raise ValueError(
+                f"the file is broken or no checkpoint ({str(error).splitlines()[0][:200]}): get "
+                "it again"
+            ) from error
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Unpickles numpy arrays; everything else is refused before it is imported."""
+
+    def find_class(self, module, name):
+        if (module, name) in _ARRAY_PARTS:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def _refuse_code(file: Any, filename: str) -> None:
+    try:
+        _ArraysOnly(file, encoding="latin1").load()
+    except Exception as error:  # a broken pickle raises nearly anything
+        raise ValueError(
+            f"{filename} is no plain pickle of arrays, and is not loaded because it could run any "
+            f"code ({error}): only files of Detectron2's model zoo are taken as .pkl"
+        ) from error
+
+
+class StrictCheckpointer(SafeCheckpointer):
+    """Refuses a checkpoint of another kind, or that leaves a part of the model without weights.
+
+    Args:
+        model: to load into.
+        expected: of :func:`stamp_of`; None compares names and shapes of the weights alone.
+    """
+
+    def __init__(self, model: nn.Module, expected: Mapping[str, Any] | None = None):
+        super().__init__(model)
+        self.expected = expected
 
     def _load_model(self, checkpoint):
+        stored = checkpoint.pop(STAMP, None)
+        if stored is not None and self.expected is not None:
+            check_stamp(stored, self.expected)
         incompatible = super()._load_model(checkpoint)
         unused = [key for key in incompatible.unexpected_keys if key.startswith("detector.")]
         if unused and getattr(self.model, "detector", None) is None:
@@ -36,26 +210,35 @@ class StrictCheckpointer(DetectionCheckpointer):
         if problems:
             more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
             raise ValueError(
-                "the checkpoint does not fit the model (another config, task or vocabulary?): "
+                f"the checkpoint does not fit the model ({self._tasks(stored)}): "
                 + "; ".join(problems[:5])
                 + more
             )
         return incompatible
 
+    def _tasks(self, stored: Mapping[str, Any] | None) -> str:
+        trained, wanted = ((s or {}).get("task") for s in (stored, self.expected))
+        if trained == wanted or not trained or not wanted:
+            return "another config, task or vocabulary?"
+        return f"it was trained for {trained}, MODEL.RELATION.TASK is {wanted}"
 
-def load_weights(model: nn.Module, path: str) -> None:
+
+def load_weights(model: nn.Module, path: str, *, expected: Mapping[str, Any] | None = None) -> None:
     """Load all weights of a model.
 
     Args:
         model: whose every parameter and buffer must be in the file.
-        path: local file, or a URL or ``detectron2://`` name.
+        path: local file (.pth, .safetensors, or a .pkl of arrays), or a URL or ``detectron2://``
+            name.
+        expected: what the checkpoint must say of itself, of :func:`stamp_of`; a checkpoint that
+            says nothing is judged by names and shapes alone.
 
     Raises:
-        ValueError: the file is missing, or does not fit.
+        ValueError: the file is missing, holds code, or does not fit.
     """
     if "://" not in path and not PathManager.isfile(path):
         raise ValueError(f"there is no weights file {path}")
     try:
-        StrictCheckpointer(model).load(path)
+        StrictCheckpointer(model, expected).load(path)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import itertools
 import logging
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,7 +23,14 @@ from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import Dataset, Sampler
 
-from vrd_d2.checkpoint import SHIPPED_DETECTORS, load_weights
+from vrd_d2.checkpoint import (
+    SHIPPED_DETECTORS,
+    STAMP,
+    SafeCheckpointer,
+    Stamp,
+    load_weights,
+    stamp_of,
+)
 from vrd_d2.compatibility import (
     check_datasets,
     check_training_data,
@@ -84,7 +92,8 @@ def load_detector(cfg: CfgNode, model: nn.Module) -> None:
     """Load MODEL.DETECTOR.WEIGHTS, a file or a name in SHIPPED_DETECTORS, into the detector."""
     weights = cfg.MODEL.DETECTOR.WEIGHTS
     if weights and getattr(model, "detector", None) is not None:
-        load_weights(model.detector, str(SHIPPED_DETECTORS.get(weights, weights)))
+        path = str(SHIPPED_DETECTORS.get(weights, weights))
+        load_weights(model.detector, path, expected=stamp_of(cfg, part="detector"))
 
 
 def build_trained_model(cfg: CfgNode) -> nn.Module:
@@ -95,7 +104,7 @@ def build_trained_model(cfg: CfgNode) -> nn.Module:
     """
     model = DefaultTrainer.build_model(cfg).eval()
     if cfg.MODEL.WEIGHTS:
-        load_weights(model, cfg.MODEL.WEIGHTS)
+        load_weights(model, cfg.MODEL.WEIGHTS, expected=stamp_of(cfg))
         return model
     if any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
@@ -231,6 +240,10 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         """SOLVER.OPTIMIZER: "SGD" or "AdamW"."""
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ValueError(
+                f"this {cfg.MODEL.META_ARCHITECTURE} has nothing to train: run it with --eval-only"
+            )
         if cfg.SOLVER.OPTIMIZER == "SGD":
             return super().build_optimizer(cfg, model)
         if cfg.SOLVER.OPTIMIZER != "AdamW":
@@ -300,6 +313,13 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list:
         """Detectron2's hooks, and the best checkpoint by TEST.BEST_METRIC."""
+        # Here, as Detectron2 makes its own checkpointer just before and its hooks keep theirs.
+        self.checkpointer = SafeCheckpointer(
+            self.checkpointer.model,
+            self.cfg.OUTPUT_DIR,
+            trainer=weakref.proxy(self),
+            **{STAMP: Stamp(self.cfg)},
+        )
         built = super().build_hooks()
         if self.cfg.TEST.BEST_METRIC and self.cfg.TEST.EVAL_PERIOD > 0:
             best = hooks.BestCheckpointer(

@@ -46,6 +46,9 @@ class ExportableDetector(nn.Module):
             )
         self.detector = detector.eval()
 
+    inputs = ["image"]
+    outputs = ["boxes", "classes", "scores"]
+
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Detect.
 

@@ -39,39 +39,41 @@ class ExportableRelations(nn.Module):
         super().__init__()
         if not isinstance(model, RelCLIP):
             raise ValueError(f"{type(model).__name__} does not export: only RelCLIP does")
-        self.model = model.eval()
+        model.eval()
+        # The parts that run, not the model: what only training needs stays out of the file.
+        self.visual, self.head = model.visual, model.head
+        self.register_buffer("pixel_mean", model.pixel_mean)
+        self.register_buffer("pixel_std", model.pixel_std)
+        self.image_format, self.ranking = model.image_format, model.ranking
+        self.needs_classes, self.require_overlap = model.needs_classes, model.require_overlap
 
     @property
     def inputs(self) -> list[str]:
         """Names of the arguments of :meth:`forward` that this model takes."""
-        detected = self.model.needs_classes and not self.model.task.classes_given
-        return [
-            "image",
-            "boxes",
-            *["classes"] * self.model.needs_classes,
-            *["scores"] * detected,
-        ]
+        return ["image", "boxes", *["classes"] * self.needs_classes]
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of what :meth:`forward` returns."""
+        entities = [] if self.needs_classes else ["classes", "scores"]
+        return [*entities, "pairs", "predicate_probs", "predicate_scores"]
 
     def forward(
-        self,
-        image: Tensor,
-        boxes: Tensor,
-        classes: Tensor | None = None,
-        scores: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        self, image: Tensor, boxes: Tensor, classes: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """Predict.
 
         Args:
             image: (3, H, W) uint8, channels as INPUT.FORMAT says.
             boxes: (M, 4) XYXY pixels of `image`; M may be 0.
             classes: (M,) int64 ids, where the model needs them.
-            scores: (M,) of detected classes.
 
         Returns:
-            classes (M,) int64, scores (M,), pairs (P, 2) int64 rows (subject, object),
-            predicate_probs (P, K + 1) with background last, predicate_scores (P, K), what ranks.
+            classes (M,) int64 and scores (M,), unless classes are given; pairs (P, 2) int64 rows
+            (subject, object); predicate_probs (P, K + 1) with background last; predicate_scores
+            (P, K), what ranks.
         """
-        model, head = self.model, self.model.head
+        head = self.head
         size = image.shape[-2:]
         feature_map = self._map(image)
         class_logits = None
@@ -82,31 +84,32 @@ class ExportableRelations(nn.Module):
             for layer in head.entity_adaptor.attention:
                 tokens = attend(layer, tokens)
             class_logits = head.class_classifier(tokens)
-        given = classes if model.needs_classes else None
-        if not model.needs_classes:
-            probs = class_logits.float().softmax(-1)[:, : head.num_classes]
-            scores, classes = probs.max(dim=1)
-        elif scores is None:
-            scores = torch.ones_like(boxes[:, 0])
-        pairs = candidate_pairs(boxes, require_overlap=model.require_overlap)
+        entities = ()
+        if not self.needs_classes:
+            classes = None
+            best = class_logits.float().softmax(-1)[:, : head.num_classes].max(dim=1)
+            entities = best.indices, best.values
+        pairs = candidate_pairs(boxes, require_overlap=self.require_overlap)
         subject, object_ = pairs.unbind(1)
-        rows = head._class_rows(None if given is None else [given], class_logits)
+        rows = head._class_rows(None if classes is None else [classes], class_logits)
         tokens = self._relation_tokens(feature_map, boxes, pairs, size, rows)
         logits = head.predicate_classifier(tokens)
         if head.prior is not None:
-            ids = class_logits[:, : head.num_classes].argmax(1) if given is None else given
+            ids = classes
+            if ids is None:
+                ids = class_logits[:, : head.num_classes].argmax(1)
             logits = head.prior(logits, ids[subject], ids[object_])
         logits = logits.float()
         probs = logits.softmax(-1)
-        ranking = logits if model.ranking == "logit" else probs
-        return classes, scores, pairs, probs, ranking[:, :-1]
+        ranking = logits if self.ranking == "logit" else probs
+        return *entities, pairs, probs, ranking[:, :-1]
 
     def _map(self, image: Tensor) -> Tensor:
         """V(I), (D_v, h, w)."""
-        model, visual = self.model, self.model.visual
-        if model.image_format == "BGR":
+        visual = self.visual
+        if self.image_format == "BGR":
             image = image.flip(0)
-        pixels = (image.float() / 255 - model.pixel_mean) / model.pixel_std
+        pixels = (image.float() / 255 - self.pixel_mean) / self.pixel_std
         if isinstance(visual, CLIPViT):
             result = visual.encode(padded(pixels, visual.size_divisibility)[None])[0]
         else:
@@ -123,7 +126,7 @@ class ExportableRelations(nn.Module):
         extra: Tensor | None,
     ) -> Tensor:
         """The adaptor's fully connected layer."""
-        head = self.model.head
+        head = self.head
         pooled = roi_mean(adaptor.project(feature_map), boxes, scale=head.scale, **head.roi)
         position = adaptor.position(geometry)
         if extra is not None:
@@ -139,7 +142,7 @@ class ExportableRelations(nn.Module):
         class_rows: Tensor | None,
     ) -> Tensor:
         """v_ij, (P, D)."""
-        head, adaptor = self.model.head, self.model.head.relation_adaptor
+        head, adaptor = self.head, self.head.relation_adaptor
         subjects, objects = boxes[pairs[:, 0]], boxes[pairs[:, 1]]
         unions = union_boxes(subjects, objects)
         geometry = torch.cat(
@@ -234,13 +237,17 @@ class ExportableModel(nn.Module):
         self.relations = ExportableRelations(model)
         if model.detector is None:
             raise ValueError(
-                f"a model of {model.task.value} finds no boxes: export 'relations', which takes them"
+                f"this model of {model.task.value} finds no boxes: export 'relations', which takes "
+                "them"
             )
         self.detector = ExportableDetector(model.detector)
+
+    inputs = ["image"]
+    outputs = ["boxes", "classes", "scores", "pairs", "predicate_probs", "predicate_scores"]
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """boxes (M, 4) in pixels of `image`, and what :class:`ExportableRelations` returns."""
         boxes, classes, scores = self.detector(image)
-        if self.relations.model.needs_classes:
-            return boxes, *self.relations(image, boxes, classes, scores)
+        if self.relations.needs_classes:
+            return boxes, classes, scores, *self.relations(image, boxes, classes)
         return boxes, *self.relations(image, boxes)

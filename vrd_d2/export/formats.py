@@ -1,0 +1,135 @@
+"""Writing of exportable modules as ONNX, torch.export program or TorchScript."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.fx.experimental._config as shape_config
+from detectron2.export import TracingAdapter
+from torch import Tensor, nn
+
+from vrd_d2.export.detector import ExportableDetector
+from vrd_d2.onnx_runtime import METADATA_KEY
+
+# Format -> name of the file that holds it.
+FILES = {"onnx": "model.onnx", "torch_export": "model.pt2", "torchscript": "model.ts"}
+OPSET = 18
+
+# Dimensions that may differ from call to call, by input and by output.
+_INPUT_SIZES = {
+    "image": {1: "height", 2: "width"},
+    "boxes": {0: "entities"},
+    "classes": {0: "entities"},
+}
+_OUTPUT_SIZES = {"boxes": "entities", "classes": "entities", "scores": "entities"}
+
+
+def example_inputs(names: list[str], *, num_classes: int) -> dict[str, Tensor]:
+    """Inputs to trace with: a picture of odd size and a few boxes."""
+    generator = torch.Generator().manual_seed(0)
+    height, width, count = 243, 317, 5
+    corners = torch.rand((count, 2, 2), generator=generator).sort(dim=1).values
+    inputs = {
+        "image": torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator),
+        "boxes": (corners * torch.tensor([width, height])).reshape(count, 4),
+        "classes": torch.randint(num_classes, (count,), generator=generator),
+    }
+    return {name: inputs[name] for name in names}
+
+
+def write_model(
+    module: nn.Module, path: Path, *, file_format: str, metadata: dict[str, Any]
+) -> None:
+    """Export a module and write it with its metadata.
+
+    Args:
+        module: exportable, with `inputs` and `outputs` (names), on the CPU.
+        path: file to write.
+        file_format: a key of FILES.
+        metadata: of :func:`~vrd_d2.export.metadata.describe`; ONNX holds it as JSON in
+            metadata_props["vrd_d2"], the others as an extra file "metadata.json".
+
+    Raises:
+        ValueError: unknown format, or the packages of the extra `export` are missing.
+    """
+    writers = {
+        "onnx": _write_onnx,
+        "torch_export": _write_torch_export,
+        "torchscript": _write_torchscript,
+    }
+    if file_format not in writers:
+        raise ValueError(f"unknown format {file_format!r}: choose one of {', '.join(writers)}")
+    inputs = example_inputs(module.inputs, num_classes=len(metadata["objects"]))
+    with torch.no_grad():
+        writers[file_format](module.eval(), inputs, path, metadata)
+
+
+def export_program(module: nn.Module, inputs: dict[str, Tensor]) -> torch.export.ExportedProgram:
+    """``torch.export`` for pictures of any size and any number of boxes, 0 and 1 as well."""
+    sizes = {
+        name: torch.export.Dim(name, min=0 if name == "entities" else 1)
+        for name in ("height", "width", "entities")
+    }
+    shapes = tuple(
+        {axis: sizes[size] for axis, size in _INPUT_SIZES[name].items()} for name in inputs
+    )
+    # Else a size of 0 or 1 would be taken for another program than larger ones.
+    with shape_config.patch(backed_size_oblivious=True):
+        return torch.export.export(
+            module, tuple(inputs.values()), dynamic_shapes=shapes, strict=False
+        )
+
+
+def _write_torch_export(
+    module: nn.Module, inputs: dict[str, Tensor], path: Path, metadata: dict[str, Any]
+) -> None:
+    program = export_program(module, inputs)
+    torch.export.save(program, path, extra_files={"metadata.json": json.dumps(metadata)})
+
+
+def _write_onnx(
+    module: nn.Module, inputs: dict[str, Tensor], path: Path, metadata: dict[str, Any]
+) -> None:
+    try:
+        import onnx_ir
+        import onnxscript  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"ONNX needs the package {error.name}: pip install 'vrd_d2[export]'"
+        ) from error
+    names = {name: {axis: size for axis, size in _INPUT_SIZES[name].items()} for name in inputs}
+    program = torch.onnx.export(
+        export_program(module, inputs),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=module.inputs,
+        output_names=module.outputs,
+        dynamic_shapes=tuple(names.values()),
+        verbose=False,
+    )
+    for output in program.model.graph.outputs:
+        size = _OUTPUT_SIZES.get(output.name, "pairs")
+        output.shape = onnx_ir.Shape([size, *list(output.shape)[1:]])
+    program.model.metadata_props[METADATA_KEY] = json.dumps(metadata)
+    program.save(path)
+
+
+def _write_torchscript(
+    module: nn.Module, inputs: dict[str, Tensor], path: Path, metadata: dict[str, Any]
+) -> None:
+    if isinstance(module, ExportableDetector):
+        # Detectron2's own code traces; what it returns is (boxes, classes, scores), by name.
+        traced = torch.jit.trace(_stock_tracing(module, inputs["image"]), tuple(inputs.values()))
+    else:
+        traced = torch.jit.trace(module, tuple(inputs.values()), check_trace=False)
+    torch.jit.save(traced, str(path), _extra_files={"metadata.json": json.dumps(metadata)})
+
+
+def _stock_tracing(module: ExportableDetector, image: Tensor) -> TracingAdapter:
+    def detect(detector: nn.Module, batch: list[dict]) -> dict[str, Tensor]:
+        found = detector.inference(batch, do_postprocess=False)[0]
+        values = found.pred_boxes.tensor, found.pred_classes, found.scores
+        return dict(zip(module.outputs, values, strict=True))
+
+    return TracingAdapter(module.detector, [{"image": image}], detect)

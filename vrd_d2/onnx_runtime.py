@@ -1,0 +1,339 @@
+"""Exported ONNX models without torch and without Detectron2: onnxruntime, numpy and Pillow only.
+
+A file of its own that imports nothing of this project. tools/export_model.py lays a copy of it
+beside the model, so that the folder runs anywhere:
+
+    python onnx_runtime.py model.onnx picture.jpg
+
+Shapes: M entities, P pairs, K predicates.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+METADATA_KEY = "vrd_d2"
+Picture = str | os.PathLike | np.ndarray
+
+
+class OnnxPredictor:
+    """A detector or relation model that tools/export_model.py wrote.
+
+    Args:
+        model: the .onnx file.
+        threads: of onnxruntime; 0 takes all cores.
+        providers: of onnxruntime, such as ["CUDAExecutionProvider"]; None is the CPU.
+
+    Attributes:
+        metadata: what the model is: task, vocabulary, preprocessing, inputs, outputs, versions.
+        input_names: "image", and "boxes" and "classes" where the model takes them.
+
+    Raises:
+        ValueError: the file is missing, or no model of this project.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike,
+        *,
+        threads: int = 0,
+        providers: Sequence[str] | None = None,
+    ):
+        try:
+            import onnxruntime
+        except ModuleNotFoundError as error:
+            raise ValueError("onnxruntime is not installed: pip install onnxruntime") from error
+        if not Path(model).is_file():
+            raise ValueError(f"there is no model file {model}")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        try:
+            self._session = onnxruntime.InferenceSession(
+                os.fspath(model), options, providers=providers or ["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime has a type of its own for every cause
+            raise ValueError(f"{model} is no ONNX model that can be run: {error}") from error
+        stored = self._session.get_modelmeta().custom_metadata_map
+        if METADATA_KEY not in stored:
+            raise ValueError(
+                f"{model} does not say what it is (no metadata {METADATA_KEY!r}): write it with "
+                "tools/export_model.py"
+            )
+        self.metadata: dict[str, Any] = json.loads(stored[METADATA_KEY])
+        self.input_names = [entry.name for entry in self._session.get_inputs()]
+        self._outputs = [entry.name for entry in self._session.get_outputs()]
+
+    def __call__(
+        self,
+        image: Picture,
+        *,
+        boxes: Sequence[Sequence[float]] | None = None,
+        labels: Sequence[str] | None = None,
+        top_k: int = 20,
+        min_score: float = 0.0,
+        min_entity_score: float = 0.0,
+        predicates: Sequence[str] | None = None,
+        max_overlap: float = 0.7,
+    ) -> dict[str, Any]:
+        """The scene graph of a picture.
+
+        Arguments are those of ``vrd_d2.predictor.Predictor``.
+
+        Args:
+            image: path, or uint8 (H, W, 3) RGB.
+            boxes: (M, 4) XYXY pixels of the picture, where the model takes boxes.
+            labels: M class names, where the model takes classes.
+            top_k: relations to keep, the best of different pairs.
+            min_score: relations with a lower score are left out.
+            min_entity_score: entities with a lower score are left out, with their relations.
+            predicates: names among which the best of each pair is chosen; None for all.
+            max_overlap: of found entities that overlap by a larger IoU, whatever their classes,
+                only the best stays; 1 keeps all. Given boxes always stay.
+
+        Returns:
+            {"file_name" (of a path), "width", "height", "entities": [{"id", "label", "bbox" XYWH,
+            "score"}], "relations": [{"subject", "predicate", "object", "score"}]}, best first:
+            what ``vrd_d2.scene_graph.SceneGraph.from_dict`` takes.
+
+        Raises:
+            ValueError: see :meth:`run`; or a predicate is unknown.
+        """
+        pixels = read_picture(image)
+        found = self.run(pixels, boxes=boxes, labels=labels)
+        names = self.metadata["predicates"]
+        wanted = names if predicates is None else predicates
+        columns = sorted(set(_positions(wanted, names, "predicate")))
+        keep = found["scores"] >= min_entity_score
+        if boxes is None and max_overlap < 1:
+            keep &= _without_overlap(found["boxes"], found["scores"], max_overlap)
+        graph: dict[str, Any] = {} if isinstance(image, np.ndarray) else {"file_name": str(image)}
+        graph["height"], graph["width"] = pixels.shape[:2]
+        graph["entities"] = [
+            {
+                "id": number,
+                "label": self.metadata["objects"][found["classes"][index]],
+                "bbox": [round(float(v), 2) for v in (x1, y1, x2 - x1, y2 - y1)],
+                "score": _six_digits(found["scores"][index]),
+            }
+            for number, index in enumerate(keep.nonzero()[0])
+            for x1, y1, x2, y2 in [found["boxes"][index].astype(np.float64)]
+        ]
+        graph["relations"] = self._relations(found, keep, columns, top_k, min_score)
+        return graph
+
+    def run(
+        self,
+        image: Picture,
+        *,
+        boxes: Sequence[Sequence[float]] | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Everything that the model says of a picture.
+
+        Args:
+            image, boxes, labels: as above.
+
+        Returns:
+            boxes (M, 4) XYXY in pixels of the picture, classes (M,) ids, scores (M,), pairs (P, 2)
+            rows (subject, object), predicate_probs (P, K + 1) with background last,
+            predicate_scores (P, K). A detector has no pairs.
+
+        Raises:
+            ValueError: the picture cannot be read, boxes or labels are missing, malformed, or not
+                taken by this model.
+        """
+        for name, value in (("boxes", boxes), ("classes", labels)):
+            if (name in self.input_names) != (value is not None):
+                word = "boxes" if name == "boxes" else "labels"
+                raise ValueError(
+                    f"the model ({self.metadata['what']}, task {self.metadata['task']}) takes "
+                    f"{'' if name in self.input_names else 'no '}{word}"
+                )
+        pixels = read_picture(image)
+        height, width = pixels.shape[:2]
+        preprocessing = self.metadata["preprocessing"]
+        size = output_size(height, width, preprocessing["min_size"], preprocessing["max_size"])
+        feed = {"image": _prepare(pixels, size, preprocessing["channel_order"])}
+        if boxes is not None:
+            given = _checked_boxes(boxes)
+            stretch = np.array([size[1] / width, size[0] / height] * 2)
+            feed["boxes"] = (given * stretch).astype(np.float32)
+        if labels is not None:
+            feed["classes"] = np.array(
+                _positions(labels, self.metadata["objects"], "label"), np.int64
+            )
+            if len(labels) != len(feed["boxes"]):
+                raise ValueError(f"{len(labels)} labels for {len(feed['boxes'])} boxes")
+        result = dict(zip(self._outputs, self._session.run(None, feed), strict=True))
+        result = {**{k: v for k, v in feed.items() if k != "image"}, **result}
+        shrink = np.array([width / size[1], height / size[0]] * 2, np.float32)
+        result["boxes"] = result["boxes"] * shrink
+        result.setdefault("scores", np.ones(len(result["boxes"]), np.float32))
+        count = len(self.metadata["predicates"])
+        result.setdefault("pairs", np.zeros((0, 2), np.int64))
+        result.setdefault("predicate_probs", np.zeros((0, count + 1), np.float32))
+        result.setdefault("predicate_scores", np.zeros((0, count), np.float32))
+        return result
+
+    def _relations(
+        self,
+        found: dict[str, np.ndarray],
+        keep: np.ndarray,
+        columns: list[int],
+        top_k: int,
+        min_score: float,
+    ) -> list[dict[str, Any]]:
+        pairs = found["pairs"]
+        rows = keep[pairs].all(1).nonzero()[0]
+        if not len(rows) or not columns:
+            return []
+        pairs, ranking = pairs[rows], found["predicate_scores"][rows][:, columns].astype(np.float64)
+        best = ranking.argmax(1)
+        scores = ranking.max(1) * found["scores"].astype(np.float64)[pairs].prod(1)
+        order = np.argsort(-scores, kind="stable")[:top_k]
+        number = keep.cumsum() - 1
+        return [
+            {
+                "subject": int(number[pairs[row, 0]]),
+                "predicate": self.metadata["predicates"][columns[best[row]]],
+                "object": int(number[pairs[row, 1]]),
+                "score": _six_digits(scores[row]),
+            }
+            for row in order
+            if scores[row] >= min_score
+        ]
+
+
+def read_picture(image: Picture) -> np.ndarray:
+    """uint8 (H, W, 3) RGB: a file, upright as its EXIF says and on white, or an array as it is."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(
+                f"image is {image.dtype} {image.shape}: it must be a uint8 array (H, W, 3), RGB"
+            )
+        return image
+    try:
+        with Image.open(image) as file:
+            upright = ImageOps.exif_transpose(file)
+            if "transparency" in upright.info or upright.mode in ("RGBA", "LA", "PA"):
+                upright = upright.convert("RGBA")
+                white = Image.new("RGBA", upright.size, (255, 255, 255, 255))
+                upright = Image.alpha_composite(white, upright)
+            return np.array(upright.convert("RGB"))
+    except (OSError, SyntaxError) as error:  # Pillow's errors for what it cannot decode
+        raise ValueError(f"the picture {image} cannot be read: {error}") from error
+
+
+def output_size(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
+    """Height and width after resizing, by Detectron2's rule (ResizeShortestEdge).
+
+    The shorter side becomes `min_size`, unless the longer one would exceed `max_size`, which it
+    then becomes; 0 does not resize.
+    """
+    if not min_size:
+        return height, width
+    scale = min_size / min(height, width)
+    # Products and comparison as Detectron2 has them, since a rounded size must not differ by one.
+    new = (min_size, scale * width) if height < width else (scale * height, min_size)
+    if max(new) > max_size:
+        shrink = max_size / max(new)
+        new = new[0] * shrink, new[1] * shrink
+    return int(new[0] + 0.5), int(new[1] + 0.5)
+
+
+def _prepare(pixels: np.ndarray, size: tuple[int, int], channel_order: str) -> np.ndarray:
+    """uint8 (3, H', W'), resized as Detectron2 does: Pillow, bilinear."""
+    if size != pixels.shape[:2]:
+        picture = Image.fromarray(pixels)
+        pixels = np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    if channel_order == "BGR":
+        pixels = pixels[..., ::-1]
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _checked_boxes(boxes: Sequence[Sequence[float]]) -> np.ndarray:
+    given = np.asarray(boxes, np.float64)
+    given = given.reshape(0, 4) if not given.size else given
+    if given.ndim != 2 or given.shape[1] != 4 or not np.isfinite(given).all():
+        raise ValueError(
+            f"boxes of shape {given.shape}: they must be (M, 4), finite, x1 y1 x2 y2 in pixels"
+        )
+    return given
+
+
+def _positions(wanted: Sequence[str], names: Sequence[str], kind: str) -> list[int]:
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        raise ValueError(f"unknown {kind} {unknown[0]!r}: choose of {', '.join(names)}")
+    return [list(names).index(name) for name in wanted]
+
+
+def _without_overlap(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Non-maximum suppression over all classes: (M,) whether an entity stays."""
+    keep = np.zeros(len(boxes), bool)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    areas = sides.prod(1)
+    for index in np.argsort(-scores, kind="stable"):
+        low = np.maximum(boxes[index, :2], boxes[keep, :2])
+        high = np.minimum(boxes[index, 2:], boxes[keep, 2:])
+        shared = (high - low).clip(min=0).prod(1)
+        total = areas[index] + areas[keep] - shared
+        keep[index] = not (shared > threshold * total).any()
+    return keep
+
+
+def _six_digits(value: float) -> float:
+    return float(f"{float(value):.6g}")
+
+
+def _read_boxes(path: str, *, with_labels: bool) -> dict[str, Any]:
+    try:
+        entities = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = {
+            "boxes": [[x, y, x + w, y + h] for x, y, w, h in (e["bbox"] for e in entities)],
+        }
+        if with_labels:
+            found["labels"] = [entity["label"] for entity in entities]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{path} must be a JSON list of {{"bbox": [x, y, width, height], "label": "man"}} '
+            f"(label where the model takes classes): {error!r}"
+        ) from error
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Scene graphs of pictures, one line of JSON each, on standard output."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("model", help=".onnx file of tools/export_model.py")
+    parser.add_argument("pictures", nargs="+")
+    parser.add_argument(
+        "--boxes",
+        help='JSON file of [{"bbox": [x, y, width, height], "label": "man"}, ...], for one picture '
+        "and models that take boxes",
+    )
+    parser.add_argument("--top-k", type=int, default=20)
+    parser.add_argument("--min-score", type=float, default=0.0)
+    args = parser.parse_args(arguments)
+    try:
+        predictor = OnnxPredictor(args.model)
+        given = {}
+        if args.boxes:
+            given = _read_boxes(args.boxes, with_labels="classes" in predictor.input_names)
+        for picture in args.pictures:
+            graph = predictor(picture, top_k=args.top_k, min_score=args.min_score, **given)
+            sys.stdout.write(json.dumps(graph, ensure_ascii=False) + "\n")
+    except ValueError as error:
+        parser.exit(1, f"error: {error}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
