@@ -32,6 +32,7 @@ from vrd_d2.data.pictures import POLICIES
 from vrd_d2.data.relations_check import check_document
 from vrd_d2.data.relations_document import to_document
 from vrd_d2.data.relations_json import (
+    load_relations_json,
     register_relations_json,
     save_relations_json,
     validate_relations_json,
@@ -66,8 +67,10 @@ def is_file(data: str) -> bool:
     return data.endswith(".json") or Path(data).is_file()
 
 
-def read(data: str, args: argparse.Namespace, *, missing_images: str = "keep") -> Source:
-    """Load a file or a registered data set."""
+def read(
+    data: str, args: argparse.Namespace, *, missing_images: str = "keep", exact: bool = False
+) -> Source:
+    """Load a file or a registered data set; `exact` keeps all digits of a file's boxes."""
     register_builtin_datasets(args.root, missing_images=missing_images)
     if is_file(data):
         register_relations_json(data, data, args.images, missing_images=missing_images)
@@ -79,6 +82,10 @@ def read(data: str, args: argparse.Namespace, *, missing_images: str = "keep") -
         )
     records = DatasetCatalog.get(data)
     metadata = MetadataCatalog.get(data)  # after the catalog, which may set it
+    if exact and metadata.get("json_file"):
+        records = load_relations_json(
+            metadata.json_file, metadata.image_root, missing_images=missing_images
+        )
     source = Source(
         data,
         records,
@@ -210,7 +217,7 @@ def run_stats(args: argparse.Namespace) -> int:
 
 
 def run_convert(args: argparse.Namespace) -> int:
-    source = read(args.data, args, missing_images=args.missing_images)
+    source = read(args.data, args, missing_images=args.missing_images, exact=True)
     records, vocabulary = list(source.records), source.vocabulary()
     if args.copy_images:
         records = copy_pictures(records, source.image_root, args.output.parent / "images")
@@ -245,7 +252,7 @@ def report(path: Path, records: Sequence[dict]) -> None:
 
 
 def run_split(args: argparse.Namespace) -> int:
-    source = read(args.data, args, missing_images=args.missing_images)
+    source = read(args.data, args, missing_images=args.missing_images, exact=True)
     records, vocabulary = list(source.records), source.vocabulary()
     parts = split_indices(
         len(records), {"test": args.test, "val": args.val}, rest="train", seed=args.seed

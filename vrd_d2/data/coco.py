@@ -18,6 +18,7 @@ _REMEDY = (
     '"bbox": [x, y, width, height], "score": ...}, ...]'
 )
 _SHOWN = 5  # errors that an exception quotes
+_FAR = 1e9  # pixels; no picture is that large
 
 
 def is_boxes_only(document: Any) -> bool:
@@ -72,7 +73,7 @@ def load_detections(
         raise ValueError(
             f"there is no readable file {path} ({error}): correct DATASETS.DETECTIONS"
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
         raise ValueError(f"{path} is no complete JSON file ({error}): write it again") from error
     if not isinstance(rows, list):
         raise ValueError(f"{path} is no list: {_REMEDY}")
@@ -99,7 +100,7 @@ def _problem(row: Any, category_ids: Mapping[int, int]) -> str | None:
     if type(row["image_id"]) not in (int, str):
         return f"image_id is {row['image_id']!r}: it must be the data set's id of the picture"
     box, score = row["bbox"], row.get("score", 1.0)
-    if not _numbers(box, 4) or min(box[2:]) < 0:
+    if not _numbers(box, 4) or min(box[2:]) < 0 or max(map(abs, box)) >= _FAR:
         return (
             f"bbox is {box!r}: it must be [x, y, width, height], four finite numbers in pixels, "
             "width and height not negative"

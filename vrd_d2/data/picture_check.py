@@ -49,6 +49,8 @@ def check_pictures(
     Returns:
         The problems, in the order of the dicts.
     """
+    if workers is not None and workers < 0:
+        raise ValueError(f"workers is {workers}: it must be a number of processes, or 0")
     rows = [(r["file_name"], r.get("width"), r.get("height")) for r in dataset_dicts]
     if workers is None:
         workers = 0 if len(rows) < _IN_PROCESS else min(os.cpu_count() or 1, 8)

@@ -1,14 +1,13 @@
 """Triplet counts by name, out of a JSON, as a frequency table of a vocabulary."""
 
-import json
 import logging
 import os
 from collections import Counter
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from vrd_d2.data.raw_files import located, read_json
 from vrd_d2.data.visual_genome import normalise_name
 from vrd_d2.data.vocabulary import Vocabulary
 
@@ -65,14 +64,8 @@ def load_triplet_counts(path: str | os.PathLike, vocabulary: Vocabulary) -> Tens
 
 
 def _read(path: str | os.PathLike) -> dict:
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(
-            f"there is no readable file {path} ({error}): correct MODEL.FREQUENCY.COUNTS"
-        ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no complete JSON file ({error}): write it again") from error
+    with located("MODEL.FREQUENCY.COUNTS"):
+        content = read_json(path)
     if isinstance(content, dict) and isinstance(content.get("train"), dict):
         content = content["train"]
     if not isinstance(content, dict):
