@@ -56,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     add("inputs", nargs="+", metavar="INPUT", help="picture, video, folder or quoted pattern")
     add("--output", required=True, type=Path, help="folder of the results")
     add("--config-file", required=True)
-    add("--weights", required=True, help="checkpoint of the model")
+    add("--weights", default="", help="checkpoint; none for a model without anything to train")
     add("--top-k", type=int, default=20, help="relations of a picture at most")
     add("--min-score", type=float, default=0.0, help="least score of a relation")
     add("--min-entity-score", type=float, default=0.0, help="least score of an object")
@@ -129,7 +129,11 @@ class Run:
         vocabulary = self.predictor.model.vocabulary
         return {
             "config": hashlib.sha256(cfg.dump().encode()).hexdigest(),
-            "weights": _sha256(self.args.weights),
+            "weights": (
+                _sha256(self.args.weights)
+                if os.path.isfile(self.args.weights)
+                else (self.args.weights)
+            ),
             "boxes": _sha256(self.args.boxes) if self.args.boxes else None,
             "objects": vocabulary.objects,
             "predicate_names": vocabulary.predicates,

@@ -2,7 +2,14 @@
 
 from vrd_d2.version import __version__
 
-__all__ = ["__version__", "add_vrd_config", "get_vocabulary", "load_config"]
+__all__ = [
+    "Predictor",
+    "SceneGraph",
+    "__version__",
+    "add_vrd_config",
+    "get_vocabulary",
+    "load_config",
+]
 
 
 def _require_detectron2() -> None:
@@ -32,3 +39,5 @@ from vrd_d2 import data, modeling  # noqa: E402, F401
 from vrd_d2.config import add_vrd_config  # noqa: E402
 from vrd_d2.data.vocabulary import get_vocabulary  # noqa: E402
 from vrd_d2.engine import load_config  # noqa: E402
+from vrd_d2.predictor import Predictor  # noqa: E402
+from vrd_d2.scene_graph import SceneGraph  # noqa: E402

@@ -1,0 +1,108 @@
+"""A headless Chromium driven over the WebDriver protocol, for tests of pages."""
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+DRIVER = shutil.which("chromedriver")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # fixed by the WebDriver standard
+KEYS = {"Tab": "\ue004", "Enter": "\ue007", "Escape": "\ue00c", "Up": "\ue013", "Down": "\ue015"}
+
+
+class Browser:
+    """One window of 1400 x 1000. Raises RuntimeError where Chromium does not start."""
+
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._address = f"http://127.0.0.1:{free.getsockname()[1]}"
+        self._process = subprocess.Popen(
+            [DRIVER, f"--port={self._address.rpartition(':')[2]}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        flags = "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage"
+        options = {"binary": CHROMIUM, "args": [*flags.split(), "--window-size=1400,1000"]}
+        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        try:
+            self._wait()
+            answer = self._call("POST", "/session", capabilities={"alwaysMatch": wanted})
+        except (OSError, RuntimeError) as error:
+            self._process.kill()
+            raise RuntimeError(f"Chromium does not start: {error}") from error
+        self._session = f"/session/{answer['sessionId']}"
+
+    def _wait(self) -> None:
+        for _ in range(300):
+            try:
+                self._call("GET", "/status")
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise RuntimeError("chromedriver does not answer")
+
+    def _call(self, method: str, path: str, **body: Any) -> Any:
+        request = urllib.request.Request(
+            self._address + path,
+            method=method,
+            data=json.dumps(body).encode() if method == "POST" else None,
+            headers={"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=180) as response:
+                return json.load(response)["value"]
+        except urllib.error.HTTPError as error:
+            raise RuntimeError(error.read().decode()) from error
+
+    def open(self, path: Path) -> None:
+        self._call("POST", f"{self._session}/url", url=path.resolve().as_uri())
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """The value that a piece of JavaScript returns; elements by `find` may be arguments."""
+        return self._call(
+            "POST", f"{self._session}/execute/sync", script=script, args=list(arguments)
+        )
+
+    def find(self, selector: str) -> dict:
+        query = {"using": "css selector", "value": selector}
+        return self._call("POST", f"{self._session}/element", **query)
+
+    def point(self, element: dict | None) -> None:
+        """Move the mouse to the middle of an element, or to the corner of the window."""
+        origin = {"origin": element, "x": 0, "y": 0} if element else {"x": 1, "y": 1}
+        move = {"type": "pointerMove", "duration": 0, **origin}
+        actions = [{"type": "pointer", "id": "mouse", "actions": [move]}]
+        self._call("POST", f"{self._session}/actions", actions=actions)
+
+    def click(self, element: dict) -> None:
+        self._call("POST", f"{self._session}/element/{element[ELEMENT]}/click")
+
+    def press(self, *keys: str) -> None:
+        """Press keys of KEYS, or characters, where the focus is."""
+        pressed = []
+        for key in keys:
+            value = KEYS.get(key, key)
+            pressed += [{"type": "keyDown", "value": value}, {"type": "keyUp", "value": value}]
+        actions = [{"type": "key", "id": "keyboard", "actions": pressed}]
+        self._call("POST", f"{self._session}/actions", actions=actions)
+
+    def messages(self) -> list[str]:
+        """What the console has got since the last call."""
+        return [
+            entry["message"]
+            for entry in self._call("POST", f"{self._session}/se/log", type="browser")
+        ]
+
+    def close(self) -> None:
+        try:
+            self._call("DELETE", self._session)
+        finally:
+            self._process.terminate()
+            self._process.wait(30)

@@ -1,0 +1,240 @@
+"""The page: nothing in it runs or loads but its own script; and what a browser makes of it."""
+
+import base64
+import html
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from browser import CHROMIUM, DRIVER, Browser
+from PIL import Image
+
+from vrd_d2.html_page import GraphPage, graph_page
+from vrd_d2.scene_graph import SceneGraph
+
+PHOTO = np.full((300, 400, 3), 90, np.uint8)
+EVIL = '</script><img src=x onerror="window.hacked=1"> <!-- & \' \u2028'
+
+
+def rider(**changes) -> SceneGraph:
+    """A man, a horse, a hat and a tree without relation."""
+    content = {
+        "boxes": np.array(
+            [[40.0, 60, 150, 280], [200, 80, 380, 290], [60, 50, 110, 90], [5, 5, 35, 45]]
+        ),
+        "labels": ["man", "horse", "hat", "tree"],
+        "relations": [(0, 1, "riding"), (0, 2, "wearing"), (1, 0, "under")],
+        "scores": [0.5, 0.25, 0.125],
+        "entity_scores": [0.9, 0.8, 0.7, 0.6],
+    }
+    return SceneGraph(**{**content, **changes})
+
+
+def data_of(page: str) -> list[dict]:
+    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    return json.loads(text)["pictures"]
+
+
+def test_the_page_holds_picture_and_graph():
+    page = graph_page([GraphPage(rider(), PHOTO, "a.jpg", ["the first of 3 pictures"])])
+    (picture,) = data_of(page)
+    assert picture["facts"] == "400 × 300 pixels · 4 objects · the first of 3 pictures"
+    assert [entity["name"] for entity in picture["entities"]] == ["man", "horse", "hat", "tree"]
+    assert [r["predicate"] for r in picture["relations"]] == ["riding", "wearing", "under"]
+    # 900 / 400 = 2.25 units a pixel
+    assert picture["picture"]["boxes"][0] == [90, 135, 247.5, 495]
+    assert sorted(picture["picture"]["chips"]) == ["0", "1", "2", "3"]
+    assert sorted(picture["graph"]["chips"]) == ["0", "1", "2"]
+    head, _, image = picture["image"].partition(",")
+    assert head == "data:image/jpeg;base64"
+    embedded = np.asarray(Image.open(io.BytesIO(base64.b64decode(image))))
+    assert embedded.shape == PHOTO.shape and np.abs(embedded.astype(int) - 90).max() < 4
+
+
+def test_nothing_is_loaded_from_anywhere():
+    page = graph_page([GraphPage(rider(), PHOTO, "a.jpg")])
+    addresses = set(re.findall(r"(?:https?:)?//[\w.-]+[^\s\"'`]*", page.split('id="data"')[0]))
+    addresses |= set(re.findall(r"https?://[^\s\"']+", page))
+    assert addresses <= {"http://www.w3.org/2000/svg"}  # the name of a namespace
+    assert not re.findall(r"(?:src|href)\s*=\s*[\"']", page)
+    assert "default-src 'none'" in page
+
+
+def test_strings_are_escaped():
+    graph = rider(labels=[EVIL, "horse", "hat", "tree"], relations=[(0, 1, EVIL)], scores=[1.0])
+    page = graph_page([GraphPage(graph, PHOTO, EVIL, [EVIL])])
+    assert page.count("</script>") == 2 and "<img" not in page and "<!--" not in page
+    assert f"<title>{html.escape(EVIL)}</title>" in page
+    (picture,) = data_of(page)
+    assert picture["title"] == EVIL and picture["relations"][0]["predicate"] == EVIL
+    # What looks like a place of the template is not filled in.
+    assert data_of(graph_page([GraphPage(rider(), PHOTO, "{{DATA}}")]))[0]["title"] == "{{DATA}}"
+
+
+@pytest.mark.parametrize(
+    "shape, graph",
+    [
+        ((300, 400), rider(relations=[], scores=[])),
+        ((300, 400), SceneGraph(np.zeros((0, 4)), [], [], [], [], (400, 300))),
+        ((1, 1), rider(scores=None, entity_scores=None)),
+        ((4000, 30), rider(scores=[None, float("nan"), 1.0])),
+        ((30, 4000), rider(relations=[(0, 0, "on"), (0, 1, "on"), (0, 1, "near", "missed")])),
+    ],
+)
+def test_every_graph_makes_a_page(shape, graph):
+    (picture,) = data_of(graph_page([GraphPage(graph, np.zeros((*shape, 3), np.uint8), "x")]))
+    assert len(picture["entities"]) == len(graph.labels)
+    assert len(picture["relations"]) == len(graph.relations)
+    assert (picture["graph"] is None) == (not graph.labels)
+
+
+def test_a_page_needs_a_picture():
+    with pytest.raises(ValueError, match="one picture"):
+        graph_page([])
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not DRIVER or not CHROMIUM:
+        pytest.skip("no browser: install Debian's chromium and chromium-driver")
+    try:
+        opened = Browser()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def show(browser, tmp_path):
+    def open_page(*pages: GraphPage) -> Browser:
+        file = tmp_path / "pictures of mine #1.html"
+        file.write_text(graph_page(pages), encoding="utf-8")
+        browser.open(file)
+        browser.point(None)
+        browser.messages()
+        return browser
+
+    return open_page
+
+
+def lit(browser: Browser, where: str) -> list[str]:
+    """Texts of what is lit up; of a box, the words when it is pointed at."""
+    found = browser.run(
+        """return [...document.querySelectorAll(arguments[0] + ' .lit:not(.off)')]
+           .filter((e) => getComputedStyle(e).display !== 'none')
+           .map((e) => (e.querySelector('text') || e).textContent)""",
+        where,
+    )
+    return sorted(text for text in found if text)
+
+
+def rows(browser: Browser) -> list[str]:
+    return browser.run("""return [...document.querySelectorAll('.row:not(.off)')]
+           .map((row) => [...row.children].map((cell) => cell.textContent).join(' '))""")
+
+
+def test_browser_shows_the_graph_and_no_error(show):
+    browser = show(GraphPage(rider(), PHOTO, "a.jpg"))
+    assert rows(browser) == [
+        "man riding horse 0.50",
+        "man wearing hat 0.25",
+        "horse under man 0.13",
+    ]
+    loaded = "return document.querySelector('#picture image').getBoundingClientRect().width > 300"
+    assert browser.run(loaded)
+    # The box is where it belongs: the man reaches from 40 to 150 of 400 pixels.
+    assert browser.run("""const width = (e) => e.getBoundingClientRect().width;
+           const whole = width(document.querySelector('image'));
+           return [...document.querySelectorAll('.box')]
+             .some((e) => Math.abs(width(e) / whole - 110 / 400) < 0.01)""")
+    assert browser.messages() == []
+    assert browser.run("return document.getElementById('picker').className") == "off"
+
+
+def test_pointing_lights_up_picture_graph_and_list(show):
+    browser = show(GraphPage(rider(), PHOTO, "a.jpg"))
+    browser.point(browser.find(".row"))
+    assert lit(browser, "#list") and "riding" in lit(browser, "#list")[0]
+    assert lit(browser, "#graph") == ["horse", "man", "riding"]
+    assert [t for t in lit(browser, "#picture") if "(" not in t] == ["horse", "man", "riding"]
+    browser.point(None)
+    assert lit(browser, "body") == []
+    node = browser.run("""return [...document.querySelectorAll('#graph .name')]
+           .find((e) => e.querySelector('text').textContent === 'hat')""")
+    browser.point(node)
+    assert lit(browser, "#graph") == ["hat", "man", "wearing"]
+    assert len(lit(browser, "#list")) == 1
+
+
+def test_keyboard_alone(show):
+    browser = show(GraphPage(rider(), PHOTO, "a.jpg"))
+    browser.run("document.querySelector('.row').focus()")
+    assert lit(browser, "#graph") == ["horse", "man", "riding"]
+    browser.press("Down")
+    assert lit(browser, "#graph") == ["hat", "man", "wearing"]
+    browser.press("Enter")
+    browser.run("document.activeElement.blur()")
+    assert lit(browser, "#graph") == ["hat", "man", "wearing"]  # pinned
+    assert browser.run("return document.querySelectorAll('.row[aria-pressed=true]').length") == 1
+    browser.press("Escape")
+    assert lit(browser, "body") == []
+    browser.run("document.querySelector('#graph .entity').focus()")
+    browser.press("Enter")
+    browser.run("document.activeElement.blur()")
+    assert "man" in lit(browser, "#graph")
+    # Everything that can be clicked can be reached by Tab, and says what it is.
+    assert browser.run("""return [...document.querySelectorAll('#graph .entity')]
+           .every((e) => e.tabIndex === 0 && /relations?$/.test(e.getAttribute('aria-label')))""")
+
+
+def test_sliders_and_search_choose_what_is_shown(show):
+    browser = show(GraphPage(rider(), PHOTO, "a.jpg"))
+    change = """const field = document.getElementById(arguments[0]);
+                if (field.type === 'checkbox') field.checked = arguments[1];
+                else field.value = arguments[1];
+                field.dispatchEvent(new Event('input'))"""
+    visible = """return [...document.querySelectorAll(arguments[0] + ' .name:not(.off) text')]
+                 .map((e) => e.textContent).sort()"""
+    assert browser.run(visible, "#picture") == ["hat", "horse", "man"]
+    browser.run(change, "top", 1)
+    assert rows(browser) == ["man riding horse 0.50"]
+    assert browser.run("return document.getElementById('count').textContent") == "1 of 3 relations"
+    assert browser.run(visible, "#graph") == browser.run(visible, "#picture") == ["horse", "man"]
+    browser.run(change, "top", 3)
+    browser.run(change, "score", 400)  # of 1000, of the greatest score 0.5
+    assert len(rows(browser)) == 2
+    browser.run(change, "score", 0)
+    browser.run(change, "find", "WEAR")
+    assert rows(browser) == ["man wearing hat 0.25"]
+    browser.run(change, "find", "")
+    browser.run(change, "all", True)
+    assert browser.run(visible, "#picture") == ["hat", "horse", "man", "tree"]
+
+
+def test_picker_changes_the_picture(show):
+    other = rider(labels=["cat", "mat", "rat", "bat"], relations=[(0, 1, "on")], scores=[1.0])
+    browser = show(GraphPage(rider(), PHOTO, "a.jpg"), GraphPage(other, PHOTO, "b.jpg"))
+    assert browser.run("return document.title") == "a.jpg"
+    browser.click(browser.find("#next"))
+    assert browser.run("return document.title") == "b.jpg" and rows(browser) == ["cat on mat 1.0"]
+    browser.run("""const picker = document.getElementById('pictures'); picker.value = 0;
+           picker.dispatchEvent(new Event('change'))""")
+    assert len(rows(browser)) == 3
+
+
+def test_browser_runs_nothing_of_the_strings(show):
+    graph = rider(labels=[EVIL, "horse", "hat", "tree"], relations=[(0, 1, EVIL)], scores=[1.0])
+    browser = show(GraphPage(graph, PHOTO, EVIL, [EVIL]))
+    assert browser.run("return window.hacked === undefined && document.images.length === 0")
+    assert len(rows(browser)) == 1 and browser.messages() == []
+
+
+def test_browser_shows_a_picture_without_objects(show):
+    empty = SceneGraph(np.zeros((0, 4)), [], [], [], [], (400, 300))
+    browser = show(GraphPage(empty, PHOTO, "a.jpg"), GraphPage(rider(), PHOTO, "b.jpg"))
+    assert browser.run("return document.getElementById('count').textContent") == "0 relations"
+    browser.click(browser.find("#next"))
+    assert len(rows(browser)) == 3 and browser.messages() == []
