@@ -72,7 +72,9 @@ def value(folder: Path, metric: str) -> float:
     name, _, k = metric.partition("@")
     values = json.loads(finished(folder).read_text(encoding="utf-8"))["metrics"]
     if name not in values or k not in values[name]:
-        sys.exit(f"error: --metrics {metric}: choose NAME@K with NAME out of {sorted(values)}")
+        sys.exit(
+            f"error: --metrics {metric}: choose NAME@K with NAME out of {sorted(values)} (top1@1)"
+        )
     return 100 * values[name][k]
 
 
