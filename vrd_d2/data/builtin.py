@@ -250,7 +250,7 @@ def _open_h5(
     return data
 
 
-def _load_raw(folder: Path, missing_images: str) -> list[dict]:
+def _load_raw(folder: Path, missing_images: str) -> PackedRecords:
     for file_name in ("image_data.json", "objects.json", "relationships.json"):
         require_file("visual_genome_raw", folder / file_name, RAW_REMEDY)
     aliases = {
@@ -258,7 +258,9 @@ def _load_raw(folder: Path, missing_images: str) -> list[dict]:
         for kind in ("object", "predicate")
         if (path := folder / f"{kind}_alias.txt").is_file()
     }
-    return load_visual_genome_raw(folder, VG150, missing_images=missing_images, **aliases)
+    return PackedRecords.pack(
+        load_visual_genome_raw(folder, VG150, missing_images=missing_images, **aliases)
+    )
 
 
 register_builtin_datasets()
