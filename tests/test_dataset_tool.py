@@ -251,7 +251,12 @@ def test_public_annotation_without_pictures(run, samples, tmp_path):
     for path in (samples / "vrd").iterdir():
         (tmp_path / "vrd" / path.name).symlink_to(path)
     code, out, _ = run("stats", "vrd_test", "--root", tmp_path)
-    assert code == 0 and "7,638" in out and "1,000" in out
+    assert code == 0 and "7,638" in out and "(not told of 1,000 pictures" in out
+    code, out, _ = run("check", "vrd_test", "--root", tmp_path, "--workers", 0, "--show", 1)
+    assert code == 1 and "1000 pictures, 1000 errors, 186 warnings" in out
+    arguments = ("convert", "vrd_test", tmp_path / "vrd.json", "--root", tmp_path)
+    code, _, err = run(*arguments, "--missing-images", "keep")
+    assert code == 1 and "is not known, since the annotation does not state it" in err
 
 
 def test_raw_visual_genome(run, samples, tmp_path):

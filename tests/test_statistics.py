@@ -140,6 +140,19 @@ def test_a_data_set_without_relations_or_pictures(tmp_path):
         assert [path.name for path in paths] == ["classes.png", "pictures.png"]
 
 
+def test_pictures_of_unknown_size(tiny):
+    expected = count(tiny)
+    for record in tiny:
+        record["annotations"][0]["bbox"][2] = 1000
+    assert count(tiny).boxes_outside == 5
+    del tiny[1]["height"], tiny[1]["width"]
+    s = count(tiny)
+    assert (s.boxes_outside, s.pictures_without_size) == (4, 1)
+    assert expected.pictures_without_size == 0
+    table = statistics_table(s, TINY_OBJECTS, TINY_PREDICATES, title="tiny")
+    assert "(not told of 1 pictures, whose size is not known)" in table
+
+
 def test_ids_beyond_the_vocabulary_are_refused(tiny):
     with pytest.raises(ValueError, match="ids of classes reach from 0 to 2, but there are 2"):
         count(tiny, classes=2)

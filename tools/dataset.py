@@ -41,6 +41,8 @@ from vrd_d2.data.splits import split_indices, write_zero_shot, zero_shot_names
 from vrd_d2.data.statistics import dataset_statistics, statistics_json, statistics_table
 from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
 
+UNKNOWN = 10**9  # pixels
+
 
 @dataclass
 class Source:
@@ -168,7 +170,9 @@ def check_records(args: argparse.Namespace) -> tuple[list[str], list[str], Sourc
         json_file = MetadataCatalog.get(args.data).get("json_file")
         if json_file is None:
             root = source.image_root or os.curdir
-            document = to_document(source.records, source.vocabulary(), root)
+            # Where the annotation does not state a size, the missing picture is the error.
+            sized = [{"width": UNKNOWN, "height": UNKNOWN, **record} for record in source.records]
+            document = to_document(sized, source.vocabulary(), root)
             findings = check_document(document, source.name)
             return findings.errors, findings.warnings, source
         messages = validate_relations_json(json_file, source.image_root)

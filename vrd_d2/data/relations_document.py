@@ -97,8 +97,7 @@ def to_document(
         image = {
             "id": image_id,
             "file_name": _referred(record["file_name"], root, always_relative),
-            "width": record["width"],
-            "height": record["height"],
+            **_size(record),
         }
         if "captions" in record:
             image["captions"] = list(record["captions"])
@@ -139,6 +138,16 @@ def to_document(
 
 def _numbered(names: Sequence[str]) -> list[dict]:
     return [{"id": number, "name": name} for number, name in enumerate(names, 1)]
+
+
+def _size(record: Mapping) -> dict[str, int]:
+    try:
+        return {"width": record["width"], "height": record["height"]}
+    except KeyError as error:
+        raise ValueError(
+            f"image {record['image_id']!r}: the size of {record['file_name']} is not known, since "
+            "the annotation does not state it: put the picture there"
+        ) from error
 
 
 def _referred(file_name: str, root: str, always_relative: bool) -> str:

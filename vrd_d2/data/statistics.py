@@ -42,7 +42,8 @@ class DatasetStatistics:
         class_counts: (C,) boxes of each class.
         predicate_counts: (K,) relations of each predicate.
         objects_per_picture, relations_per_picture: (N,).
-        boxes_outside: boxes that reach outside their picture.
+        pictures_without_size: whose width and height are not annotated.
+        boxes_outside: boxes that reach outside their picture, where its size is known.
         boxes_without_area: whose width or height is 0.
         self_relations: relations of a box to itself.
         repeated_relations: rows that repeat an earlier one of the same two boxes and predicate.
@@ -58,6 +59,7 @@ class DatasetStatistics:
     pictures: int
     pictures_without_objects: int
     pictures_without_relations: int
+    pictures_without_size: int
     class_counts: np.ndarray
     predicate_counts: np.ndarray
     objects_per_picture: np.ndarray
@@ -114,6 +116,7 @@ def dataset_statistics(
     owner = np.repeat(np.arange(len(records)), records.box_counts)
     sizes = records.sizes[owner][:, ::-1]  # width, height of each box's picture
     inside = (boxes[:, :2] >= -_TOLERANCE).all(1) & (boxes[:, 2:] <= sizes + _TOLERANCE).all(1)
+    sized = (records.sizes > 0).all(1)
 
     # Boxes are numbered through all pictures, so that a pair is two numbers.
     start = np.repeat(records.box_offsets[:-1], records.relation_counts)
@@ -134,7 +137,8 @@ def dataset_statistics(
         predicate_counts=np.bincount(rows[:, 2], minlength=num_predicates),
         objects_per_picture=records.box_counts,
         relations_per_picture=records.relation_counts,
-        boxes_outside=int((~inside).sum()),
+        pictures_without_size=int((~sized).sum()),
+        boxes_outside=int((~inside & sized[owner]).sum()),
         boxes_without_area=int((boxes[:, 2:] <= boxes[:, :2]).any(1).sum()),
         self_relations=int((subjects == objects).sum()),
         repeated_relations=len(rows) - len(distinct),
@@ -214,6 +218,8 @@ def _lines(
     yield line("  without relations", s.pictures_without_relations, s.pictures)
     yield line("boxes", boxes)
     yield line("  that reach outside the picture", s.boxes_outside, boxes)
+    if s.pictures_without_size:
+        yield f"    (not told of {s.pictures_without_size:,} pictures, whose size is not known)"
     yield line("  without area", s.boxes_without_area, boxes)
     yield line("classes that occur", int((s.class_counts > 0).sum()), len(s.class_counts))
     yield most(s.class_counts, objects)
