@@ -1,5 +1,7 @@
 """Scene graphs by name: read off outputs and annotations, and which relation has which status."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -217,3 +219,102 @@ def test_compare_equals_brute_force(seed: int) -> None:
         for entity, true_entity in zip(row[:2], true_row[:2], strict=True):
             assert result.labels[entity] == truth.labels[true_entity]
             assert iou(result.boxes[entity], truth.boxes[true_entity]) >= 0.5
+
+
+def a_graph() -> SceneGraph:
+    return SceneGraph(
+        np.array([[10.25, 20.5, 110.25, 220.5], [0, 0, 50, 60]]),
+        ["man", "Straße"],
+        [(0, 1, "riding"), (1, 0, "near", "missed")],
+        [0.5, None],
+        [0.9, 0.8],
+        (400, 300),
+        "a.jpg",
+    )
+
+
+def test_json_holds_coco_boxes_and_gives_the_graph_back() -> None:
+    graph = a_graph()
+    content = json.loads(graph.to_json())
+    assert (
+        content
+        == graph.to_dict()
+        == {
+            "file_name": "a.jpg",
+            "width": 400,
+            "height": 300,
+            "entities": [
+                {"id": 0, "label": "man", "bbox": [10.25, 20.5, 100, 200], "score": 0.9},
+                {"id": 1, "label": "Straße", "bbox": [0, 0, 50, 60], "score": 0.8},
+            ],
+            "relations": [
+                {"subject": 0, "predicate": "riding", "object": 1, "score": 0.5},
+                {"subject": 1, "predicate": "near", "object": 0, "status": "missed"},
+            ],
+        }
+    )
+    again = SceneGraph.from_dict(content)
+    assert again.to_dict() == content
+    np.testing.assert_array_equal(again.boxes, graph.boxes)
+    assert again.relations == graph.relations and again.scores == graph.scores
+    assert graph.triplets == [("man", "riding", "Straße"), ("Straße", "near", "man")]
+    empty = SceneGraph(np.zeros((0, 4)), [], [])
+    assert SceneGraph.from_dict(empty.to_dict()).to_dict() == {"entities": [], "relations": []}
+
+
+def test_networkx_has_an_edge_for_each_relation() -> None:
+    graph = a_graph().to_networkx()
+    assert graph.nodes[1] == {"label": "Straße", "bbox": (0.0, 0.0, 50.0, 60.0), "score": 0.8}
+    assert list(graph.edges(data=True)) == [
+        (0, 1, {"predicate": "riding", "score": 0.5}),
+        (1, 0, {"predicate": "near", "score": None, "status": "missed"}),
+    ]
+    assert graph.graph == {"file_name": "a.jpg", "size": (400, 300)}
+
+
+def test_draw_reads_the_file_or_takes_the_picture(tmp_path: Path) -> None:
+    photo = np.full((300, 400, 3), 90, np.uint8)
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    graph = replace(a_graph(), file_name=str(tmp_path / "a.png"))
+    drawn = graph.draw()
+    np.testing.assert_array_equal(drawn, graph.draw(photo))
+    assert drawn.shape[1] > graph.draw(graph=False).shape[1] > 960
+    with pytest.raises(ValueError, match=r"give image to draw"):
+        replace(graph, file_name=None).draw()
+
+
+def test_thresholds_predicates_and_overlap_by_brute_force() -> None:
+    rng = np.random.default_rng(1)
+    boxes = np.array([[0, 0, 100, 100], [0, 0, 100, 95], [200, 0, 290, 90], [150, 150, 250, 250]])
+    scores = [0.5, 0.9, 0.3, 0.8]
+    pairs = [(i, j) for i in range(4) for j in range(4) if i != j]
+    table = rng.random((12, 3)).astype(np.float32)
+    output = {
+        "instances": instances(boxes, [0, 1, 2, 0], scores),
+        "relations": relations(pairs, table.tolist()),
+    }
+    graph = predicted_graph(
+        output,
+        Names,
+        top_k=9,
+        min_score=0.1,
+        min_entity_score=0.4,
+        predicates=["wearing", "on"],
+        max_overlap=0.9,
+    )
+    # Box 0 overlaps box 1 by 0.95 with a lower score, and entity 2 has a score of 0.3.
+    assert graph.labels == ["horse", "man"] and graph.entity_scores == pytest.approx([0.9, 0.8])
+    new = {1: 0, 3: 1}
+    expected = []
+    for (i, j), row in zip(pairs, table, strict=True):
+        name, value = max(zip(["on", "wearing"], row[[0, 2]], strict=True), key=lambda x: x[1])
+        if {i, j} == {1, 3} and value * 0.72 >= 0.1:
+            expected.append((float(value) * 0.72, new[i], new[j], name))
+    expected.sort(reverse=True)
+    assert graph.relations == [row[1:] for row in expected] and expected
+    assert graph.scores == pytest.approx([row[0] for row in expected])
+    assert graph.size == (400, 300)
+    with pytest.raises(ValueError, match="unknown predicate 'eating': choose of on, riding"):
+        predicted_graph(output, Names, predicates=["eating"])
+    assert predicted_graph(output, Names, predicates=[]).relations == []
+    assert len(predicted_graph(output, Names, min_entity_score=2.0).boxes) == 0

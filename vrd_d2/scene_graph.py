@@ -87,19 +87,17 @@ class SceneGraph:
         entities, relations = graph["entities"], graph["relations"]
         boxes = np.array([entity["bbox"] for entity in entities], dtype=float).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
+        rows = [
+            tuple(row[key] for key in ("subject", "object", "predicate", "status") if key in row)
+            for row in relations
+        ]
+        scored = all("score" in entity for entity in entities)
         return cls(
             boxes,
             [entity["label"] for entity in entities],
-            [
-                (r["subject"], r["object"], r["predicate"], *([r["status"]] * ("status" in r)))
-                for r in relations
-            ],
+            rows,
             [relation.get("score") for relation in relations],
-            (
-                [entity["score"] for entity in entities]
-                if all("score" in entity for entity in entities)
-                else None
-            ),
+            [entity["score"] for entity in entities] if scored else None,
             (graph["width"], graph["height"]) if "width" in graph else None,
             graph.get("file_name"),
         )
@@ -120,11 +118,11 @@ class SceneGraph:
         for key, value in (("file_name", self.file_name), ("size", self.size)):
             if value is not None:
                 graph.graph[key] = value
-        scores = self.entity_scores or [None] * len(self.labels)
+        scores = [None] * len(self.labels) if self.entity_scores is None else self.entity_scores
         for i, (label, box) in enumerate(zip(self.labels, self.boxes, strict=True)):
             graph.add_node(i, label=label, bbox=tuple(map(float, box)), score=scores[i])
-        relation_scores = self.scores or [None] * len(self.relations)
-        for row, score in zip(self.relations, relation_scores, strict=True):
+        scores = [None] * len(self.relations) if self.scores is None else self.scores
+        for row, score in zip(self.relations, scores, strict=True):
             subject, object_, predicate, *status = row
             graph.add_edge(
                 subject,
