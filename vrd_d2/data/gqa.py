@@ -15,7 +15,14 @@ from vrd_d2.data.name_counts import NameCounts, positions
 from vrd_d2.data.packed import PackedRecords
 from vrd_d2.data.picture_folders import PictureFolders
 from vrd_d2.data.pictures import check_policy, drop_missing_pictures
-from vrd_d2.data.raw_files import checked_box, checked_size, located, member, read_json
+from vrd_d2.data.raw_files import (
+    checked_box,
+    checked_size,
+    collector_paused,
+    located,
+    member,
+    read_json,
+)
 from vrd_d2.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -36,8 +43,8 @@ def gqa_vocabulary(
 ) -> Vocabulary:
     """The most frequent names of a file, most frequent first.
 
-    "to the left of" and "to the right of", which GQA computed from the boxes and which are most
-    of its relations, are predicates like any other.
+    "to the left of" and "to the right of", which GQA added by the positions of boxes, are
+    predicates like any other.
 
     Args:
         json_file: ``train_sceneGraphs.json``.
@@ -48,7 +55,7 @@ def gqa_vocabulary(
     """
     counts = NameCounts()
     document = read_json(json_file)
-    with located(json_file):
+    with located(json_file), collector_paused():
         for _, objects in _pictures(document):
             for record in objects.values():
                 counts.objects[record["name"]] += 1
@@ -104,7 +111,7 @@ def load_gqa(
                 "width": document[image_id]["width"],
             }
 
-    with located(json_file):
+    with located(json_file), collector_paused():
         packed = PackedRecords.pack(records())
     logger.info(
         "%s: %d pictures; the vocabulary covers %s", json_file, len(packed), found.summary(kept)

@@ -18,7 +18,7 @@ from vrd_d2.data.packed import PackedRecords
 from vrd_d2.data.picture_folders import PictureFolders
 from vrd_d2.data.picture_sizes import read_size, read_sizes
 from vrd_d2.data.pictures import check_policy, drop_missing_pictures
-from vrd_d2.data.raw_files import located, read_csv, read_csv_pairs
+from vrd_d2.data.raw_files import collector_paused, located, read_csv, read_csv_pairs
 from vrd_d2.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def load_open_images(
             picture = pictures.pop(record["image_id"])
             yield record | _scene(picture, record, classes, predicates, numbers, found, kept)
 
-    with located(relations_csv):
+    with located(relations_csv), collector_paused():
         packed = PackedRecords.pack(records())
     logger.info(
         "%s: %d pictures; the vocabulary covers %s",
@@ -151,6 +151,7 @@ def _read_classes(class_descriptions: str | os.PathLike) -> dict[str, str]:
     return read_csv_pairs(class_descriptions, _HEADERS)
 
 
+@collector_paused()
 def _read_relations(
     relations_csv: str | os.PathLike, name_of: Mapping[str, str]
 ) -> dict[str, _Picture]:

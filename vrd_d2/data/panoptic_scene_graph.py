@@ -18,6 +18,7 @@ from vrd_d2.data.raw_files import (
     checked_box,
     checked_index,
     checked_size,
+    collector_paused,
     located,
     member,
     read_json,
@@ -106,7 +107,7 @@ def load_panoptic_scene_graph(
             with located(f"image {record['image_id']!r}"):
                 yield _picture(record, root, names, numbers)
 
-    with located(json_file):
+    with located(json_file), collector_paused():
         packed = PackedRecords.pack(records())
     logger.info(
         "%s, %s: %d pictures, %d objects, %d relations",

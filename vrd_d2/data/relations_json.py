@@ -5,12 +5,10 @@ data contain is kept: boxes without area or partly outside the picture, relation
 itself, repeated relations, pictures without any. Nothing is dropped, so indices never shift.
 """
 
-import contextlib
-import gc
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from vrd_d2.data.coco import is_boxes_only, with_empty_relations
 from vrd_d2.data.packed import PackedRecords
 from vrd_d2.data.pictures import check_policy, drop_missing_pictures, missing_files
+from vrd_d2.data.raw_files import collector_paused
 from vrd_d2.data.relations_check import Findings, check_document
 from vrd_d2.data.relations_document import (
     contiguous_ids,
@@ -63,7 +62,7 @@ def load_relations_json(
         ValueError: names the file, the first wrong records and the remedy.
     """
     check_policy(missing_images)
-    with _collector_paused():
+    with collector_paused():
         # Doubles, so that a file that is loaded and saved again keeps its last digits.
         records = pack_document(
             _read_valid(json_file), _root(json_file, image_root), box_dtype=np.float64
@@ -224,7 +223,7 @@ def _read_packed(
     json_file: str, image_root: str, stamp: tuple[int, int]
 ) -> tuple[PackedRecords, dict[str, list[str]], dict[int, int]]:
     """Records, names by metadata key, and file id -> 0-based id of the classes."""
-    with _collector_paused():
+    with collector_paused():
         document = _read_valid(json_file)
         names = {"thing_classes": names_by_id(document["categories"])}
         if document["predicates"]:  # else there are boxes only
@@ -247,18 +246,6 @@ def file_stamp(path: str | os.PathLike) -> tuple[int, int]:
 
 def _root(json_file: str | os.PathLike, image_root: str | os.PathLike | None) -> str:
     return os.path.dirname(os.fspath(json_file)) if image_root is None else os.fspath(image_root)
-
-
-@contextlib.contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Millions of small objects are made and none is garbage: searching for it doubles the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _read(json_file: str | os.PathLike) -> Any:
