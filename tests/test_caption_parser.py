@@ -242,6 +242,12 @@ PARSES = {
         "no 6 det DET|leaves 4 dobj NOUN",
         [],
     ),
+    # The small model hangs "riding" on the hat: what may belong to two nouns is left out.
+    "a man in a hat riding a bike": (
+        "a 1 det DET|man 1 ROOT NOUN|in 1 prep ADP|a 4 det DET|hat 2 pobj NOUN|riding 4 acl VERB|"
+        "a 7 det DET|bike 5 dobj NOUN",
+        [("man", "in", "hat")],
+    ),
     "a group of people riding horses": (
         "a 1 det DET|group 1 ROOT NOUN|of 1 prep ADP|people 2 pobj NOUN|riding 3 acl VERB|"
         "horses 4 dobj NOUN",

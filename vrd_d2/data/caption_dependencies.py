@@ -84,7 +84,10 @@ def find_triplets(doc: "Doc", lexicon: Lexicon) -> list["Triplet"]:
 def _of_noun(noun: "Token", lexicon: Lexicon) -> Iterator["Triplet"]:
     """ "a cup on a table": prepositions of a noun phrase."""
     subject = _noun(noun, lexicon)
+    doubtful = _is_doubtful(noun)
     for phrase, target in _prepositions(noun):
+        if doubtful and phrase != ("of",):
+            continue
         if phrase == ("of",) and noun.lower_ in words.QUANTIFIERS:
             continue
         predicate = lexicon.preposition(phrase)
@@ -142,12 +145,23 @@ def _subjects(verb: "Token") -> list["Token"]:
             return []
         return list(_listed(own[0]))
     if verb.dep_ == "acl":
-        return [verb.head]
+        return [] if _is_doubtful(verb.head) else [verb.head]
     if verb.dep_ == "relcl" and any(token.lower_ == "that" for token in verb.children):
         return [verb.head]
     if verb.dep_ in ("conj", "advcl") and verb.head.pos_ in ("VERB", "AUX") and verb.tag_ != "VB":
         return _subjects(verb.head)
     return []
+
+
+def _is_doubtful(noun: "Token") -> bool:
+    """Whether what follows a noun may belong to an earlier one: "a man in a hat riding a bike" has
+    the same words as "a man on a bike with a basket", and small models mix them up."""
+    first = noun
+    while first.dep_ == "conj":
+        first = first.head
+    if first.dep_ == "pobj":
+        return first.head.head.lower_ not in words.QUANTIFIERS
+    return first.dep_ in ("dobj", "obj")
 
 
 def _prepositions(head: "Token") -> Iterator[tuple[Phrase, "Token"]]:
