@@ -22,14 +22,16 @@ class Predictor:
 
     Args:
         config_file: YAML of the model.
-        weights: its checkpoint.
+        weights: its checkpoint; none for a model without anything to train.
         overrides: KEY VALUE KEY VALUE ... of the config.
 
     Raises:
         ValueError: a file is missing, or the checkpoint does not fit the config.
     """
 
-    def __init__(self, config_file: str | Path, weights: str | Path, overrides: Sequence[str] = ()):
+    def __init__(
+        self, config_file: str | Path, weights: str | Path = "", overrides: Sequence[str] = ()
+    ):
         # Single pictures do not come back: a cache of their maps would only grow.
         cfg = load_config(
             config_file,

@@ -78,6 +78,14 @@ class _Encoder(nn.Module):
     def _head(self, *states: Tensor) -> Tensor:
         return self.adapter(self.upper(*states))
 
+    def _no_rows(self, *states: Tensor) -> Tensor:
+        """(0, D), with a gradient of zeros to everything that is trained.
+
+        A process without crops or texts must still take part in DDP; attention takes no empty
+        batch, so it is given a state that is thrown away.
+        """
+        return self._head(*states)[:0]
+
     def _run(self, function: Head, chunks: list[tuple]) -> list[Tensor]:
         # One chunk has nothing to save, and so need not be run twice.
         if len(chunks) == 1 or not torch.is_grad_enabled():
@@ -149,6 +157,8 @@ class CropEncoder(_Encoder):
             states: of :meth:`states`.
             head: what to use in place of the upper part and the MLP.
         """
+        if len(states) == 0:
+            return self._no_rows(states.new_zeros((1, *states.shape[1:])))
         chunks = [(chunk,) for chunk in states.split(self.chunk)]
         return F.normalize(torch.cat(self._run(head or self._head, chunks)), dim=-1)
 
@@ -237,6 +247,10 @@ class PhraseEncoder(_Encoder):
             states: of :meth:`states`.
             head: what to use in place of the upper part and the MLP.
         """
+        if not states:
+            with torch.no_grad():
+                state = self.lower(torch.zeros((1, 1), dtype=torch.int64, device=self.device))
+            return self._no_rows(state, torch.ones(1, dtype=torch.int64, device=self.device))
         lengths = torch.tensor([len(state) for state in states], device=self.device)
         order = lengths.argsort().long()
         chunks = [

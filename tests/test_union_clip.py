@@ -1,0 +1,521 @@
+"""UnionCLIP: the table's losses against the paper's equations, both ways to fine-tune, inference."""
+
+import copy
+import itertools
+import json
+import math
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import SMALL_CLIP, TINY_OBJECTS, TINY_PREDICATES
+from detectron2.data import DatasetCatalog
+from detectron2.engine import launch
+from detectron2.utils import comm
+from torch.nn.parallel import DistributedDataParallel
+
+from vrd_d2.data.mapper import RelationMapper
+from vrd_d2.engine import Trainer, build_trained_model
+from vrd_d2.modeling import UnionCLIP
+from vrd_d2.modeling.clip import load_clip
+from vrd_d2.modeling.union_crops import cut_crops
+from vrd_d2.modeling.union_loss import table_losses
+from vrd_d2.predictor import Predictor
+
+DEEPER_CLIP = copy.deepcopy(SMALL_CLIP)
+DEEPER_CLIP["vision_cfg"]["layers"] = DEEPER_CLIP["text_cfg"]["layers"] = 3
+WAYS = ["mlp", "attention"]
+
+
+@pytest.fixture
+def make(make_cfg, tmp_path):
+    """(way, overrides...) -> config of UnionCLIP on a CLIP of three blocks."""
+
+    def build(way, *overrides, base="unionclip_mlp.yaml"):
+        path = tmp_path / "deeper_clip.json"
+        path.write_text(json.dumps(DEEPER_CLIP))
+        return make_cfg(
+            base,
+            *("MODEL.UNION_CLIP.FINETUNE", way, "MODEL.CLIP.NAME", str(path)),
+            *overrides,
+        )
+
+    return build
+
+
+def build(cfg):
+    torch.manual_seed(0)
+    return UnionCLIP(cfg)
+
+
+def examples_of(cfg, *, is_train=True):
+    mapper = RelationMapper(cfg, is_train=is_train)
+    return [mapper(record) for record in DatasetCatalog.get(cfg.DATASETS.TRAIN[0])]
+
+
+def gradients(model, losses):
+    model.zero_grad()
+    sum(losses.values()).backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def close(results, expected, **tolerance):
+    assert set(results) == set(expected)
+    for name in expected:
+        torch.testing.assert_close(results[name], expected[name], **tolerance)
+
+
+# ---- The two equations ---------------------------------------------------------------------------
+
+
+def by_the_equations(regions, texts, labels, scale):
+    """L_v-CE and L_l-CE, term by term."""
+    n, m = labels.shape
+    d = [[scale * (regions[i] @ texts[j]) for j in range(m)] for i in range(n)]
+    visual = language = 0.0
+    for i in range(n):
+        for j in range(m):
+            if labels[i, j]:
+                over_texts = sum(d[i][k].exp() for k in range(m))
+                over_regions = sum(d[k][j].exp() for k in range(n))
+                visual = visual - (d[i][j].exp() / over_texts).log()
+                language = language - (d[i][j].exp() / over_regions).log()
+    return visual / n, language / m
+
+
+def test_losses_and_gradients_equal_the_two_equations():
+    generator = torch.Generator().manual_seed(0)
+    regions, texts = (
+        F.normalize(torch.randn(shape, generator=generator), dim=-1).requires_grad_()
+        for shape in [(5, 6), (9, 6)]
+    )
+    # Several texts of a region, several regions of a text, a text and a region without any.
+    positives = torch.tensor([[0, 1], [0, 4], [1, 4], [2, 8], [4, 8], [4, 0]])
+    labels = torch.zeros(5, 9)
+    labels[positives[:, 0], positives[:, 1]] = 1
+    scale = torch.tensor(7.0)
+    found = table_losses(regions, texts, positives, scale=scale, text_sizes=[9])
+    expected = by_the_equations(regions, texts, labels, scale)
+    torch.testing.assert_close(torch.stack(list(found.values())), torch.stack(expected))
+    for name, value in zip(found, expected, strict=True):
+        for a, b in zip(
+            torch.autograd.grad(found[name], (regions, texts), retain_graph=True),
+            torch.autograd.grad(value, (regions, texts), retain_graph=True),
+            strict=True,
+        ):
+            torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+def reference_table(cfg, clip, examples):
+    """The table of a batch, with open_clip's own forward pass and every pair and string by hand."""
+    parts = load_clip(cfg.MODEL.CLIP.NAME)
+    crops, truths, class_pairs = [], [], set()
+    for example in examples:
+        boxes = example["instances"].gt_boxes.tensor.tolist()
+        classes = example["instances"].gt_classes.tolist()
+        regions = {}
+        for i, j in itertools.permutations(range(len(boxes)), 2):
+            a, b = boxes[i], boxes[j]
+            low = [math.floor(min(a[k], b[k])) for k in (0, 1)]
+            high = [math.ceil(max(a[k], b[k])) for k in (2, 3)]
+            regions.setdefault((*low, *high), [])
+            for s, o, p in example["relations"].tolist():
+                if (s, o) == (i, j):
+                    regions[(*low, *high)].append((classes[i], p, classes[j]))
+                    class_pairs.add((classes[i], classes[j]))
+        image = example["image"].flip(0)  # BGR -> RGB
+        for window, truth in regions.items():
+            crops.append(cut_crops(image, torch.tensor([window]), (64, 64), mode="squash")[0])
+            truths.append(set(truth))
+    class_pairs = sorted(class_pairs)
+    triples = [(s, p, o) for s, o in class_pairs for p in range(len(TINY_PREDICATES))]
+    strings = [f"{TINY_OBJECTS[s]} {TINY_PREDICATES[p]} {TINY_OBJECTS[o]}" for s, p, o in triples]
+    labels = torch.zeros(len(crops), len(triples) + 1)
+    for row, truth in enumerate(truths):
+        for triple in truth:
+            labels[row, triples.index(triple)] = 1
+        labels[row, -1] = not truth
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (parts.mean, parts.std))
+    regions = clip.encode_image((torch.stack(crops) / 255 - mean) / std, normalize=True)
+    tokens = parts.tokenizer([*strings, "null relation"])
+    texts = clip.encode_text(tokens, normalize=True)
+    return regions, texts, labels, clip.logit_scale.exp()
+
+
+def test_a_batch_is_the_table_of_the_paper(make):
+    """Loss and gradients of the attention way against the whole open_clip model under autograd."""
+    cfg = make("attention")
+    torch.manual_seed(0)
+    clip = load_clip(cfg.MODEL.CLIP.NAME).model.requires_grad_(True)
+    model = build(cfg).train()
+    examples = examples_of(cfg)
+    losses = model(examples)
+    expected = by_the_equations(*reference_table(cfg, clip, examples))
+    torch.testing.assert_close(torch.stack(list(losses.values())), torch.stack(expected))
+    found = gradients(model, losses)
+    sum(expected).backward()
+    visual, text = clip.visual.transformer.resblocks, clip.transformer.resblocks
+    pairs = {
+        "crops.upper.proj": clip.visual.proj,
+        "crops.upper.ln_post.weight": clip.visual.ln_post.weight,
+        "crops.upper.blocks.0.mlp.c_fc.weight": visual[1].mlp.c_fc.weight,
+        "crops.upper.blocks.1.attn.in_proj_weight": visual[2].attn.in_proj_weight,
+        "phrases.upper.text_projection": clip.text_projection,
+        "phrases.upper.ln_final.bias": clip.ln_final.bias,
+        "phrases.upper.blocks.0.attn.in_proj_weight": text[1].attn.in_proj_weight,
+        "phrases.upper.blocks.1.mlp.c_proj.weight": text[2].mlp.c_proj.weight,
+    }
+    for name, parameter in pairs.items():
+        torch.testing.assert_close(found[name], parameter.grad, atol=1e-5, rtol=1e-3)
+
+
+# ---- What is trained, and at what cost -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_only_what_the_way_names_is_trained(make, way):
+    cfg = make(way, "SOLVER.BASE_LR", 0.01)
+    trainer = Trainer(cfg)
+    model = trainer._trainer.model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer.train()
+    part = ".adapter." if way == "mlp" else ".upper."
+    changed = {n for n, v in model.state_dict().items() if not torch.equal(before[n], v)}
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert changed == trained == {n for n in before if part in n}
+    if way == "attention":
+        blocks = {".".join(n.split(".")[:4]) for n in trained if ".blocks." in n}
+        assert len(blocks) == 4  # two of three, on either side
+
+
+def test_an_mlp_starts_at_zero_shot_clip(make):
+    examples = examples_of(make("none"))
+    plain = build(make("none")).eval()(examples)
+    residual = build(make("mlp")).eval()(examples)
+    alone = build(make("mlp", "MODEL.UNION_CLIP.MLP_RESIDUAL", False)).eval()(examples)
+    probs = [output[0]["relations"].predicate_probs for output in (plain, residual, alone)]
+    torch.testing.assert_close(probs[0], probs[1])
+    assert (probs[0] - probs[2]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_chunks_change_neither_loss_nor_gradient(make, way):
+    cfg = make(way)
+    chunked = ["MODEL.UNION_CLIP.CROP_CHUNK", 2, "MODEL.UNION_CLIP.TEXT_CHUNK", 3]
+    whole, parts = build(cfg).train(), build(make(way, *chunked)).train()
+    parts.load_state_dict(whole.state_dict())
+    if way == "mlp":  # beyond its start at zero
+        with torch.no_grad():
+            for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+                if a.requires_grad:
+                    a.add_(0.05 * torch.randn_like(a))
+                    b.copy_(a)
+    examples = examples_of(cfg)
+    expected, found = whole(examples), parts(examples)
+    close(found, expected, atol=1e-5, rtol=1e-5)
+    close(gradients(parts, found), gradients(whole, expected), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_kept_states_change_nothing(make, way, tmp_path):
+    cfg = make(way, "MODEL.UNION_CLIP.TEXT_CACHE_GB", 0.0)
+    folder = str(tmp_path / "crops")
+    examples = examples_of(cfg)
+    plain = build(cfg).train()
+    expected = plain(examples)
+    wanted = gradients(plain, expected)
+    texts_kept = build(make(way)).train()
+    crops_kept = build(make(way, "MODEL.CLIP.FEATURE_CACHE", folder)).train()
+    for _ in range(2):
+        found = texts_kept(examples)
+        close(found, expected, atol=1e-6, rtol=1e-6)
+        close(gradients(texts_kept, found), wanted, atol=1e-6, rtol=1e-5)
+        found = crops_kept(examples)  # half precision on disk
+        close(found, expected, atol=2e-3, rtol=2e-3)
+    # The second round runs neither lower part.
+    texts_kept.phrases.lower = crops_kept.crops.lower = None
+    texts_kept.phrases._states = None
+    crops_kept.crops._states = None
+    crops_kept(examples)
+
+
+def test_kept_texts_are_forgotten_with_other_weights(make):
+    cfg = make("attention")
+    model, other = build(cfg).train(), build(cfg).train()
+    examples = examples_of(cfg)
+    model(examples)
+    torch.manual_seed(5)
+    weights = {n: v + 0.1 * torch.randn_like(v) for n, v in model.state_dict().items()}
+    for one in (model, other):
+        one.load_state_dict(weights)
+    close(model(examples), other(examples))
+
+
+def test_the_text_cache_stays_within_its_memory(make):
+    model = build(make("attention", "MODEL.UNION_CLIP.TEXT_CACHE_GB", 3000 / 2**30)).train()
+    model(examples_of(make("attention")))
+    kept = model.phrases._kept.values()
+    assert 0 < sum(state.nbytes for state in kept) <= 3000
+    assert all(state.untyped_storage().nbytes() == state.nbytes for state in kept)
+
+
+SMALL_RESNET = copy.deepcopy(SMALL_CLIP)
+SMALL_RESNET["vision_cfg"] = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}
+SMALL_RESNET["text_cfg"]["layers"] = 2
+
+
+@pytest.mark.parametrize("clip", [DEEPER_CLIP, SMALL_RESNET], ids=["vit", "resnet"])
+@pytest.mark.parametrize("way", WAYS)
+def test_pictures_without_any_pair_still_give_every_gradient(make, way, clip):
+    cfg = make(way)
+    Path(cfg.MODEL.CLIP.NAME).write_text(json.dumps(clip))
+    model = build(cfg).train()
+    lonely = [example for example in examples_of(cfg) if example["image_id"] == 4]
+    losses = model(lonely)
+    assert all(loss == 0 for loss in losses.values())
+    assert all((grad == 0).all() for grad in gradients(model, losses).values())
+
+
+def test_a_region_is_drawn_with_all_its_pairs(make):
+    cfg = make("mlp", "MODEL.RELATION.BATCH_SIZE_PER_IMAGE", 1)
+    model = build(cfg).train()
+    example = next(e for e in examples_of(cfg) if e["image_id"] == 3)  # a box inside another
+    entities = model.entities(example)
+    sample = model.training_pairs(example, entities)
+    assert sample.pairs.tolist() == [[0, 1], [1, 0]]
+
+
+# ---- Several processes ---------------------------------------------------------------------------
+
+
+class OneBatch(torch.nn.Module):
+    """The losses of a model as DDP sees them, with a share of the pictures."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, examples):
+        return self.model(examples)
+
+
+SPLITS = [((0, 1, 4), (2, 3)), ((0, 1, 4), (3,)), ((3,), (3,)), ((0,), (1, 4))]
+
+
+def one_rank(cfg, examples, folder):
+    results = []
+    for split in SPLITS:
+        # Without find_unused_parameters.
+        model = DistributedDataParallel(OneBatch(build(cfg).train()))
+        losses = model([examples[index] for index in split[comm.get_rank()]])
+        grads = gradients(model.module.model, losses)
+        results.append(({name: loss.detach() for name, loss in losses.items()}, grads))
+    torch.save(results, Path(folder) / f"{comm.get_rank()}.pt")
+
+
+def test_two_processes_equal_one_on_the_whole_batch(make, tmp_path):
+    cfg = make("attention", "MODEL.UNION_CLIP.TEXT_CHUNK", 7)
+    examples = examples_of(cfg)
+    launch(one_rank, 2, dist_url="auto", args=(cfg, examples, str(tmp_path)))
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for number, split in enumerate(SPLITS):
+        model = build(cfg).train()
+        losses = model([examples[index] for index in itertools.chain(*split)])
+        mean = {
+            name: (ranks[0][number][0][name] + ranks[1][number][0][name]) / 2 for name in losses
+        }
+        close(mean, {n: loss.detach() for n, loss in losses.items()}, atol=1e-5, rtol=1e-5)
+        expected = gradients(model, losses)
+        for rank in ranks:
+            close(rank[number][1], expected, atol=1e-5, rtol=1e-4)
+
+
+# ---- Every tower of Table 2 ----------------------------------------------------------------------
+
+TOWERS = {
+    "RN50": {"vision_cfg": {"layers": [3, 4, 6, 3]}},
+    "RN101": {"vision_cfg": {"layers": [1, 1, 2, 1]}},
+    "ViT-B-16": {"vision_cfg": {"layers": 12}},
+    "ViT-B-32": {"vision_cfg": {"layers": 12}},
+    "ViT-L-14": {"vision_cfg": {"layers": 2}},
+    "ViT-H-14": {"vision_cfg": {"layers": 2}},
+}
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_every_tower_is_split_and_trained(name, make_cfg, tmp_path, monkeypatch):
+    config = open_clip.get_model_config(name)
+    config["vision_cfg"].update(TOWERS[name]["vision_cfg"])
+    config["text_cfg"]["layers"] = 2
+    path = tmp_path / f"short_{name}.json"
+    path.write_text(json.dumps(config))
+    cfg = make_cfg(
+        "unionclip_attention.yaml",
+        *("MODEL.CLIP.NAME", str(path), "MODEL.RELATION.BATCH_SIZE_PER_IMAGE", 2),
+    )
+    torch.manual_seed(0)
+    parts = load_clip(str(path))
+    clip = parts.model
+    # One set of weights in both, since large ones take long to draw.
+    monkeypatch.setattr("vrd_d2.modeling.union_clip.load_clip", lambda *_, **__: parts)
+    model = UnionCLIP(cfg)
+    crops = torch.randint(256, (2, 3, *model.crops.size), dtype=torch.uint8)
+    texts = ["dog on man", "a much longer text than the other one"]
+    with torch.no_grad():
+        pixels = (crops / 255 - model.crops.mean) / model.crops.std
+        torch.testing.assert_close(
+            model.crops.embed(model.crops.states(crops)),
+            clip.encode_image(pixels, normalize=True),
+            atol=1e-5,
+            rtol=1e-4,
+        )
+        torch.testing.assert_close(
+            model.phrases(texts),
+            clip.encode_text(open_clip.get_tokenizer("ViT-B-32")(texts), normalize=True),
+            atol=1e-5,
+            rtol=1e-4,
+        )
+    buffers = {n: b.clone() for n, b in model.named_buffers()}
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    before = {n: p.detach().clone() for n, p in trained.items()}
+    optimizer = torch.optim.SGD(trained.values(), lr=0.1)
+    loss = sum(model.train()(examples_of(cfg)[:1]).values())
+    loss.backward()
+    optimizer.step()
+    assert torch.isfinite(loss) and all(torch.isfinite(p).all() for p in trained.values())
+    assert not any(torch.equal(p, before[n]) for n, p in trained.items() if p.grad.any())
+    assert sum(bool(p.grad.any()) for p in trained.values()) > 0.8 * len(trained)
+    for buffer_name, buffer in model.named_buffers():  # statistics of batch norms
+        assert torch.equal(buffer, buffers[buffer_name]), buffer_name
+
+
+# ---- Inference -----------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_predictions_are_the_cosines_of_crop_and_strings(make):
+    """Of every pair, also of classes that no training relation has; encoded one by one."""
+    cfg = make("none")
+    torch.manual_seed(0)
+    parts = load_clip(cfg.MODEL.CLIP.NAME)
+    model = build(cfg).eval()
+    example = next(e for e in examples_of(cfg, is_train=False) if e["image_id"] == 5)
+    boxes, classes = example["instances"].gt_boxes.tensor, example["instances"].gt_classes
+    output = model([example])[0]["relations"]
+    assert len(output) == 12 and output.predicate_probs.shape == (12, 5)
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (parts.mean, parts.std))
+    for pair, probs, scores in zip(
+        output.pairs.tolist(), output.predicate_probs, output.predicate_scores, strict=True
+    ):
+        both = boxes[pair]
+        window = torch.cat([both[:, :2].amin(0).floor(), both[:, 2:].amax(0).ceil()]).long()
+        crop = cut_crops(example["image"].flip(0), window[None], (64, 64), mode="squash")[0]
+        s, o = (TINY_OBJECTS[classes[i]] for i in pair)
+        tokens = parts.tokenizer([*(f"{s} {p} {o}" for p in TINY_PREDICATES), "null relation"])
+        visual = parts.model.encode_image(((crop / 255 - mean) / std)[None], normalize=True)
+        logits = parts.model.encode_text(tokens, normalize=True) @ visual[0]
+        expected = (logits * parts.model.logit_scale.exp()).softmax(0)
+        torch.testing.assert_close(probs, expected, atol=2e-3, rtol=2e-3)
+        assert torch.equal(scores, probs[:-1])
+
+
+def test_a_picture_does_not_depend_on_its_batch_mates(make):
+    cfg = make("mlp", "MODEL.UNION_CLIP.CROP_CHUNK", 2)
+    model = build(cfg).eval()
+    examples = examples_of(cfg, is_train=False)
+    together = model(examples)
+    for example, expected in zip(examples, together, strict=True):
+        found = model([example])[0]["relations"]
+        assert torch.equal(found.pairs, expected["relations"].pairs)
+        torch.testing.assert_close(
+            found.predicate_probs, expected["relations"].predicate_probs, atol=1e-6, rtol=1e-5
+        )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", ["none", *WAYS])
+def test_classes_of_given_boxes_are_zero_shot_clips_whatever_was_trained(make, way):
+    cfg = make(way, "MODEL.RELATION.TASK", "sgcls", "MODEL.TEXT.ENTITY_PROMPTS", ["a {object}"])
+    torch.manual_seed(0)
+    parts = load_clip(cfg.MODEL.CLIP.NAME)
+    model = build(cfg).eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    example = examples_of(cfg, is_train=False)[0]
+    instances = model([example])[0]["instances"]
+    boxes = example["instances"].gt_boxes.tensor
+    windows = torch.cat([boxes[:, :2].floor(), boxes[:, 2:].ceil()], 1).long()
+    crops = cut_crops(example["image"].flip(0), windows, (64, 64), mode="squash")
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (parts.mean, parts.std))
+    visual = parts.model.encode_image((crops / 255 - mean) / std, normalize=True)
+    tokens = parts.tokenizer([f"a {name}" for name in TINY_OBJECTS])
+    logits = visual @ parts.model.encode_text(tokens, normalize=True).T
+    best = (logits * parts.model.logit_scale.exp()).softmax(-1).max(1)
+    assert torch.equal(instances.pred_classes, best.indices)
+    torch.testing.assert_close(instances.scores, best.values, atol=1e-4, rtol=1e-3)
+
+
+def test_zero_shot_needs_no_weights_and_takes_any_list_of_names(make, tmp_path):
+    cfg = make("none")
+    results = Trainer.test(cfg, build_trained_model(cfg))
+    assert "top1" in results["relations"]
+    names = tmp_path / "own.json"
+    names.write_text(json.dumps({"objects": ["cat", "sofa"], "predicates": ["asleep on", "under"]}))
+    config = tmp_path / "own.yaml"
+    config.write_text(cfg.dump())
+    predictor = Predictor(config, overrides=["MODEL.VOCABULARY", str(names)])
+    picture = DatasetCatalog.get(cfg.DATASETS.TEST[0])[0]["file_name"]
+    graph = predictor(picture, boxes=[[1, 1, 50, 50], [20, 20, 80, 90]], labels=["cat", "sofa"])
+    assert {predicate for _, _, predicate in graph.relations} <= {"asleep on", "under"}
+    assert len(graph.relations) == 2
+
+
+def test_a_model_with_something_to_train_needs_its_weights(make):
+    with pytest.raises(ValueError, match="MODEL.WEIGHTS"):
+        build_trained_model(make("mlp"))
+
+
+def test_zero_shot_clip_has_nothing_to_train(make):
+    with pytest.raises(ValueError, match="nothing to train"):
+        build(make("none")).train()(examples_of(make("none")))
+    with pytest.raises(ValueError, match="nothing to train"):
+        Trainer(make("none"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (("MODEL.UNION_CLIP.FINETUNE", "all"), "FINETUNE is 'all': choose one of"),
+        (("MODEL.UNION_CLIP.CROP", "warp"), "CROP is 'warp': choose one of"),
+        (("MODEL.UNION_CLIP.TRAINED_BLOCKS", 4), "TRAINED_BLOCKS is 4: the text tower has 3"),
+        (("MODEL.UNION_CLIP.TRAINED_BLOCKS", 0), "TRAINED_BLOCKS is 0: the attention way trains"),
+        (("MODEL.UNION_CLIP.CROP_CHUNK", 0), "CHUNK must be at least 1"),
+    ],
+)
+def test_wrong_settings_are_named(make, override, message):
+    with pytest.raises(ValueError, match=message):
+        build(make("attention", *override))
+
+
+def test_training_learns_and_its_checkpoint_answers_alike(make, tmp_path):
+    cfg = make(
+        "attention",
+        *("SOLVER.MAX_ITER", 60, "SOLVER.BASE_LR", 0.003, "SOLVER.IMS_PER_BATCH", 5),
+        *("SOLVER.CHECKPOINT_PERIOD", 1000),
+    )
+    Path(cfg.OUTPUT_DIR).mkdir()
+    torch.manual_seed(0)
+    trainer = Trainer(cfg)
+    trainer.train()
+    results = Trainer.test(cfg, trainer.model)
+    assert results["relations"]["top1"] >= 60
+    again = cfg.clone()
+    again.MODEL.WEIGHTS = str(Path(cfg.OUTPUT_DIR) / "model_final.pth")
+    torch.manual_seed(1)  # other random towers, all of which the checkpoint replaces
+    loaded = build_trained_model(again)
+    examples = examples_of(cfg, is_train=False)
+    for a, b in zip(trainer.model.eval()(examples), loaded(examples), strict=True):
+        torch.testing.assert_close(a["relations"].predicate_probs, b["relations"].predicate_probs)
