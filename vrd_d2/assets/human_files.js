@@ -21,7 +21,7 @@ function readRatings(text) {
   if (found.study !== STUDY.study) throw new Error(`its ratings are of another page (${found.study})`);
   return found.raters.map(({ name, ratings }) => {
     const rows = Object.entries(ratings ?? {});
-    if (typeof name !== "string" || !name.trim() || !rows.every(([id, v]) => known.has(id) && v in VERDICTS))
+    if (typeof name !== "string" || !name.trim() || !rows.every(([id, v]) => known.has(id) && isVerdict(v)))
       throw new Error("it was changed and does not fit this page");
     return { name: name.normalize("NFC").replace(/\s+/g, " ").trim(), rows };
   });

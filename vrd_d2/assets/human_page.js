@@ -14,6 +14,7 @@ const items = STUDY.pictures.flatMap((picture, number) =>
 const first = []; // of each picture
 items.forEach((item, index) => (first[item.picture] ??= index));
 const known = new Set(items.map((item) => item.id));
+const isVerdict = (value) => Object.hasOwn(VERDICTS, value);
 
 let rater = "", ratings = new Map(), at = 0;
 let undone = []; // {id, before}: what undo takes back, last first
@@ -49,7 +50,7 @@ function raters() {
 function load(name) {
   try {
     const saved = JSON.parse(store.get(`${SAVED} ${name}`));
-    const kept = Object.entries(saved.ratings).filter(([id, v]) => known.has(id) && v in VERDICTS);
+    const kept = Object.entries(saved.ratings).filter(([id, v]) => known.has(id) && isVerdict(v));
     const index = items.findIndex((item) => item.id === saved.at);
     return { ratings: new Map(kept), at: Math.max(0, index) };
   } catch { // nothing is saved, or somebody changed it

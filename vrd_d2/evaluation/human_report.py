@@ -201,7 +201,8 @@ def report_markdown(report: dict) -> str:
     ]
     parts = [
         f"Human evaluation on {report['dataset']}, {report['task']}: {report['pictures']} "
-        f"pictures, {relations['relations']} relations, raters: {len(raters)}, page {report['study']}",
+        f"pictures, {relations['relations']} relations, raters: {len(raters)}, page "
+        f"{report['study']}",
         _table(rows, ["model", *header, "rated", "missing", "ties"]),
         "P@K in percent: share of right relations among the first K of a picture (or among all "
         "where there are fewer), by majority of the raters, a tie counting half; mean over the "
