@@ -27,6 +27,7 @@ REQUIRES = [
     "pycocotools>=2.0.7",
     "pillow>=10.0",
     "matplotlib>=3.8",
+    "networkx>=3.0",  # layout of drawn graphs; torch brings it, too
     "omegaconf>=2.1,<2.4",
     "hydra-core>=1.1",
     "yacs>=0.1.8",

@@ -1,9 +1,12 @@
-"""Single pictures through a predictor, with the model's own and with given boxes."""
+"""Pictures through a predictor, alone and in lists, with the model's own and with given boxes."""
+
+import pickle
 
 import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
+from PIL import Image
 
 from vrd_d2.engine import Trainer
 from vrd_d2.predictor import Predictor
@@ -38,8 +41,6 @@ def test_given_boxes_and_labels(make):
 
 def test_path_and_rgb_array_agree(make):
     predictor, record = make("quickstart/relclip_sgdet.yaml")
-    from PIL import Image
-
     array = np.asarray(Image.open(record["file_name"]).convert("RGB"))
     first, second = predictor(record["file_name"]), predictor(array)
     np.testing.assert_array_equal(first.boxes, second.boxes)
@@ -70,3 +71,66 @@ def test_unreadable_picture_is_named(make, tmp_path):
     for path in (broken, tmp_path / "none.png"):
         with pytest.raises(ValueError, match=path.name):
             predictor(path)
+
+
+def test_a_list_of_pictures_equals_one_by_one(make):
+    """Also where a batch mixes sizes, files and arrays."""
+    predictor, record = make("relclip_predcls.yaml")
+    records = DatasetCatalog.get(predictor.cfg.DATASETS.TRAIN[0])
+    images = [r["file_name"] for r in records]
+    images[1] = np.asarray(Image.open(images[1]).convert("RGB"))
+    boxes = [[a["bbox"] for a in r["annotations"]] for r in records]
+    names = predictor.model.vocabulary.objects
+    labels = [[names[a["category_id"]] for a in r["annotations"]] for r in records]
+    graphs = predictor(images, boxes=boxes, labels=labels, batch_size=3)
+    assert len(graphs) == len(records) == 5
+    for i, graph in enumerate(graphs):
+        alone = predictor(images[i], boxes=boxes[i], labels=labels[i])
+        assert graph.triplets == alone.triplets and graph.file_name == alone.file_name
+        np.testing.assert_allclose(graph.scores, alone.scores, rtol=1e-4)
+        np.testing.assert_allclose(graph.boxes, boxes[i], atol=1e-3)  # given ones all stay
+        assert graph.size == (records[i]["width"], records[i]["height"])
+    assert graphs[1].file_name is None and graphs[0].file_name == record["file_name"]
+    assert predictor([], boxes=[], labels=[]) == []
+    with pytest.raises(ValueError, match="boxes for 1 pictures, but there are 5"):
+        predictor(images, boxes=boxes[:1], labels=labels)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        predictor(images, boxes=boxes, labels=labels, batch_size=0)
+
+
+def test_boxes_refer_to_the_picture_turned_upright(make, tmp_path):
+    predictor, record = make("relclip_sgcls.yaml")
+    upright = Image.open(record["file_name"]).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter to the right
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    boxes = [a["bbox"] for a in record["annotations"]]
+    expected = predictor(record["file_name"], boxes=boxes)
+    found = predictor(tmp_path / "turned.png", boxes=boxes)
+    assert found.size == expected.size == upright.size
+    assert found.triplets == expected.triplets and found.scores == expected.scores
+
+
+class Trap:
+    """Unpickling it would make a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("suffix", ["pth", "pkl"])
+def test_a_checkpoint_with_code_is_refused_and_not_run(make_cfg, tmp_path, suffix):
+    cfg = make_cfg("relclip_sgcls.yaml")
+    config, weights = tmp_path / "config.yaml", tmp_path / f"evil.{suffix}"
+    config.write_text(cfg.dump())
+    content = {"model": {"x": Trap(tmp_path / "sprung")}}
+    if suffix == "pth":
+        torch.save(content, weights)
+    else:
+        weights.write_bytes(pickle.dumps(content))
+    with pytest.raises(ValueError, match=f"evil.{suffix}.*could run any"):
+        Predictor(config, weights)
+    assert not (tmp_path / "sprung").exists()

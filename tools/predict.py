@@ -286,8 +286,8 @@ def _sum_over_processes(values: list[int]) -> list[int]:
     return total.tolist()
 
 
-def main() -> int:
-    args = parse_arguments()
+def predict(args: argparse.Namespace) -> int:
+    """Predict, report and merge; the exit code."""
     rank, shards = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     run = Run(args, rank, shards)
     run.work()
@@ -309,9 +309,15 @@ def main() -> int:
     return 2 if counts[0] + counts[1] else 1
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """The exit code."""
+    args = parse_arguments()
     try:
-        sys.exit(main())
+        return predict(args)
     except (ValueError, OSError) as error:  # OSError: the results cannot be written
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
