@@ -1,4 +1,4 @@
-"""UnionCLIP: the table's losses against the paper's equations, both ways to fine-tune, inference."""
+"""UnionCLIP: the table's losses against the paper's equations, both ways of training, inference."""
 
 import copy
 import itertools
@@ -386,7 +386,8 @@ def test_every_tower_is_split_and_trained(name, make_cfg, tmp_path, monkeypatch)
     optimizer.step()
     assert torch.isfinite(loss) and all(torch.isfinite(p).all() for p in trained.values())
     assert not any(torch.equal(p, before[n]) for n, p in trained.items() if p.grad.any())
-    assert sum(bool(p.grad.any()) for p in trained.values()) > 0.8 * len(trained)
+    # A random ResNet's branches begin at zero, as batch norms do there.
+    assert sum(bool(p.grad.any()) for p in trained.values()) > 0.6 * len(trained)
     for buffer_name, buffer in model.named_buffers():  # statistics of batch norms
         assert torch.equal(buffer, buffers[buffer_name]), buffer_name
 
@@ -474,7 +475,7 @@ def test_zero_shot_needs_no_weights_and_takes_any_list_of_names(make, tmp_path):
 
 
 def test_a_model_with_something_to_train_needs_its_weights(make):
-    with pytest.raises(ValueError, match="MODEL.WEIGHTS"):
+    with pytest.raises(ValueError, match=r"set MODEL\.WEIGHTS"):
         build_trained_model(make("mlp"))
 
 

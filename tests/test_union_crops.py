@@ -32,7 +32,7 @@ def test_squashed_crops_equal_pil():
 
 
 def test_shrinking_is_antialiased():
-    """Of a fine chequerboard only its mean is left; a resize without antialiasing keeps extremes."""
+    """Of a fine chequerboard only its mean is left; without antialiasing extremes are."""
     board = (np.indices((240, 240)).sum(0) % 2 * 255).astype(np.uint8)
     image = torch.from_numpy(board).expand(3, -1, -1).contiguous()
     crop = cut_crops(image, torch.tensor([[0, 0, 240, 240]]), (24, 24), mode="squash")
