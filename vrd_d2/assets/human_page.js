@@ -119,7 +119,7 @@ function show() {
     button.toggleAttribute("aria-current", here);
     button.firstChild.textContent = VERDICTS[verdict] ?? "·";
     button.title = verdict;
-    if (here) button.scrollIntoView({ block: "nearest" });
+    if (here) scrollList(button);
   }
   for (const verdict in VERDICTS) {
     const given = ratings.get(item.id) === verdict;
@@ -133,6 +133,13 @@ function show() {
     `relation ${number} of ${picture.relations.length}`;
   showProgress(item.picture);
   place();
+}
+
+// Scrolls the list alone: on a narrow window it lies below the picture, which has to stay.
+function scrollList(button) {
+  const list = $("list"), { offsetTop: top, offsetHeight: height } = button;
+  const low = top + height - list.clientHeight;
+  list.scrollTop = Math.min(top, Math.max(low, list.scrollTop));
 }
 
 function showProgress(current) {
