@@ -134,16 +134,20 @@ class SafeCheckpointer(DetectionCheckpointer):
             return {"model": load_file(filename)}
         if filename.endswith(".pkl"):
             with PathManager.open(filename, "rb") as file:
-                _refuse_code(file, filename)
+                _refuse_code(file)
+        elif filename.endswith(".pyth"):
+            self._torch_load(filename)  # only to refuse: Detectron2 does not ask for weights alone
         return super()._load_file(filename)
 
     def _torch_load(self, f):
         try:
             return torch.load(f, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
+            lines = [line.strip() for line in str(error).splitlines()]
+            reason = next((line for line in lines if "WeightsUnpickler" in line), lines[0])
             raise ValueError(
                 "the file holds more than weights, which is not loaded because it could run any "
-                f"code ({str(error).splitlines()[0][:200]}): save the tensors alone, "
+                f"code ({reason.split('. ')[0]}): save the tensors alone, "
                 'torch.save({"model": model.state_dict()}, path), or as .safetensors'
             ) from error
         except (RuntimeError, EOFError) as error:
@@ -162,12 +166,12 @@ class _ArraysOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
-def _refuse_code(file: Any, filename: str) -> None:
+def _refuse_code(file: Any) -> None:
     try:
         _ArraysOnly(file, encoding="latin1").load()
     except Exception as error:  # a broken pickle raises nearly anything
         raise ValueError(
-            f"{filename} is no plain pickle of arrays, and is not loaded because it could run any "
+            "the .pkl is no plain pickle of arrays, and is not loaded because it could run any "
             f"code ({error}): only files of Detectron2's model zoo are taken as .pkl"
         ) from error
 

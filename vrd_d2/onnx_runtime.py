@@ -114,7 +114,7 @@ class OnnxPredictor:
         if boxes is None and max_overlap < 1:
             keep &= _without_overlap(found["boxes"], found["scores"], max_overlap)
         graph: dict[str, Any] = {} if isinstance(image, np.ndarray) else {"file_name": str(image)}
-        graph["height"], graph["width"] = pixels.shape[:2]
+        graph["width"], graph["height"] = pixels.shape[1], pixels.shape[0]
         graph["entities"] = [
             {
                 "id": number,
