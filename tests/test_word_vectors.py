@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from text_encoder import NAMES, Encoder
 
 from vrd_d2.data.vocabulary import Vocabulary
 from vrd_d2.modeling.word_vectors import (
@@ -17,23 +18,6 @@ from vrd_d2.modeling.word_vectors import (
     load_word_vectors,
     vocabulary_words,
 )
-
-NAMES = Vocabulary(("man", "tennis racket"), ("on", "in front of", "holding"))
-
-
-class Encoder:
-    """A text encoder that says which texts it was given: one random vector a text."""
-
-    def __init__(self):
-        self.seen = []
-
-    def __call__(self, texts, *, device="cpu"):
-        self.seen.extend(texts)
-        rows = [
-            torch.randn(6, generator=torch.Generator().manual_seed(sum(text.encode()) % 9973))
-            for text in texts
-        ]
-        return F.normalize(torch.stack(rows), dim=-1)
 
 
 def test_phrase_is_the_mean_of_its_tokens():
