@@ -111,6 +111,12 @@ def test_boxes_refer_to_the_picture_turned_upright(make, tmp_path):
     assert found.triplets == expected.triplets and found.scores == expected.scores
 
 
+def test_a_line_of_pixels_is_too_narrow(make):
+    predictor, _ = make("relclip_sgcls.yaml")
+    with pytest.raises(ValueError, match="5000 x 1 pixels is too narrow"):
+        predictor(np.zeros((1, 5000, 3), np.uint8), boxes=[[0, 0, 9, 1]])
+
+
 class Trap:
     """Unpickling it would make a file."""
 

@@ -119,7 +119,7 @@ class Run:
         self.sources = {self.folder.relative(path): path for path in found.files}
         self.names = self.folder.names(list(self.sources))
         self.done = self.skipped = 0
-        self.broken: list[tuple[str, str]] = []
+        self.broken: list[str] = []
 
     def _settings(self) -> dict[str, Any]:
         cfg = self.predictor.cfg.clone()
@@ -229,8 +229,8 @@ class Run:
 
     def _note_broken(self, record: dict[str, Any], error: Exception) -> None:
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        name = record.get("video", record["file_name"])
-        self.broken.append((str(self.sources[name]), reason))
+        path = str(self.sources[record.get("video", record["file_name"])])
+        self.broken.append(reason if path in reason else f"{path}: {reason}")
         self.folder.add({**record, "error": reason})
 
     def merge(self) -> str | None:
@@ -291,8 +291,8 @@ def predict(args: argparse.Namespace) -> int:
     rank, shards = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     run = Run(args, rank, shards)
     run.work()
-    for name, reason in run.broken:
-        print(f"not used: {name}: {reason}", file=sys.stderr)
+    for reason in run.broken:
+        print(f"not used: {reason}", file=sys.stderr)
     counts = [run.done, run.skipped, len(run.broken)]
     together = shards > 1 and "MASTER_ADDR" in os.environ
     if together:
@@ -317,6 +317,9 @@ def main() -> int:
     except (ValueError, OSError) as error:  # OSError: the results cannot be written
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

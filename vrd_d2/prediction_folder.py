@@ -18,7 +18,8 @@ from typing import Any
 
 from vrd_d2.data.vocabulary import Vocabulary
 
-_UNFIT = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
+# What a file system refuses, and what turns the direction of writing.
+_UNFIT = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\u200e\u200f\u202a-\u202e\u2066-\u2069]')
 _LONGEST_NAME = 50  # characters, of four bytes at most
 
 

@@ -124,8 +124,15 @@ class Predictor:
             )
         vocabulary = self.model.vocabulary
         classes = None if labels is None else [vocabulary.object_id(label) for label in labels]
+        pixels = self._read(image)
+        height, width = pixels.shape[:2]
+        if min(height, width) * self.cfg.INPUT.MAX_SIZE_TEST < max(height, width):
+            raise ValueError(
+                f"a picture of {width} x {height} pixels is too narrow: nothing is left of it when "
+                f"its longer side is {self.cfg.INPUT.MAX_SIZE_TEST} (INPUT.MAX_SIZE_TEST)"
+            )
         example = relation_example(
-            self._read(image),
+            pixels,
             [] if boxes is None else boxes,
             classes,
             augmentations=self._augmentations,
