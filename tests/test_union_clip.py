@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from conftest import SMALL_CLIP, TINY_OBJECTS, TINY_PREDICATES
 from detectron2.data import DatasetCatalog
 from detectron2.engine import launch
+from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -457,6 +458,22 @@ def test_classes_of_given_boxes_are_zero_shot_clips_whatever_was_trained(make, w
     best = (logits * parts.model.logit_scale.exp()).softmax(-1).max(1)
     assert torch.equal(instances.pred_classes, best.indices)
     torch.testing.assert_close(instances.scores, best.values, atol=1e-4, rtol=1e-3)
+
+
+def test_sgdet_trains_and_predicts_on_detections(make):
+    cfg = make("mlp", "MODEL.RELATION.TASK", "sgdet", base="quickstart/unionclip_mlp.yaml")
+    model = build(cfg).train()
+    losses = model(examples_of(cfg)[:2])
+    assert sum(losses.values()) > 0 and all(
+        g.isfinite().all() for g in gradients(model, losses).values()
+    )
+    found = Instances((96, 96), pred_boxes=Boxes(torch.tensor([[5.0, 5, 60, 60], [30, 9, 80, 90]])))
+    found.pred_classes, found.scores = torch.tensor([2, 0]), torch.tensor([0.9, 0.4])
+    model.detector.inference = lambda *_, **__: [found]
+    output = model.eval()(examples_of(cfg, is_train=False)[:1])[0]
+    assert output["instances"].pred_classes.tolist() == [2, 0]
+    assert output["instances"].scores.tolist() == pytest.approx([0.9, 0.4])
+    assert output["relations"].pairs.tolist() == [[0, 1], [1, 0]]
 
 
 def test_zero_shot_needs_no_weights_and_takes_any_list_of_names(make, tmp_path):
