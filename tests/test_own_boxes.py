@@ -219,6 +219,32 @@ def test_given_boxes_are_not_learnt_from_results(with_results, name):
         check_training_data_after_reading(with_results(name))
 
 
+def test_boxes_only_are_not_learnt_from(make_cfg, tiny_json, tmp_path):
+    document = json.loads(tiny_json.read_text())
+    del document["predicates"], document["relations"]
+    path, name = tmp_path / "boxes.json", f"boxes_{tmp_path.name}"
+    path.write_text(json.dumps(document))
+    rows = [[name, str(path), str(tiny_json.parent)]]
+    cfg = make_cfg("relclip_predcls.yaml", "DATASETS.REGISTER", rows, "DATASETS.TRAIN", (name,))
+    with pytest.raises(ValueError, match="has boxes only, and no relations to learn from: train"):
+        check_training_data_after_reading(cfg)
+    cfg.DATASETS.DISTANT = (name,)  # a knowledge base labels them
+    check_training_data_after_reading(cfg)
+
+
+def test_boxes_only_are_predicted_on(make_cfg, tiny_json, tmp_path):
+    document = json.loads(tiny_json.read_text())
+    del document["predicates"], document["relations"]
+    path, name = tmp_path / "boxes.json", f"boxes_{tmp_path.name}"
+    path.write_text(json.dumps(document))
+    counted = make_cfg(FREQUENCY)
+    rows = [*counted.DATASETS.REGISTER, [name, str(path), str(tiny_json.parent)]]
+    overrides = "TEST.RELATION.WRITE_PREDICTIONS", True, "DATASETS.TEST", (name,)
+    cfg = make_cfg(FREQUENCY, "DATASETS.REGISTER", rows, *overrides)
+    assert Trainer.test(cfg, build_trained_model(cfg)) == {}
+    assert (Path(cfg.OUTPUT_DIR) / "inference" / name / "predictions.jsonl.gz").is_file()
+
+
 @pytest.fixture
 def predictor(make_cfg, tmp_path):
     def build(name, *overrides):

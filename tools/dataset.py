@@ -41,7 +41,7 @@ from vrd_d2.data.splits import split_indices, write_zero_shot, zero_shot_names
 from vrd_d2.data.statistics import dataset_statistics, statistics_json, statistics_table
 from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
 
-UNKNOWN = 10**9  # pixels
+UNKNOWN = 10**8  # pixels, of a size that is not annotated
 
 
 @dataclass

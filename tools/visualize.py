@@ -16,8 +16,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from tqdm import tqdm
 
-from vrd_d2.data.mapper import RelationMapper
-from vrd_d2.engine import build_trained_model, load_config
+from vrd_d2.engine import build_mapper, build_trained_model, load_config
 from vrd_d2.visualization import draw_predictions, save_image
 
 
@@ -37,7 +36,7 @@ def main() -> None:
     records = [record for record in DatasetCatalog.get(name) if len(record["relations"])]
     metadata = MetadataCatalog.get(name)
     model = build_trained_model(cfg)
-    mapper = RelationMapper(cfg, is_train=False)
+    mapper = build_mapper(cfg, [name], is_train=False)
     for record in tqdm(records[: args.num], desc="drawing"):
         with torch.no_grad():
             output = model([mapper(record)])[0]

@@ -79,10 +79,11 @@ def check_training_data(cfg: CfgNode) -> None:
         return
     files = results_files(cfg.DATASETS.DETECTIONS)
     for name in cfg.DATASETS.TRAIN:
-        if not MetadataCatalog.get(name).get("predicate_classes"):
+        labelled = name not in cfg.DATASETS.DISTANT  # else a knowledge base gives the relations
+        if labelled and not MetadataCatalog.get(name).get("predicate_classes"):
             raise ValueError(
                 f"data set {name!r} of DATASETS.TRAIN has boxes only, and no relations to learn "
-                "from: such a data set is for inference; train on one with relations"
+                "from: train on one with relations, or name it in DATASETS.DISTANT as well"
             )
         if name in files and Task(cfg.MODEL.RELATION.TASK).boxes_given:
             raise ValueError(
