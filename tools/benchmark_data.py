@@ -134,8 +134,8 @@ def measure_h5(folder: Path) -> None:
 
 
 def measure_json(folder: Path) -> None:
-    """The same training set as relations_json: registered (packed), and as a list of dicts."""
-    path = folder / "train.json"
+    """All pictures as relations_json: registered (packed), and as a list of dicts."""
+    path = folder / "all.json"
     for name, load in (
         ("packed", lambda: load_registered("benchmark", str(path), str(folder))),
         ("as a list of dicts", lambda: load_relations_json(path, folder)),
@@ -198,9 +198,10 @@ def measure_workers(folder: Path, kind: str, method: str) -> None:
 
 
 def write_json(folder: Path) -> None:
-    """train.json: the .h5's training set in the interchange format."""
-    (records,) = read(folder, ("train",))
-    save_relations_json(list(records), VG150, folder / "train.json", image_root=folder)
+    """all.json: every picture of the .h5 in the interchange format."""
+    genome = VisualGenomeH5(*files_of(folder), require_relations=False, val_images=0)
+    records = [record for split in ("train", "test") for record in genome.records(split, folder)]
+    save_relations_json(records, VG150, folder / "all.json", image_root=folder)
 
 
 def main() -> None:
@@ -221,8 +222,8 @@ def main() -> None:
             start = time.process_time()
             make_files(folder, args.pictures)
             print(f"{args.pictures} pictures made in {time.process_time() - start:.0f} s")
-        steps = [("measure_h5",)]
         kinds = ("packed fork", "packed spawn", "serialised fork", "list fork")
+        steps = [("measure_h5",)]
         steps += [("measure_workers", *kind.split()) for kind in kinds]
         if args.files is None:  # nothing is written into a user's folder
             steps += [("write_json",), ("measure_json",)]
