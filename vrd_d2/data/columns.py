@@ -17,7 +17,12 @@ def flat_ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 class JsonColumn:
-    """Values that JSON can hold (texts, lists, None) in one buffer of bytes."""
+    """Values that JSON can hold (texts, lists, None) in one buffer of bytes.
+
+    Args:
+        data: uint8, the JSON texts one behind the other.
+        offsets: (N + 1,) int64, where they begin and the last one ends.
+    """
 
     def __init__(self, data: np.ndarray, offsets: np.ndarray):
         self._data = torch.from_numpy(data)
@@ -25,6 +30,7 @@ class JsonColumn:
 
     @classmethod
     def pack(cls, values: Iterable[Any]) -> "JsonColumn":
+        """The column of some values."""
         offsets, data = array("q", [0]), bytearray()
         for value in values:
             data += json.dumps(value).encode()
@@ -36,12 +42,14 @@ class JsonColumn:
         return len(self._offsets) - 1
 
     def values(self, start: int, stop: int) -> list:
+        """Values number start to stop - 1."""
         offsets = self._offsets[start : stop + 1].tolist()
         data = self._data[offsets[0] : offsets[-1]].numpy().tobytes()
         base = offsets[0]
         return [json.loads(data[a - base : b - base]) for a, b in pairwise(offsets)]
 
     def take(self, rows: np.ndarray) -> "JsonColumn":
+        """A column of the values of these numbers."""
         offsets = self._offsets.numpy()
         counts = np.diff(offsets)[rows]
         data = self._data.numpy()[flat_ranges(offsets[:-1][rows], counts)]
@@ -49,6 +57,7 @@ class JsonColumn:
 
     @property
     def nbytes(self) -> int:
+        """Memory in bytes."""
         return self._data.nbytes + self._offsets.nbytes
 
 
@@ -62,17 +71,21 @@ class NumberColumn:
         return len(self._data)
 
     def values(self, start: int, stop: int) -> list[int]:
+        """Values number start to stop - 1."""
         return self._data[start:stop].tolist()
 
     def take(self, rows: np.ndarray) -> "NumberColumn":
+        """A column of the values of these numbers."""
         return NumberColumn(self._data.numpy()[rows])
 
     @property
     def nbytes(self) -> int:
+        """Memory in bytes."""
         return self._data.nbytes
 
 
 def id_column(values: Sequence[Any] | np.ndarray) -> NumberColumn | JsonColumn:
+    """A column of ids: of numbers if all are integers of 64 bits, else of any JSON values."""
     if isinstance(values, np.ndarray) or all(type(value) is int for value in values):
         try:
             return NumberColumn(np.asarray(values, np.int64))
@@ -83,6 +96,7 @@ def id_column(values: Sequence[Any] | np.ndarray) -> NumberColumn | JsonColumn:
 
 
 def narrow(data: np.ndarray) -> np.ndarray:
+    """Integers as int16 if they fit, or int32, or int64."""
     low, high = (int(data.min()), int(data.max())) if data.size else (0, 0)
     for dtype in (np.int16, np.int32):
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
@@ -91,4 +105,5 @@ def narrow(data: np.ndarray) -> np.ndarray:
 
 
 def offsets_of(counts: np.ndarray) -> np.ndarray:
+    """0 and the running sums of (N,) counts: (N + 1,) int64."""
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
