@@ -249,10 +249,14 @@ def _values(found: dict, ks: Sequence[str]) -> list[str]:
     cells = []
     for k in ks:
         value, interval = found["P"][k], found["intervals_95"].get(k)
-        cells.append("-" if value is None else f"{100 * value:.1f}")
+        cells.append("-" if value is None else _percent(value))
         if interval:
-            cells[-1] += f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+            cells[-1] += f" [{_percent(interval[0])}, {_percent(interval[1])}]"
     return cells
+
+
+def _percent(value: float) -> str:
+    return f"{round(100 * value, 1) + 0.0:.1f}"  # no -0.0
 
 
 def _cell(text: str) -> str:
