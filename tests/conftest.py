@@ -118,7 +118,6 @@ def make_cfg(tiny_json, tmp_path, repository):
             "MODEL.CLIP.NAME": str(clip),
             "MODEL.CLIP.PRETRAINED": "",
             "MODEL.CLIP.FEATURE_CACHE": "",
-            "MODEL.UNION_CLIP.TRAINED_BLOCKS": 1,
             "MODEL.VISUAL.WEIGHTS": "",
             "MODEL.DETECTOR.WEIGHTS": "",
             "MODEL.DISTANT.KNOWLEDGE_BASE": "",
