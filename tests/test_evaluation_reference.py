@@ -286,9 +286,9 @@ def compare(pictures, protocol, task, ks, num_predicates, zero_shot):
     for name, values in metrics.items():
         assert list(summary.metrics[name]) == list(values), name
         for k, expected in values.items():
-            assert summary.metrics[name][k] == pytest.approx(expected, abs=1e-12, nan_ok=True), (
-                f"{name}@{k}"
-            )
+            assert summary.metrics[name][k] == pytest.approx(
+                expected, abs=1e-12, nan_ok=True
+            ), f"{name}@{k}"
     assert summary.images == {
         "total": images["total"],
         "scored": images["scored"],
