@@ -311,7 +311,7 @@ def test_the_tool_writes_a_folder_that_runs(repository: Path, tmp_path: Path) ->
         *("--what", "detector", "--output", tmp_path / "out"),
     ]
     environment = {**os.environ, "PYTHONPATH": str(repository)}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
     assert run.returncode == 0, run.stderr[-2000:]
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"model.onnx", "metadata.json", "MODEL_CARD.md", "onnx_runtime.py"}
