@@ -14,7 +14,6 @@ import argparse
 import json
 import shutil
 import sys
-import warnings
 from pathlib import Path
 
 from vrd_d2 import onnx_runtime
@@ -46,9 +45,6 @@ def main() -> None:
     )
     parser.add_argument("--opts", nargs="+", default=[], help="KEY VALUE overrides of the config")
     args = parser.parse_args()
-    # What the exporters of torch and Detectron2 say of themselves.
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=UserWarning)
     fixed = ["MODEL.WEIGHTS", args.weights, "MODEL.DEVICE", "cpu", "MODEL.CLIP.FEATURE_CACHE", ""]
     try:
         cfg = load_config(args.config_file, [*args.opts, *fixed])
