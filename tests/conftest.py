@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -25,6 +26,18 @@ def samples() -> Path:
     if not folder.is_dir():
         pytest.skip(f"sample data not found at {folder}: set VRD_D2_SAMPLES to its folder")
     return folder
+
+
+@pytest.fixture(scope="module")
+def dataset_tool(repository):
+    """tools/dataset.py as a module; the built-in data sets are put back where they were."""
+    from vrd_d2.data.builtin import register_builtin_datasets
+
+    spec = importlib.util.spec_from_file_location("dataset_tool", repository / "tools/dataset.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    register_builtin_datasets()
 
 
 SMALL_CLIP = {

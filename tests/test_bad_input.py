@@ -4,7 +4,6 @@ On the command line it is one line that begins with "error:", the exit code is 1
 traceback, since an exception would leave ``main``.
 """
 
-import importlib.util
 import json
 import re
 
@@ -12,7 +11,6 @@ import pytest
 from conftest import TINY_OBJECTS, TINY_PREDICATES, tiny_pictures
 from PIL import Image
 
-from vrd_d2.data.builtin import register_builtin_datasets
 from vrd_d2.data.relations_json import save_relations_json
 from vrd_d2.data.vocabulary import SCENES, Vocabulary
 from vrd_d2.engine import Trainer, build_mapper, build_trained_model
@@ -21,12 +19,8 @@ TINY = Vocabulary(TINY_OBJECTS, TINY_PREDICATES)
 
 
 @pytest.fixture(scope="module")
-def main(repository):
-    spec = importlib.util.spec_from_file_location("dataset_tool", repository / "tools/dataset.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module.main
-    register_builtin_datasets()
+def main(dataset_tool):
+    return dataset_tool.main
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """tools/dataset.py: every command on files and registered names, as a user would call it."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from conftest import TINY_OBJECTS, TINY_PREDICATES, tiny_pictures
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from vrd_d2.data.builtin import register_builtin_datasets, register_user_datasets
+from vrd_d2.data.builtin import register_user_datasets
 from vrd_d2.data.exclusion import exclude_pictures
 from vrd_d2.data.relations_json import load_relations_json, save_relations_json
 from vrd_d2.data.vocabulary import SCENES, Vocabulary, get_vocabulary
@@ -20,21 +19,12 @@ from vrd_d2.data.vocabulary import SCENES, Vocabulary, get_vocabulary
 TINY = Vocabulary(TINY_OBJECTS, TINY_PREDICATES)
 
 
-@pytest.fixture(scope="module")
-def tool(repository):
-    spec = importlib.util.spec_from_file_location("dataset_tool", repository / "tools/dataset.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    register_builtin_datasets()
-
-
 @pytest.fixture
-def run(tool, capsys):
+def run(dataset_tool, capsys):
     """(arguments...) -> exit code, what was printed, what was printed as errors."""
 
     def call(*arguments):
-        code = tool.main([str(argument) for argument in arguments])
+        code = dataset_tool.main([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

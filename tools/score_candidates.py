@@ -96,12 +96,15 @@ def main() -> None:
     store = CandidateWeights.create(args.output, len(base.vocabulary.predicates), settings)
     mapper = RelationMapper(cfg, is_train=False)
     shards = range(part - 1, -(-len(records) // args.shard), parts)
-    todo = [number for number in shards if not store.shard(number).is_file()]
-    with tqdm(total=len(todo) * args.shard, unit="picture") as progress:
-        for number in todo:
-            last = min((number + 1) * args.shard, len(records))
+    todo = {
+        number: range(number * args.shard, min((number + 1) * args.shard, len(records)))
+        for number in shards
+        if not store.shard(number).is_file()
+    }
+    with tqdm(total=sum(map(len, todo.values())), unit="picture") as progress:
+        for number, pictures in todo.items():
             loader = build_detection_test_loader(
-                dataset=Subset(records, range(number * args.shard, last)),
+                dataset=Subset(records, pictures),
                 mapper=mapper,
                 num_workers=cfg.DATALOADER.NUM_WORKERS,
             )

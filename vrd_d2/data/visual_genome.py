@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from detectron2.structures import BoxMode
 
-from vrd_d2.data.pictures import check_policy, drop_missing_pictures, list_folder
+from vrd_d2.data.picture_folders import PictureFolders
+from vrd_d2.data.pictures import check_policy, drop_missing_pictures
 from vrd_d2.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -137,7 +138,7 @@ def load_visual_genome_raw(
             (vocabulary.predicates, predicate_aliases),
         )
     ]
-    pictures = _find_pictures(root)
+    pictures = PictureFolders(root, PICTURE_FOLDERS)
     counts = _Counts()
     dicts = []
     for image_id in wanted:
@@ -154,9 +155,8 @@ def load_visual_genome_raw(
                 f"{root}: a record of image {image_id} lacks the key {error}: "
                 "are these the raw files of Visual Genome?"
             ) from error
-        file_name = f"{image_id}.jpg"
-        path = pictures.get(file_name, root / PICTURE_FOLDERS[0] / file_name)
-        dicts.append({"file_name": str(path), "image_id": image_id, **record})
+        file_name = pictures.path(f"{image_id}.jpg")
+        dicts.append({"file_name": file_name, "image_id": image_id, **record})
     _report(root, len(dicts), counts)
     return drop_missing_pictures(dicts, missing_images=missing_images, source=str(root))
 
@@ -249,15 +249,6 @@ def _chosen(image_ids: Iterable[int], images: Mapping, root: Path) -> list[int]:
             f"image_ids {unknown[:10]} ({len(unknown)} in all) are not in {root}/image_data.json"
         )
     return [image_id for image_id in images if image_id in wanted]
-
-
-def _find_pictures(root: Path) -> dict[str, Path]:
-    """File name -> path, of everything in the folders where pictures may lie."""
-    found: dict[str, Path] = {}
-    for folder in PICTURE_FOLDERS:
-        for name in list_folder(root / folder):
-            found.setdefault(name, root / folder / name)
-    return found
 
 
 def _report(root: Path, pictures: int, counts: _Counts) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 
 from vrd_d2.data.columns import flat_ranges
 from vrd_d2.data.packed import PackedRecords
-from vrd_d2.data.pictures import check_policy, drop_missing_pictures, list_folder
+from vrd_d2.data.picture_folders import PictureFolders
+from vrd_d2.data.pictures import check_policy, drop_missing_pictures
 from vrd_d2.data.visual_genome import PICTURE_FOLDERS
 from vrd_d2.data.visual_genome_files import (
     ranges_of,
@@ -189,7 +190,7 @@ class VisualGenomeH5:
                 f"{self.val_images} ([split, images] in the file: {numbers}): "
                 "validation is split 1 with val_images=None, else the first images of split 0"
             )
-        found = _picture_folders(image_root)
+        found = PictureFolders(image_root, ("", *PICTURE_FOLDERS)).found
         names = [f"{image_id}.jpg" for image_id in self._image_ids[images].tolist()]
         default = os.path.join(image_root, PICTURE_FOLDERS[0])
         counts = self._box_counts[images]
@@ -198,7 +199,7 @@ class VisualGenomeH5:
         rows = flat_ranges(starts[images], self._relation_counts[images])
         sizes = self._sizes[images]
         packed = PackedRecords(
-            file_names=(os.path.join(found.get(name, default), name) for name in names),
+            file_names=(found.get(name) or os.path.join(default, name) for name in names),
             image_ids=self._image_ids[images],
             sizes=sizes,
             boxes=self._xyxy(self._boxes[boxes], np.repeat(sizes, counts, axis=0)),
@@ -256,12 +257,3 @@ class VisualGenomeH5:
             f"{first + count - 1} of {len(self._categories)}: the file is damaged or was put "
             "together from different ones"
         )
-
-
-def _picture_folders(image_root: str | os.PathLike) -> dict[str, str]:
-    """File name -> folder, of everything where pictures may lie."""
-    found: dict[str, str] = {}
-    for part in ("", *PICTURE_FOLDERS):
-        folder = os.path.join(image_root, part) if part else os.fspath(image_root)
-        found.update(dict.fromkeys(list_folder(folder).difference(found), folder))
-    return found

@@ -121,10 +121,8 @@ def _timm(cfg: CfgNode) -> FrozenBackbone:
     visual = cfg.MODEL.VISUAL
     name, weights = visual.ENCODER.removeprefix(TIMM), visual.WEIGHTS
     if not timm.is_model(name):
-        raise ValueError(
-            f"MODEL.VISUAL.ENCODER: timm has no model {name!r}; near: "
-            f"{', '.join(timm.list_models(f'*{name.split(chr(46))[0][:6]}*')[:5]) or 'none'}"
-        )
+        near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "none"
+        raise ValueError(f"MODEL.VISUAL.ENCODER: timm has no model {name!r}; near: {near}")
     options = {}
     if weights not in ("", "pretrained"):
         _require(weights)
