@@ -76,6 +76,7 @@ def test_detector_backbone_sees_what_it_sees_in_the_detector(make_cfg):
 def test_training_leaves_the_encoder_alone(make_cfg, encoder):
     cfg = make_cfg(BASE, *encoder)
     model = RelCLIP(cfg).train()
+    assert not model.visual.train().backbone.training
     before = {name: value.clone() for name, value in model.visual.state_dict().items()}
     mapper = RelationMapper(cfg, is_train=True)
     losses = model([mapper(record) for record in DatasetCatalog.get(cfg.DATASETS.TRAIN[0])])
