@@ -19,10 +19,11 @@ from vrd_d2 import onnx_runtime
 from vrd_d2.data.mapper import RelationMapper, relation_example
 from vrd_d2.data.vocabulary import SCENES
 from vrd_d2.engine import load_config
+from vrd_d2.graph_reading import predicted_graph
 from vrd_d2.media import read_picture
 from vrd_d2.onnx_runtime import OnnxPredictor, output_size
 from vrd_d2.predictor import Predictor
-from vrd_d2.scene_graph import SceneGraph, predicted_graph
+from vrd_d2.scene_graph import SceneGraph
 
 pytest.importorskip("onnxscript")
 

@@ -16,8 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vrd_d2.data.vocabulary import Vocabulary
-
 # What a file system refuses, and what turns the direction of writing.
 _UNFIT = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\u200e\u200f\u202a-\u202e\u2066-\u2069]')
 _LONGEST_NAME = 50  # characters, of four bytes at most
@@ -179,14 +177,18 @@ class PredictionFolder:
 
 
 def predictions_document(
-    records: Sequence[Mapping[str, Any]], vocabulary: Vocabulary
+    records: Sequence[Mapping[str, Any]], objects: Sequence[str], predicates: Sequence[str]
 ) -> dict[str, Any]:
     """Records as relations_json: COCO instances with relations, each with its score.
 
     Pictures that could not be read are left out. Ids count from 1.
+
+    Args:
+        records: of :meth:`PredictionFolder.records`.
+        objects, predicates: names of the vocabulary.
     """
-    category = {name: number for number, name in enumerate(vocabulary.objects, 1)}
-    predicate = {name: number for number, name in enumerate(vocabulary.predicates, 1)}
+    category = {name: number for number, name in enumerate(objects, 1)}
+    predicate = {name: number for number, name in enumerate(predicates, 1)}
     images, annotations, relations = [], [], []
     for record in records:
         if "error" in record:

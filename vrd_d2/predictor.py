@@ -11,8 +11,9 @@ from detectron2.structures import Instances
 
 from vrd_d2.data.mapper import RelationMapper, relation_example
 from vrd_d2.engine import build_trained_model, load_config
+from vrd_d2.graph_reading import predicted_graph
 from vrd_d2.media import read_picture
-from vrd_d2.scene_graph import SceneGraph, predicted_graph
+from vrd_d2.scene_graph import SceneGraph
 
 Picture = str | Path | np.ndarray
 

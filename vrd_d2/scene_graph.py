@@ -1,4 +1,4 @@
-"""Scene graphs by name: read off ground truth or model outputs, written to JSON and networkx."""
+"""Scene graphs by name, written to JSON and networkx. Needs neither torch nor Detectron2."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,11 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from detectron2.data.detection_utils import read_image
-from detectron2.structures import BoxMode
-from PIL import Image
-from torchvision.ops import nms
 
 if TYPE_CHECKING:
     import networkx
@@ -160,125 +155,3 @@ class SceneGraph:
 
 def _six_digits(value: float) -> float:
     return float(f"{float(value):.6g}")
-
-
-def class_names(vocabulary: Any) -> tuple[Sequence[str], Sequence[str]]:
-    """Object and predicate names of a `Vocabulary` or of Detectron2 metadata."""
-    for names in (("objects", "predicates"), ("thing_classes", "predicate_classes")):
-        if all(hasattr(vocabulary, name) for name in names):
-            return getattr(vocabulary, names[0]), getattr(vocabulary, names[1])
-    raise ValueError(
-        f"{vocabulary!r} names no classes: give a Vocabulary, or the metadata of a registered "
-        "relation data set (thing_classes and predicate_classes)"
-    )
-
-
-def predicted_graph(
-    output: Mapping[str, Any],
-    vocabulary: Any,
-    *,
-    top_k: int = 20,
-    min_score: float = 0.0,
-    min_entity_score: float = 0.0,
-    predicates: Sequence[str] | None = None,
-    max_overlap: float = 1.0,
-) -> SceneGraph:
-    """The `top_k` best triplets of a model's output, best first, under the graph constraint.
-
-    Each pair has one predicate, its best. The score of a triplet is the ranking score of the
-    predicate times the scores of subject and object. Ties keep the order of the pairs.
-
-    Args:
-        output: one picture's output of a model.
-        vocabulary: a `Vocabulary`, or Detectron2 metadata.
-        top_k: relations to keep.
-        min_score: relations with a lower score are left out.
-        min_entity_score: entities with a lower score are left out, and their relations with them.
-        predicates: names among which the best of each pair is chosen; None for all.
-        max_overlap: of entities that overlap by a larger IoU, whatever their classes, only the one
-            with the best score stays: a detector may find one thing as man and as person.
-
-    Raises:
-        ValueError: a predicate is not in the vocabulary.
-    """
-    objects, names = class_names(vocabulary)
-    columns = _predicate_columns(predicates, names)
-    instances, relations = output["instances"].to("cpu"), output["relations"].to("cpu")
-    keep = instances.scores >= min_entity_score
-    if max_overlap < 1:
-        boxes = instances.pred_boxes.tensor.detach().float()
-        best_of_overlapping = torch.zeros_like(keep)
-        best_of_overlapping[nms(boxes, instances.scores.detach().float(), max_overlap)] = True
-        keep &= best_of_overlapping
-    # Pairs refer to entities by position.
-    position = torch.cumsum(keep, 0) - 1
-    relations = relations[keep[relations.pairs].all(1)] if len(relations) else relations
-    instances = instances[keep]
-    height, width = instances.image_size
-    graph = {
-        "boxes": instances.pred_boxes.tensor.detach().double().numpy(),
-        "labels": [objects[c] for c in instances.pred_classes.tolist()],
-        "entity_scores": instances.scores.detach().double().tolist(),
-        "size": (width, height),
-    }
-    if not len(relations) or not columns:
-        return SceneGraph(relations=[], scores=[], **graph)
-    pairs = position[relations.pairs]
-    best, predicate = relations.predicate_scores.detach().double()[:, columns].max(1)
-    scores = best * instances.scores.detach().double()[pairs].prod(1)
-    order = torch.argsort(scores, descending=True, stable=True)[:top_k]
-    order = order[scores[order] >= min_score]
-    rows = [
-        (subject, object_, names[columns[p]])
-        for (subject, object_), p in zip(
-            pairs[order].tolist(), predicate[order].tolist(), strict=True
-        )
-    ]
-    return SceneGraph(relations=rows, scores=scores[order].tolist(), **graph)
-
-
-def _predicate_columns(predicates: Sequence[str] | None, names: Sequence[str]) -> list[int]:
-    if predicates is None:
-        return list(range(len(names)))
-    unknown = [name for name in predicates if name not in names]
-    if unknown:
-        raise ValueError(f"unknown predicate {unknown[0]!r}: choose of {', '.join(names)}")
-    return sorted({list(names).index(name) for name in predicates})
-
-
-def ground_truth_graph(example: Mapping[str, Any], vocabulary: Any) -> SceneGraph:
-    """The annotated graph of a dataset dict or of a mapped example, in original pixels."""
-    objects, predicates = class_names(vocabulary)
-    if "annotations" in example:
-        annotations = example["annotations"]
-        boxes = [
-            BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations
-        ]
-        classes = [a["category_id"] for a in annotations]
-    elif "instances" in example:
-        instances = example["instances"].to("cpu")
-        height, width = instances.image_size
-        scale = np.array([example["width"] / width, example["height"] / height] * 2)
-        boxes = instances.gt_boxes.tensor.double().numpy() * scale
-        classes = instances.gt_classes.tolist()
-    else:
-        raise ValueError(
-            f"picture {example.get('image_id')!r} has no ground truth: neither 'annotations' (a "
-            "dataset dict) nor 'instances' (a mapped example)"
-        )
-    rows = [(s, o, predicates[p]) for s, o, p in np.asarray(example["relations"]).tolist()]
-    return SceneGraph(
-        np.asarray(boxes, dtype=float).reshape(-1, 4), [objects[c] for c in classes], rows
-    )
-
-
-def read_picture(example: Mapping[str, Any]) -> np.ndarray:
-    """The picture of a mapped example or a dataset dict: uint8 (height, width, 3) RGB, as original.
-
-    A mapped example brings its picture, resized and BGR; otherwise the file is read.
-    """
-    if "image" not in example:
-        return read_image(example["file_name"], format="RGB")
-    image = example["image"].cpu().numpy()[::-1].transpose(1, 2, 0).astype(np.uint8)
-    size = (int(example["width"]), int(example["height"]))
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))

@@ -8,7 +8,6 @@ import numpy as np
 from PIL import Image
 
 from vrd_d2.drawing import Canvas, Rectangle, entity_colour
-from vrd_d2.graph_comparison import compare_relations
 from vrd_d2.panels import Table, draw_graph
 from vrd_d2.placement import (
     STATUS,
@@ -18,7 +17,7 @@ from vrd_d2.placement import (
     place_on_picture,
     related_entities,
 )
-from vrd_d2.scene_graph import SceneGraph, ground_truth_graph, predicted_graph, read_picture
+from vrd_d2.scene_graph import SceneGraph
 
 __all__ = [
     "draw_ground_truth",
@@ -175,6 +174,10 @@ def draw_predictions(
     Returns:
         uint8 (H', W', 3) RGB, as `draw_scene_graph`.
     """
+    # Reading outputs needs torch, which drawing does not.
+    from vrd_d2.graph_comparison import compare_relations
+    from vrd_d2.graph_reading import ground_truth_graph, predicted_graph
+
     graph = predicted_graph(output, vocabulary, top_k=top_k)
     if ground_truth is not None:
         if not isinstance(ground_truth, SceneGraph):
@@ -185,12 +188,16 @@ def draw_predictions(
 
 def draw_ground_truth(example: Mapping[str, Any], vocabulary: Any) -> np.ndarray:
     """Draw the annotated relations of a mapped example or a dataset dict (`draw_predictions`)."""
+    from vrd_d2.graph_reading import ground_truth_graph
+
     return _draw_graph(example, ground_truth_graph(example, vocabulary))
 
 
 def _draw_graph(example_or_image: Mapping[str, Any] | np.ndarray, graph: SceneGraph) -> np.ndarray:
     image = example_or_image
     if isinstance(image, Mapping):
+        from vrd_d2.graph_reading import read_picture
+
         image = read_picture(image)
     return draw_scene_graph(image, graph.boxes, graph.labels, graph.relations, scores=graph.scores)
 
