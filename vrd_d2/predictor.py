@@ -10,10 +10,13 @@ import torch
 from detectron2.structures import Instances
 
 from vrd_d2.data.mapper import RelationMapper, relation_example
+from vrd_d2.data.vocabulary import Vocabulary
 from vrd_d2.engine import build_trained_model, load_config
-from vrd_d2.graph_reading import predicted_graph
+from vrd_d2.graph_reading import predicted_graph, select_triplets, selected_graph
 from vrd_d2.media import read_picture
+from vrd_d2.modeling.relclip import RelCLIP
 from vrd_d2.scene_graph import SceneGraph
+from vrd_d2.tasks import Task
 
 Picture = str | Path | np.ndarray
 
@@ -42,6 +45,31 @@ class Predictor:
         self.model = build_trained_model(cfg)
         mapper = RelationMapper(cfg, is_train=False)
         self._augmentations, self._format = mapper.augmentations, mapper.image_format
+
+    @property
+    def task(self) -> Task:
+        """Where boxes and classes come from."""
+        return self.model.task
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Names of the classes and predicates."""
+        return self.model.vocabulary
+
+    @property
+    def needs_boxes(self) -> bool:
+        """Whether boxes must be given, as the model finds none."""
+        return self.task.boxes_given or self.model.detector is None
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether given boxes must come with their labels; if not, they must not."""
+        return self.model.needs_classes
+
+    @property
+    def explains(self) -> bool:
+        """Whether the model has heat maps: :meth:`explain`."""
+        return isinstance(self.model, RelCLIP)
 
     @torch.no_grad()
     def __call__(
@@ -108,23 +136,74 @@ class Predictor:
             graphs += self._graphs(image[batch], examples, options)
         return graphs
 
+    @torch.no_grad()
+    def explain(
+        self,
+        image: Picture,
+        *,
+        choose: int | Sequence[str] = 3,
+        method: str = "grad_cam",
+        boxes: Sequence | None = None,
+        labels: Sequence | None = None,
+        max_overlap: float = 0.7,
+        **options: Any,
+    ) -> tuple[SceneGraph, dict[int, np.ndarray]]:
+        """Predict one picture, with heat maps of relations (RelCLIP, Figure 2).
+
+        Args:
+            image, boxes, labels, max_overlap, options: as for a call.
+            choose: how many of the best relations get one; or patterns of triplets such as
+                "man riding horse" or "* on *": see :meth:`SceneGraph.find`.
+            method: "grad_cam", or "elementwise": see :mod:`vrd_d2.modeling.activation`.
+
+        Returns:
+            The graph, and by position of the relation a float32 (h, w) array in 0..1 that covers
+            the picture at a lower resolution: how much each place speaks for the predicate.
+
+        Raises:
+            ValueError: as for a call; or the model has no visual map.
+        """
+        if not self.explains:
+            raise ValueError(
+                f"{type(self.model).__name__} has no heat maps: they need the visual map of RelCLIP"
+            )
+        example = self.model.with_detections(self._example(image, boxes, labels))
+        output = self.model([example])[0]
+        selection = select_triplets(
+            output,
+            self.vocabulary,
+            max_overlap=max_overlap if boxes is None else 1.0,
+            **options,
+        )
+        graph = selected_graph(output, self.vocabulary, selection)
+        file_name = None if isinstance(image, np.ndarray) else str(image)
+        graph = replace(graph, file_name=file_name)
+        count = len(graph.relations)
+        chosen = range(min(choose, count)) if isinstance(choose, int) else graph.find(choose)
+        maps = self.model.relation_activations(
+            example,
+            selection.rows[list(chosen)].tolist(),
+            selection.predicates[list(chosen)].tolist(),
+            method=method,
+        )
+        return graph, {i: heat.cpu().numpy() for i, heat in zip(chosen, maps, strict=True)}
+
     def _example(
         self,
         image: Picture,
         boxes: Sequence[Sequence[float]] | None,
         labels: Sequence[str] | None,
     ) -> dict[str, Any]:
-        task, needs_labels = self.model.task, self.model.needs_classes
-        optional = not task.boxes_given and self.model.detector is not None
-        lacking = boxes is None and not optional
-        if lacking or (labels is not None) != (boxes is not None and needs_labels):
+        lacking = boxes is None and self.needs_boxes
+        if lacking or (labels is not None) != (boxes is not None and self.needs_labels):
             raise ValueError(
-                f"the model's task is {task.value}: give "
-                f"{'either no boxes, or boxes' if optional else 'boxes'} and "
-                f"{'labels' if needs_labels else 'no labels'}"
+                f"the model's task is {self.task.value}: give "
+                f"{'boxes' if self.needs_boxes else 'either no boxes, or boxes'} and "
+                f"{'labels' if self.needs_labels else 'no labels'}"
             )
-        vocabulary = self.model.vocabulary
-        classes = None if labels is None else [vocabulary.object_id(label) for label in labels]
+        classes = None
+        if labels is not None:
+            classes = [self.vocabulary.object_id(label) for label in labels]
         pixels = self._read(image)
         height, width = pixels.shape[:2]
         if min(height, width) * self.cfg.INPUT.MAX_SIZE_TEST < max(height, width):
@@ -138,7 +217,7 @@ class Predictor:
             classes,
             augmentations=self._augmentations,
         )
-        if boxes is not None and not task.boxes_given:
+        if boxes is not None and not self.task.boxes_given:
             given = example["instances"]
             found = example["detections"] = Instances(given.image_size, pred_boxes=given.gt_boxes)
             found.scores = torch.ones(len(given))
@@ -151,7 +230,7 @@ class Predictor:
     ) -> list[SceneGraph]:
         graphs = []
         for image, output in zip(images, self.model(examples), strict=True):
-            graph = predicted_graph(output, self.model.vocabulary, **options)
+            graph = predicted_graph(output, self.vocabulary, **options)
             file_name = None if isinstance(image, np.ndarray) else str(image)
             graphs.append(replace(graph, file_name=file_name))
         return graphs

@@ -1,5 +1,6 @@
 """Scene graphs by name, written to JSON and networkx. Needs neither torch nor Detectron2."""
 
+import fnmatch
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,20 @@ class SceneGraph:
     def triplets(self) -> list[tuple[str, str, str]]:
         """(subject, predicate, object) of every relation, by name."""
         return [(self.labels[row[0]], row[2], self.labels[row[1]]) for row in self.relations]
+
+    def find(self, patterns: Sequence[str]) -> list[int]:
+        """Positions of the relations that match one of the patterns.
+
+        Args:
+            patterns: "subject predicate object", where * stands for anything: "man riding *",
+                "* riding *". Case does not matter.
+        """
+        texts = [" ".join(triplet).casefold() for triplet in self.triplets]
+        return [
+            i
+            for i, text in enumerate(texts)
+            if any(fnmatch.fnmatchcase(text, pattern.casefold()) for pattern in patterns)
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold; :meth:`from_dict` gives the graph back.

@@ -268,6 +268,22 @@ class RelationModel(nn.Module, ABC):
         """Whether entities must come with their classes."""
         return self.task.classes_given or not self.task.boxes_given
 
+    def with_detections(self, example: dict) -> dict:
+        """The example with what the detector finds, so that it need not run again.
+
+        Itself where boxes are given or detections are there already.
+        """
+        if self.task.boxes_given or "detections" in example:
+            return example
+        found = self._detect(example)
+        detections = Instances(
+            tuple(example["image"].shape[-2:]),
+            pred_boxes=Boxes(found.boxes),
+            pred_classes=found.classes,
+            scores=found.scores,
+        )
+        return {**example, "detections": detections}
+
     def _own_entities(self, own: Instances) -> Entities:
         known = own.has("pred_classes") and (self.task.classes_given or not self.task.boxes_given)
         return Entities(

@@ -1,14 +1,18 @@
 """RelCLIP: visual relationship detection with a frozen CLIP and Relational Contrastive Learning."""
 
+from collections.abc import Sequence
+
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
 from vrd_d2.data.vocabulary import get_vocabulary
+from vrd_d2.modeling.activation import activation, over_picture
 from vrd_d2.modeling.clip import CLIPViT, TextEncoder, load_clip
 from vrd_d2.modeling.contrastive import RelationalContrast, Triplets
 from vrd_d2.modeling.feature_cache import FeatureCache, fingerprint
+from vrd_d2.modeling.geometry import union_boxes
 from vrd_d2.modeling.language import RelationText
 from vrd_d2.modeling.relation_head import HeadOutput, RelationHead
 from vrd_d2.modeling.relation_model import Entities, PairPrediction, RelationModel, TrainingPairs
@@ -174,14 +178,18 @@ class RelCLIP(RelationModel):
         )
 
     def _run_head(
-        self, batched_inputs: list[dict], entities: list[Entities], pairs: list[Tensor]
+        self,
+        batched_inputs: list[dict],
+        entities: list[Entities],
+        pairs: list[Tensor],
+        maps: list[Tensor] | None = None,
     ) -> HeadOutput:
         # A detected class that is going to be the answer is also what the pairs are told.
         classes_known = self.task.classes_given or (
             self._keeps_detector_classes and not self.training
         )
         return self.head(
-            self.visual_maps(batched_inputs),
+            self.visual_maps(batched_inputs) if maps is None else maps,
             [entity.boxes for entity in entities],
             [entity.classes for entity in entities] if classes_known else None,
             pairs,
@@ -248,6 +256,51 @@ class RelCLIP(RelationModel):
                 classes, scores, logits, [row.softmax(-1) for row in logits], strict=True
             )
         ]
+
+    def relation_activations(
+        self,
+        example: dict,
+        rows: Sequence[int],
+        predicates: Sequence[int],
+        *,
+        method: str = "grad_cam",
+    ) -> list[Tensor]:
+        """Heat maps of relations on V(I) (Figure 2), from the logits of their predicates.
+
+        Grad-CAM is shown inside the union box, whose features the head pools for the pair: its
+        channel weights know no place, and light up things elsewhere that the pair never saw.
+
+        Args:
+            example: one mapped example; with "detections" the detector does not run again.
+            rows: positions among the pairs that the model gives for the example.
+            predicates: id of a predicate for each.
+            method: see :func:`~vrd_d2.modeling.activation.activation`.
+
+        Returns:
+            for each a (h, w) float32 map that covers the resized picture, greatest value 1, or 0
+            where nothing speaks for the predicate.
+        """
+        size = tuple(example["image"].shape[-2:])
+        entities = self.entities(example)
+        pairs = self.pairs(entities)
+        unions = union_boxes(*entities.boxes[pairs].unbind(1)).tolist()
+        (feature_map,) = self.visual_maps([example])
+        (shape,) = self.visual.output_shape().values()
+        found = []
+        with torch.enable_grad():
+            feature_map = feature_map.detach().float().requires_grad_()
+            output = self._run_head([example], [entities], [pairs], [feature_map])
+            for row, predicate in zip(rows, predicates, strict=True):
+                score = output.predicate_logits[row, predicate].float()
+                cells = activation(feature_map, score, method=method)
+                heat = over_picture(
+                    cells,
+                    stride=shape.stride,
+                    image_size=size,
+                    box=unions[row] if method == "grad_cam" else None,
+                )
+                found.append(heat / heat.max().clamp(min=torch.finfo(heat.dtype).tiny))
+        return found
 
     @property
     def _keeps_detector_classes(self) -> bool:
