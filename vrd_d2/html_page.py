@@ -1,7 +1,8 @@
 """A page that shows scene graphs in any browser: one file, nothing loaded from anywhere.
 
 The picture is embedded, its boxes and the graph are SVG. Pointing at a box, a node, an arrow or a
-line of the list lights up what belongs to it everywhere; sliders choose how many relations show.
+line of the list lights up what belongs to it everywhere, and lays the heat map of the relation, if
+it has one, over the picture; sliders choose how many relations show.
 """
 
 import base64
@@ -9,7 +10,7 @@ import html
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from vrd_d2.drawing import Rectangle, entity_colour, on_paper, text_colour
+from vrd_d2.heat_map import heat_layer
 from vrd_d2.placement import (
     STATUS,
     GraphSpace,
@@ -43,12 +45,15 @@ class GraphPage:
         image: uint8 (H, W, 3) RGB.
         title: of the picture, such as its file name.
         notes: facts to state beside the title.
+        heat_maps: by position of a relation, (h, w) values in 0..1 that cover the picture; shown
+            when the relation is pointed at.
     """
 
     graph: SceneGraph
     image: np.ndarray
     title: str
     notes: Sequence[str] = field(default_factory=list)
+    heat_maps: Mapping[int, np.ndarray] = field(default_factory=dict)
 
 
 def graph_page(pictures: Sequence[GraphPage], *, title: str | None = None) -> str:
@@ -99,9 +104,9 @@ def _content(page: GraphPage) -> dict[str, Any]:
     return {
         "title": page.title,
         "facts": " · ".join(facts),
-        "image": _data_uri(page.image),
+        "image": _photograph(page.image),
         "entities": _entities(graph, names),
-        "relations": _relations(rows),
+        "relations": _relations(rows, page.heat_maps),
         "greatest": max((row[4] for row in rows if row[4] is not None), default=0.0),
         "picture": picture,
         "graph": _view(space.place(sheet), sheet, rows, paper=True) if space.nodes else None,
@@ -131,10 +136,12 @@ def _entities(graph: SceneGraph, names: Sequence[str]) -> list[dict[str, Any]]:
     return entities
 
 
-def _relations(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _relations(rows: Sequence[Row], heat_maps: Mapping[int, np.ndarray]) -> list[dict[str, Any]]:
     relations = []
-    for subject, object_, predicate, status, score in rows:
+    for i, (subject, object_, predicate, status, score) in enumerate(rows):
         relation = {"subject": subject, "object": object_, "predicate": predicate, "score": score}
+        if i in heat_maps:
+            relation["heat"] = _data_uri(heat_layer(heat_maps[i]), "PNG", optimize=True)
         if status:
             colour, text = STATUS[status]
             relation |= {"status": status, "statusColour": _hex(colour), "statusText": text}
@@ -180,9 +187,14 @@ def _hex(colour: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def _data_uri(image: np.ndarray) -> str:
+def _photograph(image: np.ndarray) -> str:
     picture = Image.fromarray(image)
     picture.thumbnail((_LONGER_SIDE, _LONGER_SIDE), Image.Resampling.LANCZOS)
+    return _data_uri(picture, "JPEG", quality=88)
+
+
+def _data_uri(picture: Image.Image, kind: str, **options: Any) -> str:
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    picture.save(file, kind, **options)
+    content = base64.b64encode(file.getvalue()).decode("ascii")
+    return f"data:image/{kind.lower()};base64,{content}"
