@@ -53,6 +53,21 @@ def test_the_page_holds_picture_and_graph():
     assert embedded.shape == PHOTO.shape and np.abs(embedded.astype(int) - 90).max() < 4
 
 
+def test_heat_maps_are_layers_with_transparency():
+    heat = np.zeros((3, 4))
+    heat[1, 2] = 1
+    (picture,) = data_of(graph_page([GraphPage(rider(), PHOTO, "a.jpg", heat_maps={1: heat})]))
+    assert ["heat" in relation for relation in picture["relations"]] == [False, True, False]
+    head, _, image = picture["relations"][1]["heat"].partition(",")
+    assert head == "data:image/png;base64"
+    layer = np.asarray(Image.open(io.BytesIO(base64.b64decode(image))).convert("RGBA"))
+    assert layer.shape == (3, 4, 4)
+    # Nothing where there is no heat; red, and still transparent, where it is greatest.
+    assert layer[..., 3].astype(bool).tolist() == (heat > 0).tolist()
+    red, green, blue, opacity = layer[1, 2].tolist()
+    assert red > 100 > max(green, blue) and 100 < opacity < 200
+
+
 def test_nothing_is_loaded_from_anywhere():
     page = graph_page([GraphPage(rider(), PHOTO, "a.jpg")])
     addresses = set(re.findall(r"(?:https?:)?//[\w.-]+[^\s\"'`]*", page.split('id="data"')[0]))
@@ -152,6 +167,36 @@ def test_browser_shows_the_graph_and_no_error(show):
              .some((e) => Math.abs(width(e) / whole - 110 / 400) < 0.01)""")
     assert browser.messages() == []
     assert browser.run("return document.getElementById('picker').className") == "off"
+
+
+def test_pointing_at_a_relation_shows_its_heat_map(show):
+    browser = show(
+        GraphPage(rider(), PHOTO, "a.jpg", heat_maps={0: np.eye(3), 1: np.ones((2, 2))}),
+        GraphPage(rider(), PHOTO, "b.jpg"),
+    )
+    state = """const layer = document.querySelector('.heat'), area = (e) => {
+                 const r = e.getBoundingClientRect(); return [r.x, r.y, r.width, r.height]; };
+               if (getComputedStyle(layer).display === 'none') return null;
+               const whole = area(document.querySelector('image'));
+               return [layer.getAttribute('href'), area(layer).every((v, i) => v === whole[i])]"""
+    heat = [
+        r.get("heat")
+        for r in data_of(browser.run("return document.body.outerHTML"))[0]["relations"]
+    ]
+    assert browser.run(state) is None
+    seen = []
+    for number in (1, 2, 3):
+        browser.point(browser.find(f"li:nth-child({number}) .row"))
+        seen.append(browser.run(state))
+    assert seen == [[heat[0], True], [heat[1], True], None]
+    browser.click(browser.find("li:nth-child(1) .row"))
+    browser.point(None)
+    assert browser.run(state) == [heat[0], True]  # as long as it is pinned
+    browser.click(browser.find("#heat"))
+    assert browser.run(state) is None
+    browser.click(browser.find("#next"))
+    hidden = "return getComputedStyle(document.getElementById('heat-choice')).display === 'none'"
+    assert browser.run(hidden) and browser.messages() == []
 
 
 def test_pointing_lights_up_picture_graph_and_list(show):

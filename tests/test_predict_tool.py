@@ -12,8 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from vrd_d2 import Predictor
 from vrd_d2.data.relations_json import load_relations_json, validate_relations_json
 from vrd_d2.data.vocabulary import SCENES
+from vrd_d2.prediction_run import PredictionRun
 
 TOOL = Path(__file__).resolve().parent.parent / "tools" / "predict.py"
 
@@ -113,7 +115,7 @@ def test_folder_of_pictures_becomes_results(run, photos, tmp_path):
     )
 
 
-def test_broken_pictures_are_named_and_tried_again(run, photos, tmp_path, predict, monkeypatch):
+def test_broken_pictures_are_named_and_tried_again(run, photos, tmp_path, monkeypatch):
     out = tmp_path / "out"
     (photos / "zero.jpg").write_bytes(b"")
     (photos / "text.jpg").write_text("hello")
@@ -126,9 +128,9 @@ def test_broken_pictures_are_named_and_tried_again(run, photos, tmp_path, predic
     # What is complete is not predicted again, and what was broken is once more.
     (photos / "zero.jpg").write_bytes((photos / "one.jpg").read_bytes())
     seen = []
-    original = predict.Run._predict
+    original = PredictionRun._predict
     monkeypatch.setattr(
-        predict.Run,
+        PredictionRun,
         "_predict",
         lambda self, batch: (seen.append(len(batch)), original(self, batch)),
     )
@@ -165,10 +167,8 @@ def test_exit_code_1_for_nothing_and_for_a_wrong_command(
     assert code == 1 and message in printed
 
 
-def test_a_crash_on_one_picture_of_a_batch_spares_the_others(
-    run, scenes, tmp_path, predict, monkeypatch
-):
-    original = predict.Predictor.__call__
+def test_a_crash_on_one_picture_of_a_batch_spares_the_others(run, scenes, tmp_path, monkeypatch):
+    original = Predictor.__call__
 
     def fails_on_the_last(self, images, **options):
         if any(image.shape == last for image in images):
@@ -178,7 +178,7 @@ def test_a_crash_on_one_picture_of_a_batch_spares_the_others(
     odd = tmp_path / "odd.png"
     last = (41, 57, 3)
     Image.new("RGB", (57, 41)).save(odd)
-    monkeypatch.setattr(predict.Predictor, "__call__", fails_on_the_last)
+    monkeypatch.setattr(Predictor, "__call__", fails_on_the_last)
     arguments = (*scenes, odd, "--output", tmp_path / "out", "--html", "none", "--no-drawings")
     code, printed = run(*arguments, "--batch-size", 4)
     assert code == 2 and "3 predicted, 0 already there, 1 not used" in printed
@@ -273,3 +273,53 @@ def test_shards_without_torchrun_come_together_at_the_last(run, scenes, tmp_path
         monkeypatch.setenv("RANK", str(rank))
         code, printed = run(*arguments)
         assert code == 0 and message in printed
+
+
+def test_heat_maps_of_chosen_relations(run, scenes, tmp_path):
+    out = tmp_path / "out"
+    arguments = (*scenes[:2], "--output", out, "--top-k", 5)
+    code, printed = run(*arguments, "--heat-maps", "2")
+    assert code == 0 and "2 pictures and 4 heat maps" in printed
+    for record in lines(out):
+        assert [entry["relation"] for entry in record["heat_maps"]] == [0, 1]
+        entities, first = record["entities"], record["relations"][0]
+        words = [entities[first["subject"]]["label"], first["predicate"]]
+        entry = record["heat_maps"][0]
+        assert Path(entry["drawing"]).name.startswith(f"01 {' '.join(words)}")
+        drawn = np.asarray(Image.open(out / entry["drawing"]))
+        assert drawn.shape[1] > record["width"] and drawn.std() > 10
+        values = np.asarray(Image.open(out / entry["map"]))
+        assert values.ndim == 2 and values.max() == 255
+        page = (out / record["page"]).read_text(encoding="utf-8")
+        assert page.count('"heat":"data:image/png') == 2
+    # What is lost is made again.
+    (out / entry["map"]).unlink()
+    code, printed = run(*arguments, "--heat-maps", "2")
+    assert code == 0 and "1 predicted, 1 already there" in printed and (out / entry["map"]).exists()
+    code, printed = run(*arguments, "--heat-maps", "3")
+    assert code == 1 and "other settings (heat_maps;" in printed
+
+
+def test_heat_maps_by_pattern_are_on_the_common_page(run, scenes, tmp_path):
+    out = tmp_path / "out"
+    options = ("--html", "one", "--no-drawings", "--heat-method", "elementwise")
+    run(scenes[0], "--output", tmp_path / "before", *options)
+    predicate = lines(tmp_path / "before")[0]["relations"][0]["predicate"]
+    pattern = f"* {predicate.upper()} *"
+    code, printed = run(scenes[0], "--output", out, *options, "--heat-maps", pattern, "x y z")
+    assert code == 0, printed
+    (record,) = lines(out)
+    wanted = [i for i, r in enumerate(record["relations"]) if r["predicate"] == predicate]
+    assert wanted and [entry["relation"] for entry in record["heat_maps"]] == wanted
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert page.count('"heat":"data:image/png') == len(wanted)
+
+
+def test_heat_maps_need_a_visual_map(predict, repository, scenes, tmp_path, monkeypatch, capsys):
+    config = repository / "configs/quickstart/unionclip_zero_shot.yaml"
+    arguments = [scenes[0], "--output", tmp_path / "o", "--config-file", config, "--heat-maps", 1]
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text('{"images": [], "annotations": [], "categories": []}')
+    monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, arguments), "--boxes", str(boxes)])
+    assert predict.main() == 1
+    assert "this model has no heat maps" in capsys.readouterr().err

@@ -65,7 +65,7 @@ def fake_python(path: Path, script: str) -> Path:
 
 
 def test_import_without_detectron2_says_what_to_run(repository: Path) -> None:
-    code = "import sys; sys.modules['detectron2'] = None; import vrd_d2"
+    code = "import sys; sys.modules['detectron2'] = None; from vrd_d2 import Predictor"
     result = run(sys.executable, "-c", code, PYTHONPATH=str(repository))
     assert result.returncode != 0
     last_error = result.stderr[result.stderr.rindex("ImportError") :]

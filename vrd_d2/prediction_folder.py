@@ -3,7 +3,7 @@
     settings.json                        what the predictions were made with
     predictions-00000-of-00001.jsonl     a line for each picture of one process; .part until the end
     predictions.json                     all of them as relations_json, which is COCO and relations
-    drawings/, pages/, frames/           what belongs to a picture; its line names the files
+    drawings/, pages/, frames/, heat_maps/    what belongs to a picture; its line names the files
 
 A picture is done when its line is written, which is after everything else of it.
 """
@@ -16,9 +16,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vrd_d2.data.vocabulary import Vocabulary
+
 # What a file system refuses, and what turns the direction of writing.
 _UNFIT = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\u200e\u200f\u202a-\u202e\u2066-\u2069]')
 _LONGEST_NAME = 50  # characters, of four bytes at most
+
+
+def fit_name(text: str) -> str:
+    """The text as the name of a file on any system: short, without separators."""
+    return _UNFIT.sub("_", text)[:_LONGEST_NAME].strip(". ") or "picture"
 
 
 class PredictionFolder:
@@ -103,6 +110,7 @@ class PredictionFolder:
         if self.stamp(self.path / _source(record)) not in (None, record["stamp"]):
             return False
         files = [record[key] for key in ("drawing", "page") if key in record]
+        files += [heat[key] for heat in record.get("heat_maps", []) for key in ("drawing", "map")]
         if "video" in record:
             files.append(record["file_name"])
         return all((self.path / file).is_file() for file in files)
@@ -138,7 +146,7 @@ class PredictionFolder:
         for source in sources:
             if source in names:
                 continue
-            stem = _UNFIT.sub("_", Path(source).stem)[:_LONGEST_NAME].strip(". ") or "picture"
+            stem = fit_name(Path(source).stem)
             name, number = stem, 1
             while name.casefold() in taken:
                 number += 1
@@ -177,18 +185,14 @@ class PredictionFolder:
 
 
 def predictions_document(
-    records: Sequence[Mapping[str, Any]], objects: Sequence[str], predicates: Sequence[str]
+    records: Sequence[Mapping[str, Any]], vocabulary: Vocabulary
 ) -> dict[str, Any]:
     """Records as relations_json: COCO instances with relations, each with its score.
 
     Pictures that could not be read are left out. Ids count from 1.
-
-    Args:
-        records: of :meth:`PredictionFolder.records`.
-        objects, predicates: names of the vocabulary.
     """
-    category = {name: number for number, name in enumerate(objects, 1)}
-    predicate = {name: number for number, name in enumerate(predicates, 1)}
+    category = {name: number for number, name in enumerate(vocabulary.objects, 1)}
+    predicate = {name: number for number, name in enumerate(vocabulary.predicates, 1)}
     images, annotations, relations = [], [], []
     for record in records:
         if "error" in record:
