@@ -88,6 +88,12 @@ def test_a_broken_detectron2_is_not_called_missing(repository: Path, tmp_path: P
     assert "setup_environment" not in result.stderr
 
 
+def test_what_exported_models_need_is_pinned_to_the_same_versions(repository: Path) -> None:
+    small = pins(repository / "tools/requirements-onnx.txt")
+    assert small.items() <= pins(repository / "tools/requirements.txt").items()
+    assert "onnxruntime" in small and "torch" not in small
+
+
 def test_pinned_versions_are_installed(repository: Path) -> None:
     if Path(sys.prefix).resolve() != (repository / ".venv").resolve():
         pytest.skip("not in the checkout's own .venv: another environment keeps its versions")
