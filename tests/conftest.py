@@ -1,6 +1,5 @@
 """Fixtures shared by all tests."""
 
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from detectron2.structures import BoxMode
 from PIL import Image
+from scripts import load_script
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -33,9 +33,7 @@ def dataset_tool(repository):
     """tools/dataset.py as a module; the built-in data sets are put back where they were."""
     from vrd_d2.data.builtin import register_builtin_datasets
 
-    spec = importlib.util.spec_from_file_location("dataset_tool", repository / "tools/dataset.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(repository / "tools/dataset.py")
     yield module
     register_builtin_datasets()
 

@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import load_script
 
 from vrd_d2.evaluation import evaluate_files
 from vrd_d2.evaluation.json_lines import LineError
@@ -270,9 +270,7 @@ def test_unusable_files(tmp_path: Path) -> None:
 
 def test_benchmark_compares_like_with_like(repository: Path) -> None:
     path = repository / "tools/benchmark_evaluator.py"
-    spec = importlib.util.spec_from_file_location("benchmark_evaluator", path)
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
+    benchmark = load_script(path)
     generator = np.random.default_rng(0)
     pictures = [benchmark.make_picture(generator) for _ in range(4)]
     zero_shot = benchmark.zero_shot_of(pictures)

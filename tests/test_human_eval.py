@@ -1,7 +1,6 @@
 """Human evaluation: the pictures and relations of a study, its manifest, and the tool."""
 
 import gzip
-import importlib.util
 import json
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import load_script
 
 from vrd_d2.evaluation.human import RATINGS_FORMAT, make_study
 from vrd_d2.evaluation.human_ratings import read_manifest
@@ -265,9 +265,7 @@ def ratings_file(path: Path, study: str, given: dict) -> Path:
 @pytest.fixture
 def tool(repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     """Runs the tool in this process: arguments -> exit status, standard output and error."""
-    spec = importlib.util.spec_from_file_location("human_eval", repository / "tools/human_eval.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(repository / "tools/human_eval.py")
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["human_eval.py", *map(str, arguments)])

@@ -1,6 +1,5 @@
 """The knowledge base: look-ups against a dictionary, files, and bases that others published."""
 
-import importlib.util
 import json
 import re
 import sys
@@ -11,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripts import load_script
 
 from vrd_d2.data.knowledge_base import KnowledgeBase, merge
 from vrd_d2.data.ready_bases import read_ready_base
@@ -246,9 +246,7 @@ def test_published_bases_that_cannot_be_read(tmp_path, text, message):
 def command(repository, monkeypatch):
     """(arguments...) -> runs datasets/prepare_knowledge_base.py in this process."""
     path = repository / "datasets/prepare_knowledge_base.py"
-    spec = importlib.util.spec_from_file_location("prepare_knowledge_base", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(path)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])

@@ -1,6 +1,5 @@
 """tools/predict.py: folders of anything into results, again and again, alone and in company."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scripts import load_script
 
 from vrd_d2 import Predictor
 from vrd_d2.data.relations_json import load_relations_json, validate_relations_json
@@ -22,13 +22,7 @@ TOOL = Path(__file__).resolve().parent.parent / "tools" / "predict.py"
 
 @pytest.fixture(scope="module")
 def predict():
-    spec = importlib.util.spec_from_file_location("predict_tool", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    # Data classes look their module up.
-    sys.modules["predict_tool"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["predict_tool"]
+    return load_script(TOOL)
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +43,7 @@ def model(tmp_path_factory, repository):
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory, repository):
     """Three drawn pictures in which the shipped detector finds something."""
-    spec = importlib.util.spec_from_file_location(
-        "prepare_scenes", repository / "datasets/prepare_scenes.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(repository / "datasets/prepare_scenes.py")
     folder = tmp_path_factory.mktemp("scenes")
     module.prepare(folder, sizes={"train": 1, "val": 1, "test": 3}, workers=1)
     return sorted((folder / "images").glob("test*"))

@@ -1,11 +1,11 @@
 """datasets/prepare_vg.py: both vocabularies side by side, read back by their registered names."""
 
-import importlib.util
 import json
 import sys
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from scripts import load_script
 
 from vrd_d2.data.builtin import register_builtin_datasets
 from vrd_d2.data.vocabulary import get_vocabulary
@@ -14,11 +14,7 @@ from vrd_d2.data.vocabulary import get_vocabulary
 @pytest.fixture
 def prepare(repository, monkeypatch):
     """Runs the script with arguments."""
-    spec = importlib.util.spec_from_file_location(
-        "prepare_vg", repository / "datasets/prepare_vg.py"
-    )
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script(repository / "datasets/prepare_vg.py")
 
     def run(*arguments) -> None:
         monkeypatch.setattr(sys, "argv", ["prepare_vg.py", *map(str, arguments)])

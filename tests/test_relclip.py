@@ -8,7 +8,7 @@ from detectron2.structures import Boxes, Instances
 from vrd_d2.data.mapper import RelationMapper
 from vrd_d2.engine import Trainer
 from vrd_d2.modeling import RelCLIP
-from vrd_d2.modeling.relation_model import Entities
+from vrd_d2.modeling.structures import Entities
 
 TASKS = ["predcls", "sgcls", "sgdet"]
 

@@ -1,6 +1,5 @@
 """The drawn scenes: rules of the labels in scenes built by hand, files, splits, determinism."""
 
-import importlib.util
 import json
 from collections import Counter
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
+from scripts import load_script
 
 from vrd_d2.data.relations_json import load_relations_json
 from vrd_d2.data.vocabulary import SCENES
@@ -18,10 +18,7 @@ SIZES = {"train": 120, "val": 5, "test": 80}
 
 @pytest.fixture(scope="module")
 def scenes():
-    spec = importlib.util.spec_from_file_location("prepare_scenes", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(SCRIPT)
 
 
 @pytest.fixture(scope="module")

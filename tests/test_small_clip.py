@@ -1,6 +1,5 @@
 """The small CLIP model that ships with the package, and the script that trains it."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -12,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from scripts import load_script
 
 from vrd_d2.data.vocabulary import SCENES, VG150
 from vrd_d2.modeling.clip import ASSETS, CLIPViT, load_clip
@@ -29,10 +29,7 @@ def clip():
 @pytest.fixture(scope="module")
 def scenes(pytestconfig):
     script = pytestconfig.rootpath / "datasets" / "prepare_scenes.py"
-    spec = importlib.util.spec_from_file_location("prepare_scenes", script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(script)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Stanford VRD: the published test annotation, made-up files, and every way of being wrong."""
 
-import importlib.util
 import logging
 import re
 import shutil
@@ -10,6 +9,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from published_documents import VRD_FILE, draw, spoiled, write
+from scripts import load_script
 
 from vrd_d2.data.builtin import register_builtin_datasets
 from vrd_d2.data.picture_sizes import read_size, read_sizes, write_sizes
@@ -198,12 +198,7 @@ def test_registered_with_zero_shot_triplets(root):
 
 @pytest.fixture(scope="session")
 def script(repository):
-    spec = importlib.util.spec_from_file_location(
-        "evaluate_frequency", repository / "tools/evaluate_frequency.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(repository / "tools/evaluate_frequency.py")
 
 
 def brute_force_recall(training, test, k):

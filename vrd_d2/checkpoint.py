@@ -19,8 +19,7 @@ from torch import nn
 from vrd_d2.data.vocabulary import get_vocabulary
 from vrd_d2.version import __version__
 
-# Detectors that ship with the package, for MODEL.DETECTOR.WEIGHTS and MODEL.VISUAL.WEIGHTS.
-SHIPPED_DETECTORS = {"scenes": Path(__file__).resolve().parent / "assets/scenes_faster_rcnn.pth"}
+_SHIPPED_DETECTORS = {"scenes": Path(__file__).resolve().parent / "assets/scenes_faster_rcnn.pth"}
 
 DETECTOR = "GeneralizedRCNN"
 STAMP = "vrd_d2"
@@ -60,6 +59,11 @@ class Stamp:
     def load_state_dict(self, stored: Mapping[str, Any]) -> None:
         """Refuse to resume another training: raises ValueError."""
         check_stamp(stored, self.content)
+
+
+def detector_file(weights: str) -> str:
+    """The file of MODEL.DETECTOR.WEIGHTS or MODEL.VISUAL.WEIGHTS: "scenes" ships with the package."""
+    return str(_SHIPPED_DETECTORS.get(weights, weights))
 
 
 def stamp_of(cfg: CfgNode, *, part: str = "model") -> dict[str, Any]:

@@ -24,10 +24,10 @@ from torch import nn
 from torch.utils.data import Dataset, Sampler
 
 from vrd_d2.checkpoint import (
-    SHIPPED_DETECTORS,
     STAMP,
     SafeCheckpointer,
     Stamp,
+    detector_file,
     load_weights,
     stamp_of,
 )
@@ -89,11 +89,11 @@ def build_mapper(
 
 
 def load_detector(cfg: CfgNode, model: nn.Module) -> None:
-    """Load MODEL.DETECTOR.WEIGHTS, a file or a name in SHIPPED_DETECTORS, into the detector."""
+    """Load MODEL.DETECTOR.WEIGHTS, a file or the name of one that ships, into the detector."""
     weights = cfg.MODEL.DETECTOR.WEIGHTS
     if weights and getattr(model, "detector", None) is not None:
-        path = str(SHIPPED_DETECTORS.get(weights, weights))
-        load_weights(model.detector, path, expected=stamp_of(cfg, part="detector"))
+        file = detector_file(weights)
+        load_weights(model.detector, file, expected=stamp_of(cfg, part="detector"))
 
 
 def build_trained_model(cfg: CfgNode) -> nn.Module:

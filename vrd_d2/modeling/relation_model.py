@@ -5,7 +5,6 @@ Shapes: M entities and P pairs of a picture, K predicates, C object classes.
 
 import contextlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 import torch
 from detectron2.config import CfgNode
@@ -18,6 +17,7 @@ from vrd_d2.data.vocabulary import Vocabulary
 from vrd_d2.modeling.distant import DistantLabels
 from vrd_d2.modeling.geometry import candidate_pairs
 from vrd_d2.modeling.pairs import label_pairs, match_entities, sample_pairs
+from vrd_d2.modeling.structures import Entities, PairPrediction, TrainingPairs
 from vrd_d2.tasks import Task
 
 
@@ -29,54 +29,6 @@ def boxes_replace_detector(cfg: CfgNode) -> bool:
 
 # Score of a predicate that the knowledge base does not hold for a pair; softmax or logit alike.
 NO_CANDIDATE = -1e4
-
-
-@dataclass
-class Entities:
-    """The objects of a picture between which relations are looked for.
-
-    Attributes:
-        boxes: (M, 4) XYXY pixels of the resized picture.
-        classes: (M,) given or detected class ids, or None where nothing is known of them yet.
-        scores: (M,) confidence of those classes.
-        gt_index: (M,) ground-truth object that each stands for, -1 for none; training only.
-    """
-
-    boxes: Tensor
-    classes: Tensor | None
-    scores: Tensor
-    gt_index: Tensor | None = None
-
-
-@dataclass
-class PairPrediction:
-    """What a model says of one picture.
-
-    Attributes:
-        classes, scores: (M,) final classes of the entities and their scores.
-        predicate_probs: (P, K + 1), background last.
-        predicate_scores: (P, K) what ranks the predicates.
-    """
-
-    classes: Tensor
-    scores: Tensor
-    predicate_probs: Tensor
-    predicate_scores: Tensor
-
-
-@dataclass
-class TrainingPairs:
-    """Sampled pairs of one picture and their targets.
-
-    Attributes:
-        pairs: (S, 2).
-        targets: (S, K) label weights, a row of zeros is background.
-        classes: (M,) ground-truth class of each entity, C for those that stand for no object.
-    """
-
-    pairs: Tensor
-    targets: Tensor
-    classes: Tensor
 
 
 class RelationModel(nn.Module, ABC):

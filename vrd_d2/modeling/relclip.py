@@ -15,7 +15,8 @@ from vrd_d2.modeling.feature_cache import FeatureCache, fingerprint
 from vrd_d2.modeling.geometry import union_boxes
 from vrd_d2.modeling.language import RelationText
 from vrd_d2.modeling.relation_head import HeadOutput, RelationHead
-from vrd_d2.modeling.relation_model import Entities, PairPrediction, RelationModel, TrainingPairs
+from vrd_d2.modeling.relation_model import RelationModel
+from vrd_d2.modeling.structures import Entities, PairPrediction, TrainingPairs
 from vrd_d2.modeling.visual_encoder import FrozenBackbone, build_backbone_encoder
 from vrd_d2.modeling.word_vectors import PhraseVectors, SentencePhrases, build_phrases
 

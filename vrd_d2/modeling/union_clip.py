@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from vrd_d2.data.vocabulary import get_vocabulary
 from vrd_d2.modeling.clip import load_clip
 from vrd_d2.modeling.pairs import sample_pairs
-from vrd_d2.modeling.relation_model import Entities, PairPrediction, RelationModel, TrainingPairs
+from vrd_d2.modeling.relation_model import RelationModel
+from vrd_d2.modeling.structures import Entities, PairPrediction, TrainingPairs
 from vrd_d2.modeling.union_crops import CROPS, crop_windows, cut_crops, union_regions
 from vrd_d2.modeling.union_encoders import AdapterMLP, CropEncoder, PhraseEncoder
 from vrd_d2.modeling.union_loss import table_losses

@@ -14,7 +14,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from vrd_d2.checkpoint import SHIPPED_DETECTORS, load_weights
+from vrd_d2.checkpoint import detector_file, load_weights
 
 TIMM = "timm/"
 
@@ -183,7 +183,7 @@ def _registered(cfg: CfgNode) -> FrozenBackbone:
 
 def _load_backbone(backbone: nn.Module, path: str) -> None:
     """The backbone's part of a detector's checkpoint, or a file of Detectron2's model zoo."""
-    path = str(SHIPPED_DETECTORS.get(path, path))
+    path = detector_file(path)
     if "://" not in path:
         _require(path)
     try:
