@@ -103,7 +103,7 @@ def open_model(args: argparse.Namespace) -> tuple[Model, dict[str, Any]]:
     try:
         from vrd_d2 import Predictor  # here, as it needs torch and Detectron2
     except ImportError as error:
-        raise ValueError(f"{error}\nor predict with an exported model: --model model.onnx") from error
+        raise ValueError(f"{error}\nor use an exported model: --model model.onnx") from error
 
     predictor = Predictor(args.config_file, args.weights, [*args.opts, *_device()])
     cfg = predictor.cfg.clone()
