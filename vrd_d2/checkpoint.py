@@ -62,7 +62,7 @@ class Stamp:
 
 
 def detector_file(weights: str) -> str:
-    """The file of MODEL.DETECTOR.WEIGHTS or MODEL.VISUAL.WEIGHTS; "scenes" is the one that ships."""
+    """The file of MODEL.DETECTOR.WEIGHTS, MODEL.VISUAL.WEIGHTS; "scenes" is the one that ships."""
     return str(_SHIPPED_DETECTORS.get(weights, weights))
 
 
