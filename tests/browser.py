@@ -1,5 +1,6 @@
 """A headless Chromium driven over the WebDriver protocol, for tests of pages."""
 
+import base64
 import json
 import shutil
 import socket
@@ -61,8 +62,10 @@ class Browser:
         except urllib.error.HTTPError as error:
             raise RuntimeError(error.read().decode()) from error
 
-    def open(self, path: Path) -> None:
-        self._call("POST", f"{self._session}/url", url=path.resolve().as_uri())
+    def open(self, page: Path | str) -> None:
+        """Open a file, or an address."""
+        address = page.resolve().as_uri() if isinstance(page, Path) else page
+        self._call("POST", f"{self._session}/url", url=address)
 
     def run(self, script: str, *arguments: Any) -> Any:
         """The value that a piece of JavaScript returns; elements by `find` may be arguments."""
@@ -92,6 +95,34 @@ class Browser:
             pressed += [{"type": "keyDown", "value": value}, {"type": "keyUp", "value": value}]
         actions = [{"type": "key", "id": "keyboard", "actions": pressed}]
         self._call("POST", f"{self._session}/actions", actions=actions)
+
+    def write(self, element: dict, text: str) -> None:
+        """Type into an element; into a file input, the path of a file."""
+        self._call("POST", f"{self._session}/element/{element[ELEMENT]}/value", text=text)
+
+    def clear(self, element: dict) -> None:
+        self._call("POST", f"{self._session}/element/{element[ELEMENT]}/clear")
+
+    def enter(self, frame: dict | None) -> None:
+        """Go on inside a frame; None goes back to the whole page."""
+        self._call("POST", f"{self._session}/frame", id=frame)
+
+    def wait(self, script: str, *arguments: Any, seconds: float = 60) -> Any:
+        """The value of a script as soon as it is true. Raises TimeoutError."""
+        end = time.monotonic() + seconds
+        while not (value := self.run(script, *arguments)):
+            if time.monotonic() > end:
+                raise TimeoutError(f"still not true after {seconds} s: {script}")
+            time.sleep(0.1)
+        return value
+
+    def resize(self, width: int, height: int) -> None:
+        self._call("POST", f"{self._session}/window/rect", width=width, height=height)
+
+    def screenshot(self, file: Path) -> None:
+        """What the window shows, as PNG."""
+        answer = self._call("GET", f"{self._session}/screenshot")
+        file.write_bytes(base64.b64decode(answer))
 
     def messages(self) -> list[str]:
         """What the console has got since the last call."""

@@ -109,7 +109,8 @@ def test_detectron2_is_pinned_by_hash(repository: Path) -> None:
 def test_setup_ranges_hold_the_pins(repository: Path, setup_arguments: dict) -> None:
     pinned = pins(repository / "tools/requirements.txt")
     extras = setup_arguments["extras_require"]
-    required = setup_arguments["install_requires"] + extras["test"] + extras["opencv"]
+    required = setup_arguments["install_requires"]
+    required = sum((extras[name] for name in ("demo", "opencv", "test")), required)
     for requirement in map(Requirement, required):
         name = canonicalize_name(requirement.name)
         assert name in pinned, f"setup.py requires {name}: pin it in tools/requirements.txt"

@@ -1,5 +1,6 @@
 """One picture in, one scene graph out; or a list of pictures and a list of graphs."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from vrd_d2.engine import build_trained_model, load_config
 from vrd_d2.graph_reading import predicted_graph, select_triplets, selected_graph
 from vrd_d2.media import read_picture
 from vrd_d2.modeling.relclip import RelCLIP
+from vrd_d2.modeling.union_clip import UnionCLIP
 from vrd_d2.scene_graph import SceneGraph
 from vrd_d2.tasks import Task
 
@@ -70,6 +72,26 @@ class Predictor:
     def explains(self) -> bool:
         """Whether the model has heat maps: :meth:`explain`."""
         return isinstance(self.model, RelCLIP)
+
+    @property
+    def takes_vocabularies(self) -> bool:
+        """Whether the model can do with other names: :meth:`with_vocabulary`."""
+        return isinstance(self.model, UnionCLIP)
+
+    def with_vocabulary(self, vocabulary: Vocabulary) -> "Predictor":
+        """A predictor for names of one's own, which shares its weights with this one.
+
+        Raises:
+            ValueError: the model learnt its names; only UnionCLIP reads them as text.
+        """
+        if not self.takes_vocabularies:
+            raise ValueError(
+                f"{type(self.model).__name__} has learnt its predicates and knows no others: only "
+                "UnionCLIP takes names of your own"
+            )
+        twin = copy.copy(self)
+        twin.model = self.model.with_vocabulary(vocabulary)
+        return twin
 
     @torch.no_grad()
     def __call__(

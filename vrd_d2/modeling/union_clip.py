@@ -4,12 +4,14 @@ Shapes: M entities and P pairs of a picture, n distinct regions (crops) of a bat
 object classes, D width of CLIP's joint space.
 """
 
+import copy
+
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
-from vrd_d2.data.vocabulary import get_vocabulary
+from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
 from vrd_d2.modeling.clip import load_clip
 from vrd_d2.modeling.pairs import sample_pairs
 from vrd_d2.modeling.relation_model import RelationModel
@@ -125,6 +127,27 @@ class UnionCLIP(RelationModel):
             "crop": union.CROP,
             "ranking": cfg.MODEL.RELATION.RANKING,
         }
+
+    def with_vocabulary(self, vocabulary: Vocabulary) -> "UnionCLIP":
+        """A model for other names that shares all weights with this one, which stays as it is.
+
+        Its texts are encoded at first use. Fine-tuned towers know the names that they were trained
+        with best.
+
+        Raises:
+            ValueError: something else in the model is bound to its names.
+        """
+        own = self.vocabulary
+        if self.detector is not None and len(vocabulary.objects) != len(own.objects):
+            raise ValueError(
+                f"{len(vocabulary.objects)} object classes, but the detector finds "
+                f"{len(own.objects)}: with a detector only the predicates can be others"
+            )
+        if self.distant is not None:
+            raise ValueError("MODEL.DISTANT is set: its knowledge base is of the model's own names")
+        twin = copy.copy(self)
+        twin.vocabulary, twin.texts = vocabulary, self.texts.with_vocabulary(vocabulary)
+        return twin
 
     # ---- Training ------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ Shapes: C object classes, K predicates, D width of the joint space. A class pair
 code, subject * C + object.
 """
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -55,6 +56,13 @@ class UnionTexts:
         self._bank: TextBank | None = None
         self._null: Tensor | None = None
         self._classes: Tensor | None = None
+
+    def with_vocabulary(self, vocabulary: Vocabulary) -> "UnionTexts":
+        """The same texts of other names, kept in memory; this object stays as it is."""
+        twin = copy.copy(self)
+        twin._vocabulary, twin._bank_folder = vocabulary, ""
+        twin._version, twin._bank, twin._null, twin._classes = (), None, None, None
+        return twin
 
     def code(self, subjects: Tensor, objects: Tensor) -> Tensor:
         """Codes of class pairs."""

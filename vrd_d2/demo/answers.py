@@ -1,0 +1,166 @@
+"""What the demo does with a picture."""
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from vrd_d2.demo.models import DemoModel
+from vrd_d2.html_page import GraphPage, graph_page
+from vrd_d2.media import read_picture
+from vrd_d2.scene_graph import SceneGraph
+
+MAX_BOXES = 100
+
+# A row of the table of boxes: x, y, width, height in pixels, and the label.
+BoxRow = Sequence
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the demo says of a picture: the page as a string, and files to take away."""
+
+    graph: SceneGraph
+    page: str
+    files: list[Path]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture to begin with, and rows of the table of boxes, where they are known."""
+
+    file: Path
+    rows: list[list]
+
+
+def names_of(text: str) -> list[str]:
+    """Names that were typed one a line, without empty lines and spaces around them."""
+    return [name for line in (text or "").splitlines() if (name := " ".join(line.split()))]
+
+
+def boxes_of(rows: Sequence[BoxRow]) -> tuple[list[list[float]], list[str]]:
+    """Boxes XYXY and labels of the table; rows without any entry are left out.
+
+    Raises:
+        ValueError: names the row that is not complete, or is no box.
+    """
+    boxes, labels = [], []
+    for number, row in enumerate(rows, 1):
+        *numbers, label = row
+        if not any(str(value).strip() for value in row if value is not None):
+            continue
+        try:
+            x, y, width, height = (float(value) for value in numbers)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"box {number}: x, y, width and height must be numbers") from error
+        if not (width > 0 and height > 0):
+            raise ValueError(f"box {number}: width and height must be greater than 0")
+        boxes.append([x, y, x + width, y + height])
+        labels.append(" ".join(str(label or "").split()))
+    if len(boxes) > MAX_BOXES:
+        raise ValueError(f"{len(boxes)} boxes: at most {MAX_BOXES}")
+    return boxes, labels
+
+
+def answer(
+    model: DemoModel,
+    picture: str | Path,
+    folder: Path,
+    *,
+    rows: Sequence[BoxRow] = (),
+    objects: Sequence[str] = (),
+    predicates: Sequence[str] = (),
+    top_k: int = 20,
+    min_score: float = 0.0,
+    min_entity_score: float = 0.0,
+    heat_maps: bool = False,
+    max_pixels: int = 50_000_000,
+) -> Answer:
+    """Predict one picture.
+
+    Args:
+        model: whose task says what of the rest it needs.
+        picture: the file.
+        folder: an empty one, for the files.
+        rows: of the table of boxes; none: the model finds its own.
+        objects, predicates: names in place of the model's own, where it takes some; in PredCls the
+            objects are those of the table.
+        top_k, min_score, min_entity_score: see :class:`~vrd_d2.predictor.Predictor`.
+        heat_maps: one for each relation, where the model has them.
+        max_pixels: a larger picture is refused.
+
+    Raises:
+        ValueError: with a message for the user.
+    """
+    image, notes = read_picture(picture, max_pixels=max_pixels)
+    boxes, labels = boxes_of(rows)
+    with model.lock:
+        predictor = model.predictor
+        if predictor.needs_boxes and not boxes:
+            raise ValueError(
+                "this task needs boxes: fill in the table, or let the detector find some"
+            )
+        needs_labels = bool(boxes) and predictor.needs_labels
+        if needs_labels and not all(labels):
+            raise ValueError(f"box {labels.index('') + 1} has no label, which this task needs")
+        if model.takes_words:
+            if model.task.classes_given:
+                objects = list(dict.fromkeys(labels))
+            own = model.vocabulary
+            predictor = model.with_words(objects or own.objects, predicates or own.predicates)
+        options = {
+            "boxes": boxes or None,
+            "labels": labels if needs_labels else None,
+            "top_k": top_k,
+            "min_score": min_score,
+            "min_entity_score": 0.0 if boxes else min_entity_score,
+        }
+        if heat_maps and model.explains:
+            graph, maps = predictor.explain(image, choose=top_k, **options)
+        else:
+            graph, maps = predictor(image, **options), {}
+    name = Path(picture).name
+    page = graph_page([GraphPage(graph, image, name, [*notes, model.name], maps)])
+    files = [folder / "scene_graph.json", folder / "scene_graph.png", folder / "scene_graph.html"]
+    files[0].write_text(graph.to_json(indent=1), encoding="utf-8")
+    Image.fromarray(graph.draw(image)).save(files[1])
+    files[2].write_text(page, encoding="utf-8")
+    return Answer(graph, page, files)
+
+
+def table_rows(graph: SceneGraph) -> list[list]:
+    """The entities of a graph as rows of the table, in whole pixels."""
+    return [
+        [round(x1), round(y1), round(x2 - x1), round(y2 - y1), label]
+        for (x1, y1, x2, y2), label in zip(graph.boxes.tolist(), graph.labels, strict=True)
+    ]
+
+
+def found_boxes(
+    detector: DemoModel,
+    picture: str | Path,
+    *,
+    min_entity_score: float = 0.3,
+    max_pixels: int = 50_000_000,
+) -> list[list]:
+    """Rows of the table: what a model of SGDet finds.
+
+    Raises:
+        ValueError: the picture cannot be read, or nothing is found in it.
+    """
+    image, _ = read_picture(picture, max_pixels=max_pixels)
+    with detector.lock:
+        graph = detector.predictor(image, min_entity_score=min_entity_score, max_overlap=0.5)
+    if not len(graph.labels):
+        raise ValueError("the detector finds nothing in this picture: fill in the table yourself")
+    return table_rows(graph)[:MAX_BOXES]
+
+
+def in_frame(page: str, height: int = 860) -> str:
+    """A page within a page: its scripts run, and reach nothing outside their frame."""
+    return (
+        f'<iframe title="scene graph" sandbox="allow-scripts" style="width:100%;height:{height}px;'
+        f'border:0;border-radius:8px" srcdoc="{html.escape(page, quote=True)}"></iframe>'
+    )
