@@ -312,21 +312,17 @@ def test_found_boxes_come_into_the_table(page):
     choose_task(page, "sgcls")
     page.click(page.find("#examples button:nth-child(2)"))
     page.wait(SHOWN)
+    numbers = "(document.querySelector('#table').innerText.match(/\\d+/g) || []).length"
+    page.wait(f"return {numbers} >= 8")
     # Without boxes, then with those of the detector.
     page.run("[...document.querySelectorAll('#boxes button')].at(-1).click()")
-    page.wait(
-        "return !/[a-z]{3}.*\\d/s.test([...document.querySelectorAll('#table td')]"
-        ".map((e) => e.innerText.trim()).join(' '))"
-    )
+    page.wait(f"return {numbers} === 0")
     page.click(page.find("#draw"))
     assert "this task needs boxes" in page.wait(MESSAGE)
     page.run("document.querySelector('.toast-body button').click()")
-    page.wait(f"return !({MESSAGE.removeprefix('return ')})")
     page.click(page.find("#find"))
-    page.wait(
-        "return [...document.querySelectorAll('#table td')].filter((e) => "
-        "/^\\d+$/.test(e.innerText.trim())).length >= 8"
-    )
+    page.wait(f"return {numbers} >= 8")
+    page.wait(f"return !({MESSAGE.removeprefix('return ')})")
     assert len(draw(page)["entities"]) >= 2
 
 

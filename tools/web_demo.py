@@ -9,10 +9,10 @@ where it did. Needs the extra "demo": pip install 'vrd_d2[demo]'.
 """
 
 import argparse
-import atexit
 import importlib.util
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -92,11 +92,8 @@ def examples_in(folder: Path) -> list[Example]:
     return examples
 
 
-def main() -> int:
-    """The exit code."""
-    args = parse_arguments()
-    folder = Path(tempfile.mkdtemp(prefix="vrd_d2_demo_"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+def serve(args: argparse.Namespace, folder: Path) -> None:
+    """Show the page until the process is stopped."""
     # Read when Gradio is imported. Uploads go where they are removed at the end; nobody is told.
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -105,32 +102,42 @@ def main() -> int:
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
-        print("error: the demo needs Gradio: pip install 'vrd_d2[demo]'", file=sys.stderr)
-        return 1
-    try:
-        models = [
-            DemoModel(config, "" if weights == "-" else weights, args.opts)
-            for config, weights in args.model
-        ] or shipped_models(args.opts)
-        examples = examples_in(folder / "examples")
-        from vrd_d2.demo.page import build_page
+        raise ValueError("the demo needs Gradio: pip install 'vrd_d2[demo]'") from error
+    from vrd_d2.demo.page import build_page
 
-        page = build_page(models, examples, folder, round(args.max_pixels * 1e6))
-        font = ["system-ui", "DejaVu Sans", "sans-serif"]
-        page.launch(
-            server_name=args.host,
-            server_port=args.port,
-            share=args.share,
-            max_file_size=f"{args.max_mb}mb",
-            allowed_paths=[str(folder)],
-            footer_links=[],
-            ssr_mode=False,
-            # Gradio's own themes fetch their fonts.
-            theme=gradio.themes.Soft(font=font, font_mono=["DejaVu Sans Mono", "monospace"]),
-        )
-    except (ValueError, OSError) as error:  # OSError: the port is taken
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    models = [
+        DemoModel(config, "" if weights == "-" else weights, args.opts)
+        for config, weights in args.model
+    ] or shipped_models(args.opts)
+    examples = examples_in(folder / "examples")
+    page = build_page(models, examples, folder, round(args.max_pixels * 1e6))
+    page.launch(
+        server_name=args.host,
+        server_port=args.port,
+        share=args.share,
+        max_file_size=f"{args.max_mb}mb",
+        allowed_paths=[str(folder)],
+        footer_links=[],
+        ssr_mode=False,
+        # Gradio's own themes fetch their fonts.
+        theme=gradio.themes.Soft(
+            font=["system-ui", "DejaVu Sans", "sans-serif"],
+            font_mono=["DejaVu Sans Mono", "monospace"],
+        ),
+    )
+
+
+def main() -> int:
+    """The exit code."""
+    args = parse_arguments()
+    # As an exception, so that the folder goes.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with tempfile.TemporaryDirectory(prefix="vrd_d2_demo_", ignore_cleanup_errors=True) as folder:
+        try:
+            serve(args, Path(folder))
+        except (ValueError, OSError) as error:  # OSError: the port is taken
+            print(f"error: {error}", file=sys.stderr)
+            return 1
     return 0
 
 
