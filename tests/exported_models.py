@@ -92,11 +92,3 @@ def own_answer(
         "predicate_probs": relations.predicate_probs.numpy(),
         "predicate_scores": relations.predicate_scores.numpy(),
     }
-
-
-def best_triplets(answer: dict[str, np.ndarray], count: int = 100) -> list[tuple[int, int, int]]:
-    """The best (subject, object, predicate) without graph constraint, best first."""
-    scores = answer["predicate_scores"] * answer["scores"][answer["pairs"]].prod(1, keepdims=True)
-    order = np.argsort(-scores, axis=None, kind="stable")[:count]
-    pair, predicate = np.unravel_index(order, scores.shape)
-    return [(*answer["pairs"][i].tolist(), int(p)) for i, p in zip(pair, predicate, strict=True)]

@@ -11,7 +11,6 @@ import pytest
 import torch
 from exported_models import (
     VIT_B32,
-    best_triplets,
     build,
     clip_json,
     exported,
@@ -25,6 +24,7 @@ from vrd_d2.data.knowledge_base import KnowledgeBase
 from vrd_d2.data.vocabulary import SCENES, VG150
 from vrd_d2.export import describe, exportable, model_card, write_model
 from vrd_d2.export.detector import best_of_groups
+from vrd_d2.export.parity import best_triplets
 from vrd_d2.modeling.distant import DistantLabels
 from vrd_d2.onnx_runtime import OnnxPredictor
 
