@@ -68,12 +68,13 @@ def test_pixels_and_boxes_are_those_of_the_mapper(
     np.testing.assert_array_equal(image, example["image"].numpy())
 
 
-@pytest.mark.parametrize("kind", ["exif", "rgba", "palette", "grey"])
-def test_pictures_are_read_as_the_package_reads_them(tmp_path: Path, kind: str) -> None:
-    rgb = Image.open(picture_file(tmp_path / "start.png"))
-    path, options = tmp_path / f"{kind}.png", {}
+def odd_picture(folder: Path, kind: str) -> Path:
+    """A picture as they come, for which there is more to do than decoding."""
+    rgb = Image.open(picture_file(folder / "start.png"))
+    grey = np.asarray(rgb.convert("L"))
+    path, options = folder / f"{kind}.png", {}
     if kind == "exif":
-        path, rgb = tmp_path / "turned.jpg", rgb.copy()
+        path, rgb = folder / "turned.jpg", rgb.copy()
         options["exif"] = rgb.getexif()
         options["exif"][0x0112] = 6
     elif kind == "rgba":
@@ -81,10 +82,47 @@ def test_pictures_are_read_as_the_package_reads_them(tmp_path: Path, kind: str) 
         rgb.putalpha(rgb.getchannel("R"))
     elif kind == "palette":
         rgb, options = rgb.quantize(16), {"transparency": 3}
-    else:
+    elif kind == "grey":
         rgb = rgb.convert("L")
+    elif kind == "cmyk":
+        path, rgb = folder / "cmyk.jpg", rgb.convert("CMYK")
+    elif kind == "animation":
+        path = folder / "moving.gif"
+        options = {"save_all": True, "append_images": [rgb.transpose(Image.Transpose.ROTATE_90)]}
+    elif kind == "16 bits":
+        rgb = Image.fromarray(grey.astype(np.uint16) * 200)
+    elif kind == "floats":
+        path, rgb = folder / "depth.tif", Image.fromarray(grey.astype(np.float32) / 300 - 0.2)
     rgb.save(path, **options)
-    np.testing.assert_array_equal(onnx_runtime.read_picture(path), read_picture(path)[0])
+    return path
+
+
+ODD = ["exif", "rgba", "palette", "grey", "cmyk", "animation", "16 bits", "floats"]
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_pictures_are_read_as_the_package_reads_them(tmp_path: Path, kind: str) -> None:
+    path = odd_picture(tmp_path, kind)
+    found = onnx_runtime.read_picture(path)
+    np.testing.assert_array_equal(found, read_picture(path)[0])
+    assert found.std() > 10
+
+
+@pytest.mark.parametrize("kind", ["zero", "text", "svg", "cut", "missing", "bomb"])
+def test_broken_pictures_are_named(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "photo.png"
+    content = {
+        "zero": b"",
+        "text": b"hello",
+        "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        "cut": picture_file(tmp_path / "whole.png").read_bytes()[:3000],
+    }
+    if kind in content:
+        path.write_bytes(content[kind])
+    elif kind == "bomb":
+        Image.new("1", (20_000, 20_000)).save(path)
+    with pytest.raises(ValueError, match=r"photo\.png cannot be read .*get it again"):
+        onnx_runtime.read_picture(path)
 
 
 def test_graphs_are_those_of_the_predictor(tmp_path: Path) -> None:
@@ -201,10 +239,11 @@ def test_wrong_models_are_told(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def clean_python() -> Path:
-    """Python of an environment with onnxruntime, numpy and Pillow alone; made once and kept."""
-    packages = ["onnxruntime", "numpy", "pillow"]
-    key = hashlib.sha256(" ".join([sys.version, *packages]).encode()).hexdigest()[:12]
+def clean_python(repository: Path) -> Path:
+    """Python of an environment with tools/requirements-onnx.txt alone; made once and kept."""
+    needs = repository / "tools/requirements-onnx.txt"
+    packages = ["-r", needs]
+    key = hashlib.sha256((sys.version + needs.read_text()).encode()).hexdigest()[:12]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "vrd_d2" / f"onnx_environment_{key}"
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
@@ -267,3 +306,52 @@ def test_runs_without_torch_and_detectron2(
     assert result.returncode == 1 and "boxes.json must be a JSON list" in result.stderr
     result = run(script, small[2], picture)
     assert result.returncode == 1 and "takes boxes" in result.stderr
+
+
+def test_predict_runs_without_torch_and_detectron2(
+    clean_python: Path, repository: Path, tmp_path: Path
+) -> None:
+    """tools/predict.py --model: the same files as with torch around, drawings and page too."""
+    _, _, model = exported("relclip_sgdet.yaml", "full", "onnx")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    picture_file(photos / "a.png", 210, 290)
+    (photos / "broken.jpg").write_bytes(b"no picture")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    tool = repository / "tools/predict.py"
+
+    def run(python: Path | str, output: str, *options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [python, tool, "photos", "--output", output, *options],
+            cwd=tmp_path,
+            env={**environment, "PYTHONPATH": str(repository), "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    for output, python in (("clean", clean_python), ("here", sys.executable)):
+        result = run(python, output, "--model", str(model), "--top-k", "6")
+        assert result.returncode == 2, result.stderr
+        assert "1 predicted, 0 already there, 1 not used" in result.stdout
+    documents = [
+        json.loads((tmp_path / o / "predictions.json").read_text()) for o in ("clean", "here")
+    ]
+    rows = [
+        [(r["subject_id"], r["predicate_id"], r["object_id"]) for r in document["relations"]]
+        for document in documents
+    ]
+    assert len(rows[0]) == 6 and rows[0] == rows[1]
+    for kind in ("annotations", "relations"):
+        scores = [[row["score"] for row in document[kind]] for document in documents]
+        # The two environments may hold different versions.
+        np.testing.assert_allclose(*scores, atol=1e-4)
+    drawn = np.asarray(Image.open(tmp_path / "clean/drawings/a.png"))
+    assert drawn.shape[1] > 960 and drawn.std() > 10
+    page = (tmp_path / "clean/pages/a.html").read_text(encoding="utf-8")
+    assert page.count('"predicate":') == 6
+    result = run(clean_python, "third", "--config-file", "model.yaml")
+    assert result.returncode == 1 and "bash tools/setup_environment.sh" in result.stderr
+    assert "--model model.onnx" in result.stderr and "Traceback" not in result.stderr
+    result = run(clean_python, "fourth", "--model", str(model), "--heat-maps", "1")
+    assert result.returncode == 1 and "this model has no heat maps" in result.stderr

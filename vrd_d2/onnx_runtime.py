@@ -217,7 +217,10 @@ class OnnxPredictor:
 
 
 def read_picture(image: Picture) -> np.ndarray:
-    """uint8 (H, W, 3) RGB: a file, upright as its EXIF says and on white, or an array as it is."""
+    """uint8 (H, W, 3) RGB: a file, upright as its EXIF says and on white, or an array as it is.
+
+    Of an animation the first picture. Pillow's limit of pixels stands.
+    """
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(
@@ -231,9 +234,26 @@ def read_picture(image: Picture) -> np.ndarray:
                 upright = upright.convert("RGBA")
                 white = Image.new("RGBA", upright.size, (255, 255, 255, 255))
                 upright = Image.alpha_composite(white, upright)
+            if upright.mode.startswith("I") or upright.mode == "F":
+                upright = Image.fromarray(_to_8_bits(np.asarray(upright)))
             return np.array(upright.convert("RGB"))
-    except (OSError, SyntaxError) as error:  # Pillow's errors for what it cannot decode
-        raise ValueError(f"the picture {image} cannot be read: {error}") from error
+    # Pillow's decoders raise nearly anything on what is broken: OSError, SyntaxError, IndexError.
+    except Exception as error:
+        raise ValueError(
+            f"the picture {image} cannot be read ({type(error).__name__}: {error}): get it again, "
+            "or save it as JPEG or PNG"
+        ) from error
+
+
+def _to_8_bits(values: np.ndarray) -> np.ndarray:
+    """Grey values of 16 or 32 bits: the whole range of 16 bits, or that of the picture, to 8."""
+    values = np.nan_to_num(values.astype(np.float64))
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if low >= 0 and 255 < high <= 65_535:
+        return np.rint(values / 257).astype(np.uint8)
+    if low >= 0 and high <= 255 and (high > 1 or high == 0):
+        return np.rint(values).astype(np.uint8)
+    return np.rint((values - low) * (255 / ((high - low) or 1))).astype(np.uint8)
 
 
 def output_size(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
