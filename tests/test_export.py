@@ -236,6 +236,31 @@ def _torch_run(path: Path, file_format: str, cfg):
     return run
 
 
+ENCODERS = {
+    "timm": ("timm/resnet10t", "map2"),
+    "detectron2": ("build_resnet_fpn_backbone", "p3"),
+}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_other_encoders(encoder: str, pictures: list[np.ndarray]) -> None:
+    """Table 4: backbones of timm and Detectron2, with the padding that each wants."""
+    name, feature = ENCODERS[encoder]
+    cfg, model, path = exported(
+        "relclip_predcls.yaml",
+        "relations",
+        "onnx",
+        *["MODEL.VISUAL.ENCODER", name, "MODEL.VISUAL.FEATURE", feature],
+        *["MODEL.VISUAL.WEIGHTS", "", "MODEL.RELATION.DIM", "32"],
+    )
+    predictor = OnnxPredictor(path, threads=1)
+    for count, picture in zip([0, 1, 2, 30, 5], pictures, strict=True):
+        boxes, classes = random_boxes(*picture.shape[:2], count), np.arange(count) % 22
+        labels = [SCENES.objects[c] for c in classes]
+        answer = predictor.run(picture, boxes=boxes, labels=labels)
+        assert_same(answer, own_answer(cfg, model, picture, boxes, classes))
+
+
 def test_torchscript_detector_is_detectron2s_own(pictures: list[np.ndarray]) -> None:
     """Stock tracing, against the exportable form: the same boxes, exactly."""
     _, model, path = exported("relclip_sgdet.yaml", "detector", "torchscript")
@@ -283,6 +308,21 @@ def test_model_card(tmp_path: Path) -> None:
         model_card(cfg, metadata, file_name="model.onnx", results=[path])
     with pytest.raises(ValueError, match="no results file"):
         model_card(cfg, metadata, file_name="model.onnx", results=[tmp_path / "absent.json"])
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ("unionclip_zero_shot_sgdet.yaml", "UnionCLIP does not export: its texts are encoded as"),
+        ("frequency_predcls.yaml", "FrequencyBaseline does not export: it looks counts up"),
+    ],
+)
+def test_models_that_do_not_export_say_why(config: str, reason: str) -> None:
+    _, model = build(config)
+    with pytest.raises(ValueError, match=reason):
+        exportable(model, "relations")
+    if model.detector is not None:
+        assert exportable(model, "detector").outputs == ["boxes", "classes", "scores"]
 
 
 def test_parts_that_do_not_exist(tmp_path: Path) -> None:

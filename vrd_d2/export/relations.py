@@ -15,6 +15,7 @@ from vrd_d2.export.image import padded
 from vrd_d2.modeling.adaptor import FeatureAdaptor
 from vrd_d2.modeling.attention import SegmentAttention
 from vrd_d2.modeling.clip import CLIPViT
+from vrd_d2.modeling.frequency import FrequencyBaseline
 from vrd_d2.modeling.geometry import (
     candidate_pairs,
     entity_geometry,
@@ -24,6 +25,13 @@ from vrd_d2.modeling.geometry import (
 from vrd_d2.modeling.pooling import roi_mean
 from vrd_d2.modeling.relation_model import NO_CANDIDATE
 from vrd_d2.modeling.relclip import RelCLIP
+from vrd_d2.modeling.union_clip import UnionCLIP
+
+_REASONS = {
+    UnionCLIP: "its texts are encoded as their class pairs come up, by a tower with a tokenizer",
+    FrequencyBaseline: "it looks counts up and at no picture",
+}
+_OTHERS = "only RelCLIP is written in a form that does"
 
 
 class ExportableRelations(nn.Module):
@@ -39,7 +47,10 @@ class ExportableRelations(nn.Module):
     def __init__(self, model: nn.Module):
         super().__init__()
         if not isinstance(model, RelCLIP):
-            raise ValueError(f"{type(model).__name__} does not export: only RelCLIP does")
+            raise ValueError(
+                f"{type(model).__name__} does not export: {_REASONS.get(type(model), _OTHERS)}. A "
+                "detector in it does ('detector'), and tools/predict.py runs it as it is"
+            )
         model.eval()
         # The parts that run, not the model: what only training needs stays out of the file.
         self.visual, self.head = model.visual, model.head
