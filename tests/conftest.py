@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, DRIVER, Browser
 from detectron2.structures import BoxMode
 from PIL import Image
 from scripts import load_script
@@ -158,3 +159,16 @@ def make_cfg(tiny_json, tmp_path, repository):
         return load_config(repository / "configs" / name, [*flat, *overrides])
 
     return make
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium, for all tests of a module."""
+    if not DRIVER or not CHROMIUM:
+        pytest.skip("no browser: install Debian's chromium and chromium-driver")
+    try:
+        opened = Browser()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    yield opened
+    opened.close()

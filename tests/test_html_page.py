@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, DRIVER, Browser
+from browser import Browser
 from PIL import Image
 
 from vrd_d2.html_page import GraphPage, graph_page
@@ -108,18 +108,6 @@ def test_every_graph_makes_a_page(shape, graph):
 def test_a_page_needs_a_picture():
     with pytest.raises(ValueError, match="one picture"):
         graph_page([])
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not DRIVER or not CHROMIUM:
-        pytest.skip("no browser: install Debian's chromium and chromium-driver")
-    try:
-        opened = Browser()
-    except RuntimeError as error:
-        pytest.skip(str(error))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

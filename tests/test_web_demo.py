@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from browser import CHROMIUM, DRIVER, Browser
+from browser import Browser
 from PIL import Image
 
 from vrd_d2.data.vocabulary import SCENES
@@ -224,27 +224,15 @@ def server(repository, tmp_path_factory):
     assert not list(folder.glob("vrd_d2_demo_*")), "uploads stay behind"
 
 
-@pytest.fixture(scope="module")
-def window():
-    if not DRIVER or not CHROMIUM:
-        pytest.skip("no browser: install Debian's chromium and chromium-driver")
-    try:
-        opened = Browser()
-    except RuntimeError as error:
-        pytest.skip(str(error))
-    opened.resize(1500, 1200)
-    yield opened
-    opened.close()
-
-
 @pytest.fixture
-def page(server, window):
-    window.enter(None)
-    window.open(server)
-    window.wait("return document.querySelector('#picture input[type=file], #picture button')")
-    window.wait("return document.querySelectorAll('#examples button').length >= 4")
-    window.messages()
-    return window
+def page(server, browser):
+    browser.resize(1500, 1200)
+    browser.enter(None)
+    browser.open(server)
+    browser.wait("return document.querySelector('#picture input[type=file], #picture button')")
+    browser.wait("return document.querySelectorAll('#examples button').length >= 4")
+    browser.messages()
+    return browser
 
 
 MESSAGE = "return document.querySelector('.toast-body')?.innerText"
