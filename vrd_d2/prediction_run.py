@@ -296,12 +296,12 @@ class PredictionRun:
         if self.files.html == "one":
             pages = [self._page(record) for record in records if "error" not in record]
             if pages:
-                name = f"{len(pages)} pictures" if len(pages) > 1 else pages[0].title
+                name = _count(len(pages), "picture") if len(pages) > 1 else pages[0].title
                 self.folder.write("index.html", graph_page(pages, title=name).encode())
         drawn = sum(len(record.get("heat_maps", [])) for record in records)
-        with_heat = f" and {drawn} heat maps" if self.files.heat_maps else ""
+        with_heat = f" and {_count(drawn, 'heat map')}" if self.files.heat_maps else ""
         file = self.folder.path / "predictions.json"
-        return f"{len(document['images'])} pictures{with_heat} in {file}"
+        return f"{_count(len(document['images']), 'picture')}{with_heat} in {file}"
 
     def _page(self, record: dict[str, Any]) -> GraphPage:
         path = self.folder.path / record["file_name"]
@@ -316,6 +316,10 @@ class PredictionRun:
 
 # The drawing for people, and the values as grey for programs.
 _HEAT_FILES = {"drawing": "", "map": " (values)"}
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _title(record: Mapping[str, Any]) -> str:
