@@ -30,6 +30,8 @@ class Browser:
             stderr=subprocess.DEVNULL,
         )
         flags = "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage"
+        # A camera that shows a test picture, and may be used.
+        flags += " --use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
         options = {"binary": CHROMIUM, "args": [*flags.split(), "--window-size=1400,1000"]}
         wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
         try:

@@ -200,9 +200,15 @@ def server(repository, tmp_path_factory):
     folder = tmp_path_factory.mktemp("server")
     log = folder / "log.txt"
     tool = repository / "tools/web_demo.py"
-    limits = ["--max-mb", "1", "--max-pixels", "1"]
+    options = ["--port", port, "--max-mb", 1, "--max-pixels", 3, "--opts", "MODEL.DEVICE", "cpu"]
+    # Named ones, since what the quick start trained would be the first of the shipped.
+    base = repository / "configs/quickstart/unionclip_zero_shot_sgdet.yaml"
+    for task in ("sgdet", "sgcls", "predcls"):
+        config = folder / f"{task}.yaml"
+        config.write_text(f"_BASE_: {base}\nMODEL:\n  RELATION:\n    TASK: {task}\n")
+        options += ["--model", config, "-"]
     process = subprocess.Popen(
-        [sys.executable, tool, "--port", str(port), *limits, "--opts", "MODEL.DEVICE", "cpu"],
+        [sys.executable, tool, *map(str, options)],
         stdout=log.open("w"),
         stderr=subprocess.STDOUT,
         cwd=folder,
@@ -318,7 +324,7 @@ def broken_pictures(folder: Path) -> dict[Path, str]:
     """Files that are no pictures to use, and what the page says of them."""
     photo = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     Image.fromarray(photo).save(folder / "whole.jpg")
-    Image.fromarray(np.zeros((1001, 1000), np.uint8)).save(folder / "huge.png")
+    Image.fromarray(np.zeros((2001, 1500), np.uint8)).save(folder / "huge.png")
     content = {
         "zero.png": (b"", "is empty (0 bytes)"),
         "text.jpg": (b"hello", "is no picture"),
@@ -327,7 +333,7 @@ def broken_pictures(folder: Path) -> dict[Path, str]:
             b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>",
             "it is an SVG",
         ),
-        "huge.png": ((folder / "huge.png").read_bytes(), "the limit is 1 million"),
+        "huge.png": ((folder / "huge.png").read_bytes(), "the limit is 3 million"),
     }
     for name, (data, _) in content.items():
         (folder / name).write_bytes(data)
@@ -370,6 +376,19 @@ def test_odd_uploads_are_used(page, tmp_path):
         upload(page, tmp_path / name)
         page.wait("return document.querySelector('#picture img')")
         assert fact in draw(page)["facts"]
+
+
+def test_a_camera_takes_pictures(page):
+    page.run("document.querySelector('#picture [aria-label=\"Capture from camera\"]').click()")
+    allow = """[...document.querySelectorAll('#picture button')]
+               .find((e) => e.innerText.includes('Webcam'))"""
+    page.wait(f"return {allow}")
+    page.run(f"{allow}.click()")
+    shutter = "document.querySelector('#picture [aria-label=\"capture photo\"]')"
+    page.wait(f"return {shutter} && document.querySelector('#picture video')?.videoWidth > 0")
+    page.run(f"{shutter}.click()")
+    page.wait(SHOWN)
+    assert "pixels" in draw(page)["facts"]
 
 
 def test_too_large_an_upload_is_refused(server):
