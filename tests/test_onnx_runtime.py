@@ -355,3 +355,20 @@ def test_predict_runs_without_torch_and_detectron2(
     assert "--model model.onnx" in result.stderr and "Traceback" not in result.stderr
     result = run(clean_python, "fourth", "--model", str(model), "--heat-maps", "1")
     assert result.returncode == 1 and "this model has no heat maps" in result.stderr
+
+
+def test_predict_runs_a_detector_alone(repository: Path, tmp_path: Path) -> None:
+    """Entities, and no relations between them; predicates cannot be asked for."""
+    _, _, path = exported("relclip_sgdet.yaml", "detector", "onnx")
+    file = picture_file(tmp_path / "picture.png", 210, 290)
+    command = [sys.executable, repository / "tools/predict.py", file, "--model", path, "--output"]
+    options = {"capture_output": True, "text": True, "timeout": 300, "cwd": tmp_path}
+    result = subprocess.run([*command, "out"], **options)
+    assert result.returncode == 0, result.stderr
+    document = json.loads((tmp_path / "out/predictions.json").read_text())
+    assert document["relations"] == document["predicates"] == []
+    expected = OnnxPredictor(path, threads=1)(file)["entities"]
+    found = [annotation["score"] for annotation in document["annotations"]]
+    assert found and found == pytest.approx([entity["score"] for entity in expected], abs=1e-5)
+    result = subprocess.run([*command, "other", "--predicates", "on"], **options)
+    assert result.returncode == 1 and "the model is a detector, which has none" in result.stderr

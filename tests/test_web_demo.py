@@ -62,8 +62,8 @@ def test_boxes_of_the_table():
     ]:
         with pytest.raises(ValueError, match=message):
             boxes_of([row])
-    with pytest.raises(ValueError, match="101 boxes: at most 100"):
-        boxes_of([[1, 2, 3, 4, "man"]] * 101)
+    with pytest.raises(ValueError, match="51 boxes: at most 50"):
+        boxes_of([[1, 2, 3, 4, "man"]] * 51)
 
 
 def test_predcls_reads_labels_and_predicates_of_the_user(models, picture, tmp_path):
@@ -351,6 +351,20 @@ def test_broken_uploads_get_a_message(page, tmp_path):
         found = page.wait(MESSAGE)
         assert message in found, f"{file.name}: {found}"
         assert page.run("return document.querySelector('#result iframe')") is None
+
+
+def test_messages_are_no_html(page):
+    choose_task(page, "predcls")
+    page.click(page.find("#examples button"))
+    page.wait(SHOWN)
+    page.run("document.querySelector('#words button').click()")
+    page.wait("return document.querySelector('#predicates textarea')?.offsetHeight > 0")
+    words = page.find("#predicates textarea")
+    page.clear(words)
+    page.write(words, "<img src=x onerror=alert(1)>" * 3)
+    page.click(page.find("#draw"))
+    assert "<img src=x onerror=" in page.wait(MESSAGE)
+    assert page.run("return document.querySelector('.toast-body img')") is None
 
 
 def test_odd_uploads_are_used(page, tmp_path):

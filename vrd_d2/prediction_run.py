@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
@@ -25,10 +25,21 @@ from vrd_d2.prediction_folder import PredictionFolder, fit_name, predictions_doc
 from vrd_d2.scene_graph import SceneGraph
 
 
+class DetectorNames(NamedTuple):
+    """What a detector has for a vocabulary."""
+
+    objects: tuple[str, ...]
+    predicates: tuple[str, ...]
+
+    def predicate_id(self, name: str) -> int:
+        """Raises ValueError."""
+        raise ValueError(f"unknown predicate {name!r}: the model is a detector, which has none")
+
+
 class Model(Protocol):
     """What predicts: :class:`vrd_d2.predictor.Predictor`, or :class:`ExportedModel`."""
 
-    vocabulary: Vocabulary
+    vocabulary: Vocabulary | DetectorNames
     needs_boxes: bool
     needs_labels: bool
     explains: bool
@@ -47,8 +58,9 @@ class ExportedModel:
 
     def __init__(self, file: str | Path) -> None:
         self._predictor = OnnxPredictor(file)
-        names = self._predictor.metadata
-        self.vocabulary = Vocabulary(tuple(names["objects"]), tuple(names["predicates"]))
+        names = tuple(map(tuple, map(self._predictor.metadata.get, ("objects", "predicates"))))
+        # A detector knows no predicates, which no Vocabulary goes without.
+        self.vocabulary = Vocabulary(*names) if names[1] else DetectorNames(*names)
         self.needs_boxes = "boxes" in self._predictor.input_names
         self.needs_labels = "classes" in self._predictor.input_names
 

@@ -12,7 +12,7 @@ from vrd_d2.html_page import GraphPage, graph_page
 from vrd_d2.media import read_picture
 from vrd_d2.scene_graph import SceneGraph
 
-MAX_BOXES = 100
+MAX_BOXES = 50  # their pairs are what takes time
 
 # A row of the table of boxes: x, y, width, height in pixels, and the label.
 BoxRow = Sequence

@@ -1,6 +1,7 @@
 """The demo's page. Needs Gradio."""
 
 import functools
+import html
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
@@ -48,7 +49,9 @@ def for_users(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*arguments)
         except ValueError as error:
-            raise gradio.Error(str(error), duration=None, print_exception=False) from error
+            # Gradio takes messages for HTML, and names of files and labels come from anywhere.
+            message = html.escape(str(error))
+            raise gradio.Error(message, duration=None, print_exception=False) from error
         except Exception as error:
             logger.exception("not the user's fault")
             reason = f"This should not happen: {type(error).__name__}. The log says more."
