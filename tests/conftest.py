@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import CHROMIUM, DRIVER, Browser
+from detectron2.engine import launch
 from detectron2.structures import BoxMode
 from PIL import Image
 from scripts import load_script
@@ -159,6 +160,17 @@ def make_cfg(tiny_json, tmp_path, repository):
         return load_config(repository / "configs" / name, [*flat, *overrides])
 
     return make
+
+
+@pytest.fixture
+def launch_on_cpu(monkeypatch):
+    """(function, processes, arguments...): several processes over gloo, whatever GPUs there are."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    def start(function, processes, *arguments):
+        launch(function, processes, dist_url="auto", args=arguments)
+
+    return start
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
-from detectron2.engine import launch
 from detectron2.utils import comm
 
 from vrd_d2.checkpoint import load_weights
@@ -223,10 +222,10 @@ def two_processes(cfg):
     Path(cfg.OUTPUT_DIR, f"rank{comm.get_rank()}.txt").write_text(repr(total))
 
 
-def test_two_processes_on_the_cpu(make_cfg):
+def test_two_processes_on_the_cpu(make_cfg, launch_on_cpu):
     cfg = make_cfg("relclip_sgcls.yaml", "SOLVER.MAX_ITER", 2)
     Path(cfg.OUTPUT_DIR).mkdir()
-    launch(two_processes, 2, dist_url="auto", args=(cfg,))
+    launch_on_cpu(two_processes, 2, cfg)
     folder = Path(cfg.OUTPUT_DIR)
     assert (folder / "rank0.txt").read_text() == (folder / "rank1.txt").read_text()
     assert "R@50" in json.loads((folder / "results.json").read_text())["relations"]

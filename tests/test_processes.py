@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.engine import launch
 from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -71,9 +70,9 @@ def one_rank(cases, folder):
 
 
 @pytest.mark.parametrize("processes", CASES)
-def test_loss_and_gradients_equal_one_process(processes, tmp_path):
+def test_loss_and_gradients_equal_one_process(processes, tmp_path, launch_on_cpu):
     cases = CASES[processes]
-    launch(one_rank, processes, dist_url="auto", args=(cases, str(tmp_path)))
+    launch_on_cpu(one_rank, processes, cases, str(tmp_path))
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(processes)]
     for counts in cases:
         ranks = [result[counts] for result in results]

@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vrd_d2.modeling.union_crops import crop_windows, cut_crops, union_regions
+from vrd_d2.modeling.union_crops import (
+    bicubic,
+    crop_windows,
+    cut_crops,
+    resize_floats,
+    union_regions,
+)
 
 
 def smooth_picture(height, width):
@@ -37,6 +43,16 @@ def test_shrinking_is_antialiased():
     image = torch.from_numpy(board).expand(3, -1, -1).contiguous()
     crop = cut_crops(image, torch.tensor([[0, 0, 240, 240]]), (24, 24), mode="squash")
     assert (crop.float() - 127.5).abs().max() < 20
+
+
+@pytest.mark.parametrize("size", [(40, 56), (300, 64), (64, 300), (130, 90)])
+def test_resizing_floats_equals_resizing_bytes(size):
+    """Noise overshoots between the two directions, where bytes end at 0 and 255."""
+    noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 90, 130), np.uint8))
+    found, expected = resize_floats(noise, size), bicubic(noise, size)
+    assert found.dtype == torch.uint8 and found.shape == expected.shape
+    difference = (found.int() - expected.int()).abs()
+    assert difference.max() <= 1 and difference.float().mean() < 0.02
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from detectron2.engine import launch
 from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 from union_models import (
@@ -171,10 +170,10 @@ def one_rank(cfg, examples, folder):
     torch.save(results, Path(folder) / f"{comm.get_rank()}.pt")
 
 
-def test_two_processes_equal_one_on_the_whole_batch(make, tmp_path):
+def test_two_processes_equal_one_on_the_whole_batch(make, tmp_path, launch_on_cpu):
     cfg = make("attention", "MODEL.UNION_CLIP.TEXT_CHUNK", 7)
     examples = examples_of(cfg)
-    launch(one_rank, 2, dist_url="auto", args=(cfg, examples, str(tmp_path)))
+    launch_on_cpu(one_rank, 2, cfg, examples, str(tmp_path))
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for number, split in enumerate(SPLITS):
         model = build(cfg).train()

@@ -5,6 +5,7 @@ A ViT-B/32 with random weights, one 800x600 picture, 80 boxes, all 6,320 ordered
 run side by side in one process; read the ratios, not the seconds.
 
     python tools/benchmark_model.py [--precision fp32 bf16] [--attention full subject axial]
+        [--device cuda]
 """
 
 import argparse
@@ -25,18 +26,25 @@ from vrd_d2.modeling.pooling import roi_mean
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def reset_peak() -> None:
-    """Forget the peak of resident memory so far (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5")
+def reset_peak(device: str = "cpu") -> None:
+    """Forget the peak of resident memory so far (Linux), or of a GPU's."""
+    if device == "cpu":
+        Path("/proc/self/clear_refs").write_text("5")
+    else:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
 
 
-def peak_mib() -> float:
-    """Peak of resident memory since the last reset, in MiB."""
+def peak_mib(device: str = "cpu") -> float:
+    """Peak of memory since the last reset, in MiB."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def measure(stages: dict, repeats: int) -> dict[str, tuple[float, float]]:
+def measure(stages: dict, repeats: int, device: str = "cpu") -> dict[str, tuple[float, float]]:
     """Median seconds and peak MiB above the start of each stage.
 
     Stages are interleaved, so that a noisy minute hits all of them alike.
@@ -45,14 +53,15 @@ def measure(stages: dict, repeats: int) -> dict[str, tuple[float, float]]:
     peaks = dict.fromkeys(stages, 0.0)
     for repeat in range(repeats + 1):
         for name, stage in stages.items():
-            reset_peak()
-            before = peak_mib()
+            reset_peak(device)
+            before = peak_mib(device)
             start = time.perf_counter()
             stage()
+            peak = peak_mib(device)  # waits for a GPU
             elapsed = time.perf_counter() - start
             if repeat:  # the first round warms up
                 times[name].append(elapsed)
-            peaks[name] = max(peaks[name], peak_mib() - before)
+            peaks[name] = max(peaks[name], peak - before)
     return {name: (statistics.median(times[name]), peaks[name]) for name in stages}
 
 
@@ -78,24 +87,25 @@ def make_example(boxes: int, num_relations: int, seed: int) -> dict:
     }
 
 
-def build(attention: str) -> RelCLIP:
+def build(attention: str, device: str = "cpu") -> RelCLIP:
     """The full-size PredCls model with random weights, all ordered pairs as candidates."""
     cfg = load_config(
         ROOT / "configs/relclip_predcls.yaml",
         [
-            *("MODEL.CLIP.NAME", "ViT-B-32", "MODEL.CLIP.PRETRAINED", "", "MODEL.DEVICE", "cpu"),
+            *("MODEL.CLIP.NAME", "ViT-B-32", "MODEL.CLIP.PRETRAINED", "", "MODEL.DEVICE", device),
             *("MODEL.RELATION.REQUIRE_OVERLAP", "False", "MODEL.RELATION.ATTENTION", attention),
         ],
     )
     torch.manual_seed(0)
-    return RelCLIP(cfg)
+    return RelCLIP(cfg).to(device)
 
 
 def stages_of(model: RelCLIP, example: dict) -> dict:
     """Closures over prepared inputs, one a stage."""
     model.eval()
     head, size = model.head, (600, 800)
-    boxes = example["instances"].gt_boxes.tensor
+    boxes = example["instances"].gt_boxes.tensor.to(model.device)
+    classes = example["instances"].gt_classes.to(model.device)
     pairs = candidate_pairs(boxes, require_overlap=False)
     subjects, objects = boxes[pairs[:, 0]], boxes[pairs[:, 1]]
     unions = union_boxes(subjects, objects)
@@ -111,7 +121,7 @@ def stages_of(model: RelCLIP, example: dict) -> dict:
         return roi_align(feature_map[None], [unions], 7, head.scale, 2, True).mean((2, 3))
 
     def relation_stage():
-        return head([feature_map], [boxes], [example["instances"].gt_classes], [pairs], [size])
+        return head([feature_map], [boxes], [classes], [pairs], [size])
 
     error = (roi_align_mean() - roi_mean(feature_map, unions, scale=head.scale)).abs().max()
     print(f"union features: largest difference to roi_align 7x7 + mean {error:.1e}")
@@ -152,21 +162,23 @@ def main() -> None:
     parser.add_argument("--attention", nargs="+", default=["full", "subject", "axial"])
     parser.add_argument("--boxes", type=int, default=80)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     args = parser.parse_args()
     example = make_example(args.boxes, 20, seed=0)
     pairs = args.boxes * (args.boxes - 1)
-    print(f"{torch.get_num_threads()} threads, {args.boxes} boxes, {pairs} pairs")
+    where = f"{torch.get_num_threads()} threads" if args.device == "cpu" else args.device
+    print(f"{where}, {args.boxes} boxes, {pairs} pairs")
     for precision in args.precision:
         for attention in args.attention:
-            model = build(attention)
-            context = (
-                torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext()
-            )
+            model = build(attention, args.device)
+            bf16 = torch.autocast(args.device, torch.bfloat16)
+            context = bf16 if precision == "bf16" else nullcontext()
             with context:
                 with torch.no_grad():
                     inference = stages_of(model, example)
-                    rows = measure(inference, args.repeats)
-                rows.update(measure(training_stages(model, example), args.repeats))
+                    rows = measure(inference, args.repeats, args.device)
+                training = training_stages(model, example)
+                rows.update(measure(training, args.repeats, args.device))
             vit, whole = rows["ViT forward"][0], rows["whole inference"][0]
             print(f"\n{precision}, attention {attention}")
             print(f"{'stage':34}{'seconds':>9}{'share':>8}{'x ViT':>8}{'peak MiB':>10}")

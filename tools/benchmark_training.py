@@ -5,7 +5,7 @@ A ViT-B/32 with random weights, 12 pictures of 800x600, 512 sampled pairs each, 
 with and without the encoder (MODEL.CLIP.FEATURE_CACHE) and RCL alternate in one process; read the
 ratios, not the seconds.
 
-    python tools/benchmark_training.py [--pictures 12] [--relations 20 128]
+    python tools/benchmark_training.py [--pictures 12] [--relations 20 128] [--device cuda]
 """
 
 import argparse
@@ -35,11 +35,12 @@ def rcl_stage(model, levels: list, queries: int, classes: int, predicates: int):
     dim = model.contrast.visual["sp"].in_features
 
     def rows() -> Tensor:
-        return torch.randn((queries, dim), generator=generator).requires_grad_()
+        return torch.randn((queries, dim), generator=generator).to(model.device).requires_grad_()
 
     visual = Triplets(rows(), rows(), rows())
     subject, object = (torch.randint(classes, (queries,), generator=generator) for _ in "so")
     weights = torch.eye(predicates)[torch.randint(predicates, (queries,), generator=generator)]
+    subject, object, weights = (x.to(model.device) for x in (subject, object, weights))
 
     def stage() -> None:
         model.contrast.levels = levels
@@ -62,10 +63,12 @@ def main() -> None:
     parser.add_argument("--relations", type=int, nargs="+", default=[20, 128], help="a picture")
     parser.add_argument("--boxes", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     args = parser.parse_args()
     bench = load_script("benchmark_model")
-    print(f"{torch.get_num_threads()} threads, {args.pictures} pictures x 512 pairs")
-    model = bench.build("full").train()
+    where = f"{torch.get_num_threads()} threads" if args.device == "cpu" else args.device
+    print(f"{where}, {args.pictures} pictures x 512 pairs")
+    model = bench.build("full", args.device).train()
     levels = model.contrast.levels
     for relations in args.relations:
         examples = [
@@ -94,7 +97,7 @@ def main() -> None:
                 "cache": lambda folder=folder: iteration(folder, []),
             }
             stages["RCL alone"] = rcl_stage(model, levels, counts[0], 150, 50)
-            rows = bench.measure(stages, args.repeats)
+            rows = bench.measure(stages, args.repeats, args.device)
         whole = {name: seconds for name, (seconds, _) in rows.items()}
         print(f"\n{relations} relations a picture, {counts[0]} positive pairs in the batch")
         for name, seconds in whole.items():

@@ -3,6 +3,8 @@
 Shapes: P pairs, n distinct regions of a picture.
 """
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -69,15 +71,20 @@ def cut_crops(image: Tensor, windows: Tensor, size: tuple[int, int], *, mode: st
         return image.new_zeros((0, 3, *size))
     if mode == "center":
         windows = _center(windows, size)
-    # CUDA resizes no bytes.
-    pixels = image if image.device.type == "cpu" else image.float()
-    crops = torch.cat(
-        [
-            F.interpolate(pixels[None, :, y1:y2, x1:x2], size=size, mode="bicubic", antialias=True)
-            for x1, y1, x2, y2 in windows.tolist()
-        ]
+    resize = bicubic if image.device.type == "cpu" else resize_floats
+    return torch.cat(
+        [resize(image[None, :, y1:y2, x1:x2], size) for x1, y1, x2, y2 in windows.tolist()]
     )
-    return crops if crops.dtype == torch.uint8 else crops.round().clamp(0, 255).to(torch.uint8)
+
+
+bicubic = functools.partial(F.interpolate, mode="bicubic", antialias=True)  # of bytes, on the CPU
+
+
+def resize_floats(crop: Tensor, size: tuple[int, int]) -> Tensor:
+    """What a resize of bytes gives, where there is none (CUDA): each direction ends in bytes."""
+    for part in ((crop.shape[-2], size[1]), size):
+        crop = bicubic(crop.float(), part).round().clamp(0, 255)
+    return crop.to(torch.uint8)
 
 
 def _center(windows: Tensor, size: tuple[int, int]) -> Tensor:
