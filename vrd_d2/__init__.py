@@ -4,6 +4,8 @@ Where torch or Detectron2 is missing, only what exported models need can be impo
 and the modules that tools/predict.py --model uses.
 """
 
+import logging
+import warnings
 from importlib.util import find_spec
 from typing import NoReturn
 
@@ -22,6 +24,11 @@ __all__ = [
 _MISSING = [package for package in ("torch", "detectron2") if find_spec(package) is None]
 
 if not _MISSING:
+    # What today's torch says of calls in Detectron2, at every start, and nobody here can change.
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+    warnings.filterwarnings("ignore", "torch.meshgrid: in an upcoming release", UserWarning)
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+
     # Importing them registers the built-in data sets and the meta-architectures with Detectron2.
     from vrd_d2 import modeling  # noqa: F401
     from vrd_d2.config import add_vrd_config
