@@ -200,6 +200,8 @@ def test_wrong_use_is_told(small: tuple, tmp_path: Path) -> None:
         ({"boxes": box}, "takes labels"),
         ({"boxes": [[1, 2, 3]], "labels": ["man"]}, r"must be \(M, 4\)"),
         ({"boxes": [[1, 2, 3, np.nan]], "labels": ["man"]}, "finite"),
+        ({"boxes": [[70, 2, 90, 40]], "labels": ["man"]}, "outside the picture, which is 60 x 50"),
+        ({"boxes": [[30, 2, 1, 40]], "labels": ["man"]}, "corners left above and right below"),
         ({"boxes": box, "labels": ["unicorn"]}, "unknown label 'unicorn'"),
         ({"boxes": box, "labels": ["man", "man"]}, "2 labels for 1 boxes"),
         ({"boxes": box, "labels": ["man"], "predicates": ["eats"]}, "unknown predicate 'eats'"),

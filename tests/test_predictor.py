@@ -39,6 +39,14 @@ def test_given_boxes_and_labels(make):
     )
 
 
+def test_boxes_may_reach_outside_and_be_lines(make):
+    predictor, record = make("relclip_predcls.yaml")
+    boxes = [[-20, 10, 50, 120], [30, 30, 30, 60], [100, 0, 100, 100]]
+    graph = predictor(record["file_name"], boxes=boxes, labels=["man", "dog", "hat"])
+    np.testing.assert_allclose(graph.boxes, boxes, atol=1e-3)
+    assert np.isfinite(graph.scores).all()
+
+
 def test_path_and_rgb_array_agree(make):
     predictor, record = make("quickstart/relclip_sgdet.yaml")
     array = np.asarray(Image.open(record["file_name"]).convert("RGB"))
@@ -56,6 +64,12 @@ def test_path_and_rgb_array_agree(make):
         ({"boxes": [[0, 0, 9, 9]]}, "give boxes and labels"),
         ({"boxes": [[0, 0, 9, 9]], "labels": ["mna"]}, "mna"),
         ({"boxes": [[0, 0, 9, 9]], "labels": ["man", "dog"]}, "classes of shape"),
+        (
+            {"boxes": [[0, 0, 9, 9], [400, 0, 500, 90]], "labels": ["man", "dog"]},
+            r"boxes\[1\] is \[400.0, 0.0, 500.0, 90.0\]: .* outside the picture, .* 100 x 100",
+        ),
+        ({"boxes": [[0, -9, 9, -1]], "labels": ["man"]}, "outside the picture"),
+        ({"boxes": [[50, 40, 20, 60]], "labels": ["man"]}, "x1 y1 x2 y2, corners left above"),
     ],
 )
 def test_what_the_task_needs(make, arguments, message):

@@ -167,7 +167,7 @@ class OnnxPredictor:
             )
         feed = {"image": _prepare(pixels, size, preprocessing["channel_order"])}
         if boxes is not None:
-            given = _checked_boxes(boxes)
+            given = checked_boxes(boxes, height, width)
             stretch = np.array([size[1] / width, size[0] / height] * 2)
             feed["boxes"] = (given * stretch).astype(np.float32)
         if labels is not None:
@@ -283,13 +283,30 @@ def _prepare(pixels: np.ndarray, size: tuple[int, int], channel_order: str) -> n
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _checked_boxes(boxes: Sequence[Sequence[float]]) -> np.ndarray:
+def checked_boxes(boxes: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
+    """Boxes of one's own as float64 (M, 4); they may reach outside the picture.
+
+    Raises:
+        ValueError: names the box: its corners are no numbers or not in order, or all of it lies
+            outside the picture, as boxes do that were made for another size.
+    """
     given = np.asarray(boxes, np.float64)
     given = given.reshape(0, 4) if not given.size else given
     if given.ndim != 2 or given.shape[1] != 4 or not np.isfinite(given).all():
         raise ValueError(
             f"boxes of shape {given.shape}: they must be (M, 4), finite, x1 y1 x2 y2 in pixels"
         )
+    low, high = given[:, :2], given[:, 2:]
+    for wrong, reason in (
+        (high < low, "it must be x1 y1 x2 y2, corners left above and right below"),
+        (
+            (high < 0) | (low > [width, height]),
+            f"it lies outside the picture, which is {width} x {height} pixels as it is seen",
+        ),
+    ):
+        (found,) = wrong.any(1).nonzero()
+        if len(found):
+            raise ValueError(f"boxes[{found[0]}] is {given[found[0]].tolist()}: {reason}")
     return given
 
 

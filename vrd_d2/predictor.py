@@ -17,6 +17,7 @@ from vrd_d2.graph_reading import predicted_graph, select_triplets, selected_grap
 from vrd_d2.media import read_picture
 from vrd_d2.modeling.relclip import RelCLIP
 from vrd_d2.modeling.union_clip import UnionCLIP
+from vrd_d2.onnx_runtime import checked_boxes
 from vrd_d2.scene_graph import SceneGraph
 from vrd_d2.tasks import Task
 
@@ -235,7 +236,7 @@ class Predictor:
             )
         example = relation_example(
             pixels,
-            [] if boxes is None else boxes,
+            [] if boxes is None else checked_boxes(boxes, height, width),
             classes,
             augmentations=self._augmentations,
         )
