@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from vrd_d2.data.vocabulary import SCENES
-from vrd_d2.demo.answers import answer, boxes_of, found_boxes, in_frame, names_of
+from vrd_d2.demo.answers import answer, boxes_of, found_boxes, names_of
 from vrd_d2.demo.models import DemoModel
 from vrd_d2.predictor import Predictor
 
@@ -123,12 +123,6 @@ def test_other_models_know_their_own_words_only(repository):
     assert not model.takes_words and not model.takes_objects
     with pytest.raises(ValueError, match=r"there is no file of weights none\.pth"):
         DemoModel(config, "none.pth")
-
-
-def test_the_frame_holds_the_page_and_runs_nothing_outside():
-    page = in_frame('<p title="a">it\'s</p>')
-    assert 'srcdoc="&lt;p title=&quot;a&quot;&gt;it&#x27;s&lt;/p&gt;"' in page
-    assert 'sandbox="allow-scripts"' in page
 
 
 # ---- Other words ---------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 from browser import Browser
 from PIL import Image
 
-from vrd_d2.html_page import GraphPage, graph_page
+from vrd_d2.html_page import GraphPage, graph_page, in_frame
 from vrd_d2.scene_graph import SceneGraph
 
 PHOTO = np.full((300, 400, 3), 90, np.uint8)
@@ -103,6 +103,28 @@ def test_every_graph_makes_a_page(shape, graph):
     assert len(picture["entities"]) == len(graph.labels)
     assert len(picture["relations"]) == len(graph.relations)
     assert (picture["graph"] is None) == (not graph.labels)
+
+
+def test_the_frame_holds_the_page_and_runs_nothing_outside():
+    page = in_frame('<p title="a">it\'s</p>')
+    assert 'srcdoc="&lt;p title=&quot;a&quot;&gt;it&#x27;s&lt;/p&gt;"' in page
+    assert 'sandbox="allow-scripts"' in page
+
+
+def test_a_graph_makes_its_own_page_and_shows_in_notebooks(tmp_path):
+    file = tmp_path / "a <b>.png"
+    Image.fromarray(PHOTO).save(file)
+    graph = rider(file_name=str(file))
+    assert graph.to_html() == graph_page([GraphPage(graph, PHOTO, "a <b>.png")])
+    own = rider().to_html(PHOTO, title="street")
+    assert "<title>street</title>" in own and len(data_of(own)[0]["relations"]) == 3
+    assert graph._repr_html_() == in_frame(graph.to_html())
+    # Without its picture a notebook falls back to the text.
+    assert rider()._repr_html_() is None
+    file.unlink()
+    assert graph._repr_html_() is None
+    with pytest.raises(ValueError, match="the graph knows no file of its picture"):
+        rider().to_html()
 
 
 def test_a_page_needs_a_picture():

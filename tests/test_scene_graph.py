@@ -280,7 +280,7 @@ def test_draw_reads_the_file_or_takes_the_picture(tmp_path: Path) -> None:
     drawn = graph.draw()
     np.testing.assert_array_equal(drawn, graph.draw(photo))
     assert drawn.shape[1] > graph.draw(graph=False).shape[1] > 960
-    with pytest.raises(ValueError, match=r"give image to draw"):
+    with pytest.raises(ValueError, match="give the image to draw on"):
         replace(graph, file_name=None).draw()
 
 

@@ -84,6 +84,14 @@ def graph_page(pictures: Sequence[GraphPage], *, title: str | None = None) -> st
     return f"{before}{heading}{between}{data}{after}"
 
 
+def in_frame(page: str, height: int = 860) -> str:
+    """A page within a page: its scripts run, and reach nothing outside their frame."""
+    return (
+        f'<iframe title="scene graph" sandbox="allow-scripts" style="width:100%;height:{height}px;'
+        f'border:0;border-radius:8px" srcdoc="{html.escape(page, quote=True)}"></iframe>'
+    )
+
+
 def _content(page: GraphPage) -> dict[str, Any]:
     graph = page.graph
     height, width = page.image.shape[:2]

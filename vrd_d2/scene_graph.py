@@ -4,6 +4,7 @@ import fnmatch
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -156,16 +157,50 @@ class SceneGraph:
         Raises:
             ValueError: there is no image to draw on, or it cannot be read.
         """
-        from vrd_d2.media import read_picture
         from vrd_d2.visualization import draw_scene_graph  # it imports this module
 
-        if image is None:
-            if self.file_name is None:
-                raise ValueError("the graph knows no file of its picture: give image to draw()")
-            image, _ = read_picture(self.file_name)
         return draw_scene_graph(
-            image, self.boxes, self.labels, self.relations, scores=self.scores, graph=graph
+            self._picture(image),
+            self.boxes,
+            self.labels,
+            self.relations,
+            scores=self.scores,
+            graph=graph,
         )
+
+    def to_html(self, image: np.ndarray | None = None, *, title: str | None = None) -> str:
+        """A page to point at, in one file that loads nothing: :mod:`vrd_d2.html_page`.
+
+        Args:
+            image: uint8 (H, W, 3) RGB; None reads `file_name`.
+            title: default the name of the file.
+
+        Raises:
+            ValueError: there is no image, or it cannot be read.
+        """
+        from vrd_d2.html_page import GraphPage, graph_page  # it imports this module
+
+        if title is None:
+            title = "scene graph" if self.file_name is None else Path(self.file_name).name
+        return graph_page([GraphPage(self, self._picture(image), title)])
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows: the page in a frame; None, its text, where there is no picture."""
+        from vrd_d2.html_page import in_frame
+
+        try:
+            return in_frame(self.to_html())
+        except ValueError:
+            return None
+
+    def _picture(self, image: np.ndarray | None) -> np.ndarray:
+        from vrd_d2.media import read_picture
+
+        if image is not None:
+            return image
+        if self.file_name is None:
+            raise ValueError("the graph knows no file of its picture: give the image to draw on")
+        return read_picture(self.file_name)[0]
 
 
 def _six_digits(value: float) -> float:

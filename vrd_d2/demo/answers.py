@@ -1,6 +1,5 @@
 """What the demo does with a picture."""
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,11 +155,3 @@ def found_boxes(
     if not len(graph.labels):
         raise ValueError("the detector finds nothing in this picture: fill in the table yourself")
     return table_rows(graph)[:MAX_BOXES]
-
-
-def in_frame(page: str, height: int = 860) -> str:
-    """A page within a page: its scripts run, and reach nothing outside their frame."""
-    return (
-        f'<iframe title="scene graph" sandbox="allow-scripts" style="width:100%;height:{height}px;'
-        f'border:0;border-radius:8px" srcdoc="{html.escape(page, quote=True)}"></iframe>'
-    )

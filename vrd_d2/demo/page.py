@@ -12,8 +12,9 @@ import gradio
 from gradio.data_classes import ImageData
 from gradio.image_utils import decode_base64_to_file
 
-from vrd_d2.demo.answers import Answer, Example, answer, found_boxes, in_frame, names_of
+from vrd_d2.demo.answers import Answer, Example, answer, found_boxes, names_of
 from vrd_d2.demo.models import DemoModel
+from vrd_d2.html_page import in_frame
 from vrd_d2.tasks import Task
 
 TASKS = {
