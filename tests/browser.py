@@ -30,6 +30,9 @@ class Browser:
             stderr=subprocess.DEVNULL,
         )
         flags = "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage"
+        # Nothing but what the tests ask for goes over the network.
+        flags += " --no-first-run --disable-background-networking --disable-component-update"
+        flags += " --disable-sync"
         # A camera that shows a test picture, and may be used.
         flags += " --use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
         options = {"binary": CHROMIUM, "args": [*flags.split(), "--window-size=1400,1000"]}
