@@ -195,6 +195,8 @@ class PredictionRun:
                 if len(batch) >= self.batch_size:
                     self._predict(batch)
                     batch = []
+                    # A video is one file, and may take hours.
+                    bar.set_postfix(predicted=self.done, not_used=len(self.broken))
             bar.update()
         self._predict(batch)
         bar.close()
