@@ -67,10 +67,18 @@ def test_shorten() -> None:
 
 
 def test_entity_colours_differ() -> None:
-    colours = [entity_colour(index) for index in range(100)]
-    assert len(set(colours)) == 100
-    neighbours = np.diff(np.array(colours, dtype=int), axis=0)
-    assert np.abs(neighbours).sum(1).min() > 100
+    colours = [entity_colour(index) for index in range(256)]
+    assert len(set(colours)) == 256
+    assert entity_colour(256) == colours[0]
+
+
+def test_entity_colours_look_different() -> None:
+    """By another measure of what people see than the one that chose them."""
+    color = pytest.importorskip("skimage.color", reason="scikit-image, of the extra demo")
+    for count, least in ((12, 13), (30, 10)):
+        lab = color.rgb2lab(np.array([[entity_colour(i) for i in range(count)]]) / 255)[0]
+        distance = color.deltaE_ciede2000(lab[:, None], lab[None])
+        assert distance[~np.eye(count, dtype=bool)].min() > least
 
 
 @pytest.mark.parametrize("picture", [1, 2, 4, 5])

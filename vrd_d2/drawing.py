@@ -23,15 +23,51 @@ SUPERSAMPLING = 2
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 
-def entity_colour(index: int) -> Colour:
-    """A colour for the entity of this index: neighbouring indices differ most, and none repeats.
+_PALETTE = 256  # colours
+_RGB_TO_LMS = np.array(
+    [
+        [0.4122214708, 0.2119034982, 0.0883024619],
+        [0.5363325363, 0.6806995451, 0.2817188376],
+        [0.0514459929, 0.1073969566, 0.6299787005],
+    ]
+)
+_LMS_TO_OKLAB = np.array(
+    [
+        [0.2104542553, 1.9779984951, 0.0259040371],
+        [0.7936177850, -2.4285922050, 0.7827717662],
+        [-0.0040720468, 0.4505937099, -0.8086757660],
+    ]
+)
 
-    The golden ratio spreads the hues evenly however many there are; strength and brightness take
-    turns so that near hues differ in these.
+
+def entity_colour(index: int) -> Colour:
+    """A colour for the entity of this index: the first 256 are all different, the first most."""
+    return _palette()[index % _PALETTE]
+
+
+@lru_cache(maxsize=1)
+def _palette() -> list[Colour]:
+    """Colours neither pale nor dark, each as far from all before it as one can be.
+
+    Distance is that of Oklab, in which equal steps look equal (Ottosson, 2020).
     """
-    saturation, value = ((0.78, 0.95), (0.50, 1.0), (0.85, 0.72))[index % 3]
-    red, green, blue = colorsys.hsv_to_rgb((0.02 + index * 0.61803398875) % 1, saturation, value)
-    return round(red * 255), round(green * 255), round(blue * 255)
+    strengths, brightness, hues = (0.45, 0.65, 0.85, 1.0), (0.6, 0.75, 0.9, 1.0), 36
+    colours = np.array(
+        [
+            colorsys.hsv_to_rgb(hue / hues, strength, value)
+            for strength in strengths
+            for value in brightness
+            for hue in range(hues)
+        ]
+    )
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    places = np.cbrt(linear @ _RGB_TO_LMS) @ _LMS_TO_OKLAB
+    chosen = [0]  # a red
+    distance = np.full(len(colours), np.inf)
+    while len(chosen) < _PALETTE:
+        distance = np.minimum(distance, np.linalg.norm(places - places[chosen[-1]], axis=1))
+        chosen.append(int(distance.argmax()))
+    return [tuple(map(int, colour)) for colour in np.rint(255 * colours[chosen])]
 
 
 def _luma(colour: Colour) -> float:
