@@ -86,7 +86,7 @@ def test_folder_of_pictures_becomes_results(run, photos, tmp_path):
     code, printed = run(photos, "--output", out, "--top-k", 6, "--batch-size", 2)
     assert code == 0, printed
     assert "3 predicted, 0 already there, 0 not used, 1 other files passed over" in printed
-    assert "predicted=2" in printed  # the bar, after the first batch
+    assert "2 predicted, 0 not used" in printed  # the bar, after the first batch
     records = lines(out)
     assert sorted(r["name"] for r in records) == ["one", "one-2", "zwei & _b_"]
     for record in records:

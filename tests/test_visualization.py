@@ -8,7 +8,7 @@ import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
-from vrd_d2.drawing import entity_colour
+from vrd_d2.drawing import Canvas, entity_colour
 from vrd_d2.scene_graph import SceneGraph
 from vrd_d2.visualization import (
     STATUS,
@@ -29,6 +29,24 @@ class Names:
 
 def count(picture: np.ndarray, colour: tuple[int, int, int]) -> int:
     return int((np.abs(picture.astype(int) - colour).max(-1) <= 2).sum())
+
+
+def test_the_first_relations_are_drawn_and_the_list_says_of_how_many(monkeypatch) -> None:
+    boxes = np.concatenate([MAN_HORSE, [[5, 5, 60, 60]]])
+    rows = [(0, 1, "riding"), (1, 0, "under"), (0, 2, "wearing"), (0, 1, "riding")]
+    texts = []
+    draw_text = Canvas.text
+    monkeypatch.setattr(
+        Canvas, "text", lambda *args, **kw: (texts.append(args[2]), draw_text(*args, **kw))
+    )
+    labels = ["man", "horse", "hat"]
+    two = draw_scene_graph(GREY, boxes, labels, rows, graph=True, top_k=2)
+    assert "2 of 3 relations" in texts and "hat" not in texts
+    same = draw_scene_graph(GREY, boxes, labels, rows[:2], graph=True)
+    np.testing.assert_array_equal(two[:, :960], same[:, :960])
+    texts.clear()
+    draw_scene_graph(GREY, boxes, labels, rows, graph=True, top_k=3)
+    assert "3 relations" in texts and "hat" in texts
 
 
 @pytest.mark.parametrize("status", [*STATUS])

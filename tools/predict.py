@@ -67,7 +67,13 @@ def parse_arguments() -> argparse.Namespace:
         default=MAX_PIXELS / 1e6,
         help="refuse pictures with more million pixels",
     )
-    add("--no-drawings", dest="drawings", action="store_false", help="write no PNG")
+    drawings = parser.add_mutually_exclusive_group()
+    drawings.add_argument(
+        "--drawn", type=int, default=12, metavar="N", help="relations in a drawing, the best"
+    )
+    drawings.add_argument(
+        "--no-drawings", dest="drawn", action="store_const", const=0, help="write no PNG"
+    )
     add(
         "--html",
         choices=("pages", "one", "none"),
@@ -88,6 +94,8 @@ def parse_arguments() -> argparse.Namespace:
     for name in ("every", "batch_size", "top_k"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}: 1 at least")
+    if args.drawn < 0:
+        parser.error(f"--drawn is {args.drawn}: 1 at least, or --no-drawings")
     if args.model and (args.weights or args.opts):
         parser.error("--weights and --opts belong to --config-file: an exported model is complete")
     if len(args.heat_maps) == 1 and args.heat_maps[0].isdecimal():
@@ -152,7 +160,7 @@ def predict(args: argparse.Namespace) -> int:
         settings=settings,
         graph_options={name: getattr(args, name) for name in GRAPH_OPTIONS},
         files=FileOptions(
-            drawings=args.drawings,
+            drawings=args.drawn,
             html=args.html,
             every=args.every,
             max_pixels=round(args.max_pixels * 1e6),

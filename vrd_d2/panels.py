@@ -40,14 +40,23 @@ class Table:
         names: of all entities.
         rows: relations.
         font: size of the text in pixels.
+        total: number of relations of which these are the first.
         height: pixels into which the list moves together, as far as it stays legible.
         columns: columns side by side, filled one after the other.
     """
 
     def __init__(
-        self, names: list[str], rows: list[Row], font: float, *, height: float, columns: int = 1
+        self,
+        names: list[str],
+        rows: list[Row],
+        font: float,
+        *,
+        total: int,
+        height: float = 0,
+        columns: int = 1,
     ) -> None:
         self.names, self.font = names, font
+        self._of = f" of {total}" if len(rows) < total else ""
         statuses: list[str | None] = [None]
         if any(row[3] for row in rows):
             statuses = [*STATUS] if all(row[3] for row in rows) else [None, *STATUS]
@@ -83,10 +92,10 @@ class Table:
         length = math.ceil(len(self.entries) / columns)
         return [self.entries[i : i + length] for i in range(0, len(self.entries), length)]
 
-    @staticmethod
-    def _heading(status: str | None, rows: list[Row]) -> str:
+    def _heading(self, status: str | None, rows: list[Row]) -> str:
         if status is None:
-            return f"{len(rows)} relation{'' if len(rows) == 1 else 's'}"
+            count = f"{len(rows)}{self._of}"
+            return f"{count} relation{'' if count == '1' else 's'}"
         return f"{STATUS[status][1]}: {len(rows)}"
 
     def draw(self, canvas: Canvas, left: float, top: float = 0.0) -> None:

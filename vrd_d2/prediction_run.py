@@ -86,7 +86,7 @@ class FileOptions:
     """Which files a run makes of its pictures, and out of which frames and sizes.
 
     Attributes:
-        drawings: a PNG each.
+        drawings: a PNG each, with so many of the best relations; 0 for none.
         html: "pages" for one each, "one" for a single page of all, or "none".
         every: of a video, every n-th frame.
         max_pixels: larger pictures are refused.
@@ -95,7 +95,7 @@ class FileOptions:
         heat_method: see :mod:`vrd_d2.modeling.activation`.
     """
 
-    drawings: bool
+    drawings: int
     html: str
     every: int
     max_pixels: int
@@ -196,7 +196,7 @@ class PredictionRun:
                     self._predict(batch)
                     batch = []
                     # A video is one file, and may take hours.
-                    bar.set_postfix(predicted=self.done, not_used=len(self.broken))
+                    bar.set_postfix_str(f"{self.done} predicted, {len(self.broken)} not used")
             bar.update()
         self._predict(batch)
         bar.close()
@@ -272,7 +272,7 @@ class PredictionRun:
         stem = record["name"] + (f"/{record['frame']:06d}" if "frame" in record else "")
         if self.files.drawings:
             record["drawing"] = f"drawings/{stem}.png"
-            self.folder.write(record["drawing"], _png(graph.draw(image)))
+            self.folder.write(record["drawing"], _png(graph.draw(image, top_k=self.files.drawings)))
         if self.files.heat_maps:
             record["heat_maps"] = [
                 self._write_heat_map(stem, image, graph, relation, heat)

@@ -144,12 +144,16 @@ class SceneGraph:
             )
         return graph
 
-    def draw(self, image: np.ndarray | None = None, *, graph: bool = True) -> np.ndarray:
+    def draw(
+        self, image: np.ndarray | None = None, *, graph: bool = True, top_k: int | None = 12
+    ) -> np.ndarray:
         """The picture with boxes and arrows, beside it the graph and the list of relations.
 
         Args:
             image: uint8 (H, W, 3) RGB; None reads `file_name`.
             graph: whether to draw the graph beside the picture.
+            top_k: the first relations, which are drawn, as a picture with all of them is hard to
+                read; None for all.
 
         Returns:
             uint8 (H', W', 3) RGB; :func:`vrd_d2.visualization.save_image` writes it.
@@ -166,6 +170,7 @@ class SceneGraph:
             self.relations,
             scores=self.scores,
             graph=graph,
+            top_k=top_k,
         )
 
     def to_html(self, image: np.ndarray | None = None, *, title: str | None = None) -> str:

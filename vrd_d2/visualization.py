@@ -39,6 +39,7 @@ def draw_scene_graph(
     *,
     scores: Sequence[float | None] | None = None,
     graph: bool = False,
+    top_k: int | None = None,
 ) -> np.ndarray:
     """Draw entities and relations on the picture, and list the relations beside it.
 
@@ -49,9 +50,10 @@ def draw_scene_graph(
         labels: M class names. Repeated ones are numbered: "man-1", "man-2".
         relations: rows (subject, object, predicate name) or (subject, object, predicate name,
             status); subject and object index the boxes, status is "correct", "missed" or "extra".
-            Repeated rows are drawn once. All rows are drawn: choose the best few beforehand.
+            Repeated rows are drawn once.
         scores: one number (or None) a relation, for the list.
         graph: whether to draw the relations as a graph, too, above the list.
+        top_k: draw the first so many relations only, and say of how many; None draws all.
 
     Only entities with a relation are drawn, or all of them if there is no relation. An arrow goes
     from the name of the subject to the name of the object, in the colour of the subject, or of the
@@ -64,6 +66,8 @@ def draw_scene_graph(
         ValueError: an argument has another shape, or refers to what does not exist.
     """
     boxes, rows = _check(image_rgb, boxes, labels, relations, scores)
+    total, order = len(rows), [None, *STATUS]
+    rows = sorted(rows[:top_k], key=lambda row: order.index(row[3]))
     height, width = image_rgb.shape[:2]
     longer = max(height, width)
     scale = min(max(longer, LONGER_SIDE[0]), LONGER_SIDE[1]) / longer
@@ -75,12 +79,12 @@ def draw_scene_graph(
     names = number_names(labels)
     font = 13.5 * unit
     if not graph:
-        table = Table(names, rows, font, height=area[3])
+        table = Table(names, rows, font, total=total, height=area[3])
         canvas = Canvas(area[2] + table.width, max(area[3], table.height))
         places = {"table": (area[2], 0.0)}
     else:
         space = GraphSpace(names, boxes, rows, unit)
-        table = Table(names, rows, font, height=0, columns=_columns(len(rows)))
+        table = Table(names, rows, font, total=total, columns=_columns(len(rows)))
         canvas, places = _with_graph(area, space, table)
     canvas.paste(image_rgb, (0, 0, *shown))
     seen = (scale * boxes).clip(0, shown * 2)
@@ -148,8 +152,7 @@ def _check(
             raise ValueError(f"relation status {status!r}: choose one of {', '.join(STATUS)}")
         key = (int(subject), int(object_), str(predicate), status)
         rows.setdefault(key, (*key, score))
-    order = [None, *STATUS]
-    return boxes, sorted(rows.values(), key=lambda row: order.index(row[3]))
+    return boxes, list(rows.values())
 
 
 def draw_predictions(
