@@ -4,7 +4,6 @@ All coordinates are pixels of the finished picture. `Canvas` draws at twice that
 at the end, which smooths every line. Rectangles are (x1, y1, x2, y2).
 """
 
-import colorsys
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -47,23 +46,26 @@ def entity_colour(index: int) -> Colour:
 
 @lru_cache(maxsize=1)
 def _palette() -> list[Colour]:
-    """Colours neither pale nor dark, each as far from all before it as one can be.
+    """Colours neither pale, dark nor glaring, each as far from all before it as one can be.
 
-    Distance is that of Oklab, in which equal steps look equal (Ottosson, 2020).
+    They are chosen in Oklab, in which equal steps look equal (Ottosson, 2020).
     """
-    strengths, brightness, hues = (0.45, 0.65, 0.85, 1.0), (0.6, 0.75, 0.9, 1.0), 36
-    colours = np.array(
+    hues = 2 * np.pi * (np.arange(36) + 1) / 36
+    places = np.array(
         [
-            colorsys.hsv_to_rgb(hue / hues, strength, value)
-            for strength in strengths
-            for value in brightness
-            for hue in range(hues)
+            (lightness, chroma * np.cos(hue), chroma * np.sin(hue))
+            for lightness in (0.5, 0.6, 0.7, 0.8)
+            for chroma in (0.10, 0.14, 0.18)
+            for hue in hues
         ]
     )
-    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
-    places = np.cbrt(linear @ _RGB_TO_LMS) @ _LMS_TO_OKLAB
-    chosen = [0]  # a red
-    distance = np.full(len(colours), np.inf)
+    linear = (places @ np.linalg.inv(_LMS_TO_OKLAB)) ** 3 @ np.linalg.inv(_RGB_TO_LMS)
+    exists = ((linear >= 0) & (linear <= 1)).all(1)  # on a screen
+    places, linear = places[exists], linear[exists]
+    colours = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    red = (0.62, 0.16, 0.07)
+    chosen = [int(np.linalg.norm(places - red, axis=1).argmin())]
+    distance = np.full(len(places), np.inf)
     while len(chosen) < _PALETTE:
         distance = np.minimum(distance, np.linalg.norm(places - places[chosen[-1]], axis=1))
         chosen.append(int(distance.argmax()))
