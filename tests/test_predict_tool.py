@@ -235,13 +235,28 @@ def test_frames_of_a_video(run, scenes, tmp_path):
     assert "0 predicted, 3 already there, 1 not used" in run(*arguments)[1]
 
 
+SLOW_MERGE = """
+import runpy, sys, time
+from vrd_d2.prediction_run import PredictionRun
+
+merge = PredictionRun.merge
+PredictionRun.merge = lambda run: (time.sleep(3), merge(run))[1]
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 def test_two_processes_share_the_work(model, photos, tmp_path):
-    """By torchrun, as a program: shards, one document, and a broken picture that ends neither."""
+    """By torchrun, as a program: shards, one document, and a broken picture that ends neither,
+    nor the merge, which takes long with many pictures."""
     (photos / "zero.jpg").write_bytes(b"")
     out = tmp_path / "out"
+    slow = tmp_path / "slow_merge.py"
+    slow.write_text(SLOW_MERGE)
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        str(TOOL), str(photos), "--output", str(out), "--no-drawings", "--html", "none", *model,
+        str(slow), str(TOOL), str(photos), "--output", str(out), "--no-drawings", "--html", "none",
+        *model,
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900)

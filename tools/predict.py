@@ -18,9 +18,11 @@ the command is wrong. (torchrun turns 2 into 1.)
 """
 
 import argparse
+import contextlib
 import hashlib
 import os
 import sys
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -138,15 +140,36 @@ def _device() -> list[str]:
     return ["MODEL.DEVICE", f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"]
 
 
-def _sum_over_processes(values: list[int]) -> list[int]:
-    """Totals, once all are done: torchrun ends the others as soon as one exits with an error."""
+@contextlib.contextmanager
+def _all_processes(together: bool) -> Iterator[Callable[[list[int]], list[int]]]:
+    """Adds counts up over processes, and holds them together until all have come to its end.
+
+    torchrun ends the others as soon as one exits with an error, be it in the middle of the merge.
+    """
+    if not together:
+        yield lambda values: values
+        return
     import torch
 
+    def total(values: list[int]) -> list[int]:
+        values = torch.tensor(values)
+        torch.distributed.all_reduce(values)
+        return values.tolist()
+
     torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
-    total = torch.tensor(values)
-    torch.distributed.all_reduce(total)
+    yield total
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
-    return total.tolist()
+
+
+def report(run: PredictionRun, counts: list[int]) -> None:
+    """Put the shards together, if they are complete, and say what was done."""
+    merged = run.merge()
+    passed_over = f", {run.passed_over} other files passed over" if run.passed_over else ""
+    print(
+        f"{counts[0]} predicted, {counts[1]} already there, {counts[2]} not used{passed_over}; "
+        + (merged or "predictions.json follows with the last shard")
+    )
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -177,15 +200,10 @@ def predict(args: argparse.Namespace) -> int:
         print(f"not used: {reason}", file=sys.stderr)
     counts = [run.done, run.skipped, len(run.broken)]
     together = shards > 1 and "MASTER_ADDR" in os.environ
-    if together:
-        counts = _sum_over_processes(counts)
-    if rank == 0 or not together:
-        merged = run.merge()
-        passed_over = f", {run.passed_over} other files passed over" if run.passed_over else ""
-        print(
-            f"{counts[0]} predicted, {counts[1]} already there, {counts[2]} not used{passed_over}; "
-            + (merged or "predictions.json follows with the last shard")
-        )
+    with _all_processes(together) as total:
+        counts = total(counts)
+        if rank == 0 or not together:
+            report(run, counts)
     if not counts[2]:
         return 0
     return 2 if counts[0] + counts[1] else 1
