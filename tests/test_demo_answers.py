@@ -90,6 +90,13 @@ def test_sgdet_keeps_the_classes_of_its_detector(models, picture, tmp_path):
         ({"rows": ROWS, "predicates": ["on", "on"]}, "'on'"),
         ({"rows": ROWS, "predicates": ["p" * 61]}, "is too long: 60 characters"),
         ({"rows": ROWS, "predicates": [str(i) for i in range(201)]}, "201 predicates: at most 200"),
+        (
+            {
+                "rows": [[i, i, 9, 9, f"thing {i}"] for i in range(30)],
+                "predicates": [str(i) for i in range(60)],
+            },
+            "30 names and 60 predicates are 54000 triplets: at most 50000",
+        ),
         ({"rows": ROWS, "max_pixels": 30_000}, "the limit is 0.03 million"),
     ],
 )

@@ -1,5 +1,6 @@
 """The web demo's page in a real browser, and its server."""
 
+import base64
 import http.client
 import json
 import os
@@ -271,6 +272,49 @@ def test_no_other_file_of_the_server_can_be_had(server, repository, picture):
     assert status == 200
     (path,) = json.loads(stored)
     assert Path(path).name == "escaped.png" and "vrd_d2_demo_" in path and ".." not in path
+
+
+def call(server: str, page: Browser, button: str, picture: dict) -> str:
+    """Press a button past the page, with a picture that was never uploaded: the answer."""
+    config = page.run("return window.gradio_config")
+    (element,) = [c["id"] for c in config["components"] if c["props"].get("elem_id") == button]
+    (function,) = [f for f in config["dependencies"] if [element, "click"] in f["targets"]]
+    table = {"headers": list("xywhl"), "data": [], "metadata": None}
+    values = [picture, "sgdet", page.run("return document.querySelector('#model input').value")]
+    values += [table, "on", "", 12, 0, 0.2, False]
+    body = {
+        "data": values[: len(function["inputs"])],
+        "fn_index": function["id"],
+        "trigger_id": element,
+        "session_hash": "thief",
+    }
+    api = f"{server}/gradio_api/queue/"
+    request = urllib.request.Request(
+        api + "join?", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    urllib.request.urlopen(request, timeout=30).read()
+    with urllib.request.urlopen(api + "data?session_hash=thief", timeout=60) as response:
+        return response.read().decode()
+
+
+@pytest.mark.parametrize("button", ["draw", "find"])
+def test_no_other_picture_of_the_server_can_be_drawn(server, page, picture, button):
+    """Neither a file outside the uploads nor what it begins with is given away."""
+    for stolen in ({"path": str(picture)}, {"path": "/etc/passwd"}, {"path": "../../etc/passwd"}):
+        found = call(server, page, button, stolen)
+        assert "this picture was not uploaded here" in found
+        assert "process_completed" in found and "root:" not in found and "<iframe" not in found
+    url = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
+    assert "no picture yet" in call(server, page, button, {"url": url})
+
+
+def test_uploads_are_never_shown_as_pages(server):
+    for name in ("page.html", "drawing.svg"):
+        status, stored = post(server, name, b"<svg><script>alert(1)</script></svg>")
+        assert status == 200
+        (path,) = json.loads(stored)
+        with urllib.request.urlopen(f"{server}/gradio_api/file={path}", timeout=30) as response:
+            assert response.headers["Content-Disposition"].startswith("attachment")
 
 
 def test_the_page_loads_nothing_from_elsewhere(page, server):

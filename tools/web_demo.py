@@ -116,7 +116,6 @@ def serve(args: argparse.Namespace, folder: Path) -> None:
         server_port=args.port,
         share=args.share,
         max_file_size=f"{args.max_mb}mb",
-        allowed_paths=[str(folder)],
         footer_links=[],
         ssr_mode=False,
         # Gradio's own themes fetch their fonts.

@@ -12,6 +12,7 @@ from vrd_d2.media import read_picture
 from vrd_d2.scene_graph import SceneGraph
 
 MAX_BOXES = 50  # their pairs are what takes time
+MAX_TEXTS = 50_000  # triplets of words, each of which is encoded when it first comes up
 
 # A row of the table of boxes: x, y, width, height in pixels, and the label.
 BoxRow = Sequence
@@ -108,7 +109,14 @@ def answer(
             if model.task.classes_given:
                 objects = list(dict.fromkeys(labels))
             own = model.vocabulary
-            predictor = model.with_words(objects or own.objects, predicates or own.predicates)
+            objects, predicates = objects or own.objects, predicates or own.predicates
+            names = min(len(objects), len(boxes))
+            if names**2 * len(predicates) > MAX_TEXTS:
+                raise ValueError(
+                    f"boxes of up to {names} names and {len(predicates)} predicates are "
+                    f"{names**2 * len(predicates)} triplets: at most {MAX_TEXTS}; take fewer"
+                )
+            predictor = model.with_words(objects, predicates)
         options = {
             "boxes": boxes or None,
             "labels": labels if needs_labels else None,

@@ -3,14 +3,16 @@
 import functools
 import html
 import logging
+import os
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio
 from gradio.data_classes import ImageData
-from gradio.image_utils import decode_base64_to_file
 
 from vrd_d2.demo.answers import Answer, Example, answer, found_boxes, names_of
 from vrd_d2.demo.models import DemoModel
@@ -23,6 +25,7 @@ TASKS = {
     Task.PREDCLS: "PredCls: boxes and labels given",
 }
 COLUMNS = ["x", "y", "width", "height", "label"]
+KEPT_SECONDS = 3600  # uploads and results; what is shown on a page is in the page
 logger = logging.getLogger(__name__)
 
 
@@ -32,10 +35,16 @@ def hand_on_files(picture: gradio.Image) -> gradio.Image:
     Gradio would decode it first, and say of a broken one only that it is broken.
     """
 
+    uploads = Path(picture.GRADIO_CACHE).resolve()
+
     def path_of(payload: ImageData | None) -> str | None:
-        if payload is not None and payload.url and payload.url.startswith("data:"):
-            return decode_base64_to_file(payload.url, picture.GRADIO_CACHE)
-        return payload and payload.path
+        if payload is None or payload.path is None:
+            return None
+        # A caller that is not the page may name any file of this computer.
+        path = Path(os.path.realpath(payload.path))
+        if not path.is_relative_to(uploads):
+            raise gradio.Error("this picture was not uploaded here", print_exception=False)
+        return str(path)
 
     # Of this object alone: for a subclass Gradio would write a file beside this one.
     picture.preprocess = path_of
@@ -94,7 +103,7 @@ def build_page(
         found: Answer = answer(
             model,
             _given(picture),
-            Path(tempfile.mkdtemp(dir=folder)),
+            _new_folder(folder),
             rows=rows if model.task.boxes_given else (),
             objects=names_of(objects) if model.takes_objects else (),
             predicates=names_of(predicates),
@@ -108,7 +117,8 @@ def build_page(
             value=[str(file) for file in found.files], visible=True
         )
 
-    with gradio.Blocks(title="Scene graphs", fill_width=True) as page:
+    cleaning = (KEPT_SECONDS // 4, KEPT_SECONDS)
+    with gradio.Blocks(title="Scene graphs", fill_width=True, delete_cache=cleaning) as page:
         gradio.Markdown(
             "# Scene graphs\nA picture goes in, and out comes who does what to whom: triplets such "
             "as *man riding horse*. Point at a box, an arrow or a line to see what belongs to it."
@@ -226,6 +236,14 @@ def build_page(
             api_visibility="private",
         )
     return page
+
+
+def _new_folder(folder: Path) -> Path:
+    """For the files of an answer, which Gradio copies; those of long ago go."""
+    for old in folder.glob("answer-*"):
+        if time.time() - old.stat().st_mtime > KEPT_SECONDS:
+            shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix="answer-", dir=folder))
 
 
 def _given(picture: str | None) -> str:
