@@ -31,6 +31,7 @@ REQUIRES = [
     "omegaconf>=2.1,<2.4",
     "hydra-core>=1.1",
     "yacs>=0.1.8",
+    "pyyaml>=6.0",
     "tabulate",
     "termcolor>=1.1",
     "cloudpickle",

@@ -155,8 +155,28 @@ def test_a_pickle_of_arrays_is_still_read(tmp_path: Path) -> None:
     assert (model.weight == 3).all()
 
 
-def test_a_broken_file_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "model.pth"
-    path.write_bytes(b"PK\x03\x04 cut short")
-    with pytest.raises(ValueError, match=r"model\.pth: the file is broken"):
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("cut.pth", b"PK\x03\x04 cut short", "the file is broken"),
+        ("empty.pth", b"", "the file is broken"),
+        ("empty.safetensors", b"", "the file is broken"),
+        ("cut.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{", "the file is broken"),
+        ("list.pkl", pickle.dumps([1, 2]), "a list, no dict"),
+        ("number.pkl", pickle.dumps({"blobs": 5}), "the file holds a int, no weights"),
+        ("list.pth", [1, 2], "the file holds a list, no weights"),
+        ("bare.pth", torch.zeros(2), "the file holds a Tensor, no weights"),
+        ("number.pth", {"model": 5}, "the file holds a int, no weights"),
+        ("stamp.pth", {"model": {}, "vrd_d2": 5}, r"says of itself \('vrd_d2'\) is 5"),
+    ],
+)
+def test_a_file_that_holds_no_weights_is_named(
+    tmp_path: Path, name: str, content: object, reason: str
+) -> None:
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match=f"{name}: .*{reason}"):
         load_weights(torch.nn.Linear(2, 2), str(path))

@@ -176,6 +176,27 @@ def test_training_on_data_of_another_vocabulary_is_refused(repository, make_cfg,
     assert "has 3 thing_classes, MODEL.VOCABULARY 'vg150' has 150" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ('OUTPUT_DIR: !!python/object/apply:os.mkdir ["{victim}"]', [], "could run any code"),
+        ("MODEL: {{NOSUCH: 3}}", [], "is no config: .*NOSUCH"),
+        ("MODEL: [1", [], "is no config: .*flow sequence"),
+        ("- 1", [], "is no config"),
+        ("_BASE_: none.yaml", [], r"is no config: .*none\.yaml"),
+        ("VERSION: 2", ["MODEL.NOSUCH", "3"], "MODEL.NOSUCH|KEY VALUE"),
+        ("VERSION: 2", ["SEED"], "overrides are KEY VALUE"),
+    ],
+)
+def test_a_wrong_config_says_why_and_runs_nothing(tmp_path, text, overrides, message):
+    victim = tmp_path / "it_ran"
+    file = tmp_path / "evil.yaml"
+    file.write_text(text.format(victim=victim))
+    with pytest.raises(ValueError, match=message):
+        load_config(file, overrides)
+    assert not victim.exists()
+
+
 def test_missing_config(repository):
     done = train_net(repository, "--config-file", "configs/none.yaml")
     assert "error: there is no config file configs/none.yaml" in done.stderr

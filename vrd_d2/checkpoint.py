@@ -7,15 +7,17 @@ meta-architecture, task, names of classes and predicates, image encoder, and the
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from vrd_d2.array_pickle import read_array_pickle
 from vrd_d2.data.vocabulary import get_vocabulary
 from vrd_d2.version import __version__
 
@@ -23,19 +25,6 @@ _SHIPPED_DETECTORS = {"scenes": Path(__file__).resolve().parent / "assets/scenes
 
 DETECTOR = "GeneralizedRCNN"
 STAMP = "vrd_d2"
-
-# What the files of Detectron2's model zoo consist of, beside Python's own containers and numbers.
-_ARRAY_PARTS = {
-    (module, name)
-    for name in ("_reconstruct", "scalar")
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray")
-} | {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("collections", "OrderedDict"),
-    ("_codecs", "encode"),
-}
-
 
 class Stamp:
     """The part of a checkpoint that says what it is, as the checkpointer of Detectron2 wants it.
@@ -126,6 +115,11 @@ def _first_difference(found: Sequence[str], expected: Sequence[str]) -> str:
     )
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, without its explanations; its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
 class SafeCheckpointer(DetectionCheckpointer):
     """Reads tensors, arrays and plain values, and never runs code that a file brings along.
 
@@ -135,49 +129,58 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename):
         if filename.endswith(".safetensors"):
-            return {"model": load_file(filename)}
-        if filename.endswith(".pkl"):
+            try:
+                loaded = {"model": load_file(filename)}
+            except SafetensorError as error:
+                raise _broken(error) from error
+        elif filename.endswith(".pkl"):
             with PathManager.open(filename, "rb") as file:
-                _refuse_code(file)
-        elif filename.endswith(".pyth"):
-            self._torch_load(filename)  # only to refuse: Detectron2 does not ask for weights alone
-        return super()._load_file(filename)
+                loaded = _zoo_format(file)
+        else:
+            if filename.endswith(".pyth"):
+                self._torch_load(filename)  # only to refuse: Detectron2 loads such files itself
+            loaded = super()._load_file(filename)
+        if not isinstance(loaded["model"], Mapping):
+            raise ValueError(f"the file holds a {type(loaded['model']).__name__}, no weights")
+        return loaded
 
     def _torch_load(self, f):
         try:
-            return torch.load(f, map_location="cpu", weights_only=True)
+            loaded = torch.load(f, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             lines = [line.strip() for line in str(error).splitlines()]
-            reason = next((line for line in lines if "WeightsUnpickler" in line), lines[0])
+            reason = next((line for line in lines if "WeightsUnpickler" in line), first_line(error))
             raise ValueError(
                 "the file holds more than weights, which is not loaded because it could run any "
                 f"code ({reason.split('. ')[0]}): save the tensors alone, "
                 'torch.save({"model": model.state_dict()}, path), or as .safetensors'
             ) from error
         except (RuntimeError, EOFError) as error:
-            raise ValueError(
-                f"the file is broken or no checkpoint ({str(error).splitlines()[0][:200]}): get "
-                "it again"
-            ) from error
+            raise _broken(error) from error
+        if not isinstance(loaded, Mapping):
+            raise ValueError(f"the file holds a {type(loaded).__name__}, no weights by name")
+        return loaded
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Unpickles numpy arrays; everything else is refused before it is imported."""
-
-    def find_class(self, module, name):
-        if (module, name) in _ARRAY_PARTS:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+def _broken(error: Exception) -> ValueError:
+    return ValueError(f"the file is broken or no checkpoint ({first_line(error)}): get it again")
 
 
-def _refuse_code(file: Any) -> None:
+def _zoo_format(file: BinaryIO) -> dict[str, Any]:
+    """A .pkl of Detectron2's model zoo, or of Caffe2's, which has names of its own."""
     try:
-        _ArraysOnly(file, encoding="latin1").load()
-    except Exception as error:  # a broken pickle raises nearly anything
+        content = read_array_pickle(file)
+    except ValueError as error:
         raise ValueError(
-            "the .pkl is no plain pickle of arrays, and is not loaded because it could run any "
-            f"code ({error}): only files of Detectron2's model zoo are taken as .pkl"
+            f"{error}; it is not loaded because it could run any code: only files of Detectron2's "
+            "model zoo are taken as .pkl"
         ) from error
+    if "model" in content and "__author__" in content:
+        return dict(content)
+    blobs = content.get("blobs", content)
+    if isinstance(blobs, Mapping):
+        blobs = {name: blob for name, blob in blobs.items() if not name.endswith("_momentum")}
+    return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
 
 
 class StrictCheckpointer(SafeCheckpointer):
@@ -194,6 +197,8 @@ class StrictCheckpointer(SafeCheckpointer):
 
     def _load_model(self, checkpoint):
         stored = checkpoint.pop(STAMP, None)
+        if stored is not None and not isinstance(stored, Mapping):
+            raise ValueError(f"what the checkpoint says of itself ({STAMP!r}) is {stored!r}")
         if stored is not None and self.expected is not None:
             check_stamp(stored, self.expected)
         incompatible = super()._load_model(checkpoint)

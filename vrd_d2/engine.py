@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import (
     DatasetMapper,
@@ -60,14 +61,27 @@ def load_config(config_file: str | Path, overrides: list[str] | tuple[str, ...] 
         overrides: KEY VALUE KEY VALUE ...
 
     Raises:
-        ValueError: there is no such file.
+        ValueError: there is no such file, it holds more than plain values, or a key or its value is
+            wrong.
     """
     if not Path(config_file).is_file():
         raise ValueError(f"there is no config file {config_file}")
     cfg = get_cfg()
     add_vrd_config(cfg)
-    cfg.merge_from_file(str(config_file))
-    cfg.merge_from_list(list(overrides))
+    try:
+        # Detectron2 would run what tags of YAML ask for.
+        cfg.merge_from_file(str(config_file), allow_unsafe=False)
+    except yaml.constructor.ConstructorError as error:
+        raise ValueError(
+            f"{config_file} or one of its _BASE_ holds more than plain values, which is not read "
+            f"because it could run any code ({error.problem}): write the values themselves"
+        ) from error
+    except (yaml.YAMLError, OSError, KeyError, AttributeError, TypeError, AssertionError) as error:
+        raise ValueError(f"{config_file} is no config: {error}") from error
+    try:
+        cfg.merge_from_list(list(overrides))
+    except (KeyError, AttributeError, AssertionError) as error:
+        raise ValueError(f"overrides are KEY VALUE KEY VALUE ...: {error}") from error
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     missing_images = cfg.DATASETS.MISSING_IMAGES

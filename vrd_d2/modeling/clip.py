@@ -17,6 +17,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from open_clip.transformer import VisionTransformer, text_global_pool
 from torch import Tensor, nn
 
+from vrd_d2.checkpoint import first_line
 from vrd_d2.modeling.visual_encoder import encode_by_size
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -70,7 +71,7 @@ def load_clip(name: str, pretrained: str = "", *, cache_dir: str = "") -> ClipPa
     except Exception as error:  # open_clip raises many types for one cause: no usable weights
         raise ValueError(
             f"MODEL.CLIP.PRETRAINED: the weights {pretrained!r} of {name} could not be loaded "
-            f"({str(error).splitlines()[0]}). Without internet, copy the weights file here and set "
+            f"({first_line(error)}). Without internet, copy the weights file here and set "
             "MODEL.CLIP.PRETRAINED to its path; a file that does not fit belongs to another "
             "MODEL.CLIP.NAME."
         ) from error

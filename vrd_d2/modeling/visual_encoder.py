@@ -14,7 +14,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from vrd_d2.checkpoint import detector_file, load_weights
+from vrd_d2.checkpoint import detector_file, first_line, load_weights
 
 TIMM = "timm/"
 
@@ -135,7 +135,7 @@ def _timm(cfg: CfgNode) -> FrozenBackbone:
     except Exception as error:  # timm raises many types: no such map, no network, other weights
         raise ValueError(
             f"MODEL.VISUAL: timm could not build {name} with FEATURE {visual.FEATURE!r} (map0, "
-            f"map1, ...) and WEIGHTS {weights!r} ({str(error).splitlines()[0]}). Without internet, "
+            f"map1, ...) and WEIGHTS {weights!r} ({first_line(error)}). Without internet, "
             "copy the weights file here and set MODEL.VISUAL.WEIGHTS to its path"
         ) from error
     info, pixels = backbone.feature_info, backbone.pretrained_cfg

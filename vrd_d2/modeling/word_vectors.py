@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vrd_d2.checkpoint import first_line
 from vrd_d2.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -144,7 +145,7 @@ def load_sentence_model(name: str) -> Callable[[list[str]], np.ndarray]:
     except OSError as error:
         raise ValueError(
             f"MODEL.TEXT.WORD_VECTORS: no sentence model {name!r} "
-            f"({str(error).splitlines()[0]}); without internet give its folder"
+            f"({first_line(error)}); without internet give its folder"
         ) from error
     return lambda texts: model.encode(texts, show_progress_bar=False)
 
