@@ -1,8 +1,10 @@
 """Pictures and videos: what is found, what of each odd kind is read, why the rest is refused."""
 
 import importlib.util
+import os
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,8 @@ import pytest
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 
-from vrd_d2.media import find_media, read_frames, read_picture
+from vrd_d2.media import read_frames, read_picture
+from vrd_d2.media_files import find_media
 
 needs_opencv = pytest.mark.skipif(
     importlib.util.find_spec("cv2") is None, reason="OpenCV is not installed"
@@ -62,8 +65,71 @@ def test_folders_patterns_and_files_each_once(tmp_path, monkeypatch):
 
 
 def test_results_are_not_searched(tmp_path):
-    touch(tmp_path, "a.png", "out/drawings/a.png")
-    assert find_media([tmp_path], exclude=tmp_path / "out").files == [tmp_path / "a.png"]
+    touch(tmp_path, "a.png", "out/drawings/a.png", "out/settings.json")
+    found = find_media([tmp_path], exclude=tmp_path / "out")
+    assert found.files == [tmp_path / "a.png"] and found.passed_over == []
+    with pytest.raises(ValueError, match=r"and not in .*, the folder of the results"):
+        find_media([tmp_path], exclude=tmp_path)
+
+
+def test_links_are_followed_and_lead_nowhere_twice(tmp_path):
+    (real,) = touch(tmp_path, "elsewhere/a.png")
+    folder = tmp_path / "photos"
+    (folder / "below").mkdir(parents=True)
+    (folder / "album").symlink_to(real.parent)
+    (folder / "below/back").symlink_to(folder)
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "gone.png").symlink_to("nothing")
+    found = find_media([folder]).files
+    assert found == [folder / "album/a.png", folder / "gone.png", folder / "loop.png"]
+    for path in found[1:]:
+        with pytest.raises(ValueError, match=f"{path.name} cannot be read"):
+            read_picture(path)
+
+
+def test_folders_that_cannot_be_read_are_told(tmp_path, monkeypatch):
+    (kept, _) = touch(tmp_path, "a.png", "locked/b.png")
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = find_media([tmp_path])
+    reason = f"the folder {tmp_path / 'locked'} cannot be read: Permission denied"
+    assert found.files == [kept] and found.unreadable == [reason]
+    with pytest.raises(ValueError, match="locked cannot be read: Permission denied"):
+        find_media([tmp_path / "locked"])
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no pipes among its files")
+    for name, read in (("pipe.png", read_picture), ("pipe.mp4", lambda p: list(read_frames(p)))):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(ValueError, match=f"{name} is a folder, a pipe or a device"):
+            read(tmp_path / name)
+
+
+def test_no_other_program_reads_a_picture(tmp_path):
+    """PIL would hand PostScript to Ghostscript, whatever the suffix says."""
+    path = tmp_path / "holiday.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    with Image.open(path) as image:
+        assert image.format == "EPS"
+    with pytest.raises(ValueError, match="is no picture"):
+        read_picture(path)
+
+
+def test_the_limit_of_pil_comes_back_after_threads(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.zeros((400, 400), np.uint8)).save(path)
+    before = Image.MAX_IMAGE_PIXELS
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(read_picture, [path] * 200))
+    assert before == Image.MAX_IMAGE_PIXELS
 
 
 @pytest.mark.parametrize(

@@ -238,6 +238,20 @@ def test_wrong_models_are_told(tmp_path: Path) -> None:
     onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), path)
     with pytest.raises(ValueError, match="does not say what it is"):
         OnnxPredictor(path)
+    good = {"objects": ["man"], "predicates": [], "what": "detector", "task": "detection"}
+    good["preprocessing"] = {"min_size": 5, "max_size": 9, "channel_order": "BGR"}
+    for text in (
+        *("{", "{}", "[]", "5"),
+        json.dumps({**good, "objects": 5}),
+        json.dumps({**good, "objects": [5]}),
+        json.dumps({**good, "preprocessing": {"min_size": "5"}}),
+    ):
+        model = onnx.load(path)
+        del model.metadata_props[:]
+        onnx.helper.set_model_props(model, {onnx_runtime.METADATA_KEY: text})
+        onnx.save(model, tmp_path / "other.onnx")
+        with pytest.raises(ValueError, match=r"the metadata of .*other\.onnx are broken"):
+            OnnxPredictor(tmp_path / "other.onnx")
 
 
 @pytest.fixture(scope="module")

@@ -93,6 +93,7 @@ def test_shards_are_whole_together(pictures, tmp_path):
     assert [r["name"] for r in folders[0].records()] == ["a", "b"]
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {
+        ".lock",
         "settings.json",
         "predictions-00000-of-00002.jsonl",
         "predictions-00001-of-00002.jsonl",
@@ -107,7 +108,7 @@ def test_other_settings_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"weights was \"abc\", is \"xyz\"\): choose another"):
         PredictionFolder(tmp_path, {**SETTINGS, "weights": "xyz"})
     (tmp_path / "settings.json").write_text("{")
-    with pytest.raises(ValueError, match="is no JSON"):
+    with pytest.raises(ValueError, match="is broken"):
         PredictionFolder(tmp_path, SETTINGS)
     with pytest.raises(ValueError, match="cannot be used"):
         PredictionFolder(tmp_path / "settings.json" / "below", SETTINGS)

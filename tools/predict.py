@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vrd_d2.media import MAX_PIXELS
+from vrd_d2.prediction_folder import printable
 from vrd_d2.prediction_run import ExportedModel, FileOptions, Model, PredictionRun
 
 GRAPH_OPTIONS = ("top_k", "min_score", "min_entity_score", "predicates", "max_overlap")
@@ -41,6 +42,14 @@ class Parser(argparse.ArgumentParser):
         self.exit(1, f"error: {message}\n")
 
 
+def number(text: str) -> float:
+    """A finite number that is not negative; for argparse."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no number from 0 on")
+    return value
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -51,12 +60,12 @@ def parse_arguments() -> argparse.Namespace:
     model.add_argument("--model", help="in its place an .onnx file of tools/export_model.py")
     add("--weights", default="", help="checkpoint; none for a model without anything to train")
     add("--top-k", type=int, default=20, help="relations of a picture at most")
-    add("--min-score", type=float, default=0.0, help="least score of a relation")
-    add("--min-entity-score", type=float, default=0.0, help="least score of an object")
+    add("--min-score", type=number, default=0.0, help="least score of a relation")
+    add("--min-entity-score", type=number, default=0.0, help="least score of an object")
     add("--predicates", nargs="+", help='only these, such as riding "on top of"')
     add(
         "--max-overlap",
-        type=float,
+        type=number,
         default=0.7,
         help="of found objects that overlap by a larger IoU, only the best stays; 1 keeps all",
     )
@@ -65,7 +74,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--batch-size", type=int, default=1, help="pictures that go through the model at once")
     add(
         "--max-pixels",
-        type=float,
+        type=number,
         default=MAX_PIXELS / 1e6,
         help="refuse pictures with more million pixels",
     )
@@ -165,6 +174,8 @@ def _all_processes(together: bool) -> Iterator[Callable[[list[int]], list[int]]]
 def report(run: PredictionRun, counts: list[int]) -> None:
     """Put the shards together, if they are complete, and say what was done."""
     merged = run.merge()
+    for reason in run.off_page:
+        print(f"not in index.html: {printable(reason)}", file=sys.stderr)
     passed_over = f", {run.passed_over} other files passed over" if run.passed_over else ""
     print(
         f"{counts[0]} predicted, {counts[1]} already there, {counts[2]} not used{passed_over}; "
@@ -197,7 +208,7 @@ def predict(args: argparse.Namespace) -> int:
     )
     run.work()
     for reason in run.broken:
-        print(f"not used: {reason}", file=sys.stderr)
+        print(f"not used: {printable(reason)}", file=sys.stderr)
     counts = [run.done, run.skipped, len(run.broken)]
     together = shards > 1 and "MASTER_ADDR" in os.environ
     with _all_processes(together) as total:
@@ -215,7 +226,7 @@ def main() -> int:
     try:
         return predict(args)
     except (ValueError, OSError) as error:  # OSError: the results cannot be written
-        print(f"error: {error}", file=sys.stderr)
+        print("error: " + "\n".join(map(printable, str(error).splitlines())), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)

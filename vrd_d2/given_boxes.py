@@ -36,7 +36,7 @@ def load_given_boxes(json_file: str | Path) -> GivenBoxes:
     """
     try:
         document = json.loads(Path(json_file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{json_file} cannot be read as JSON: {error}") from error
     missing = [
         key
@@ -48,26 +48,24 @@ def load_given_boxes(json_file: str | Path) -> GivenBoxes:
             f"{json_file} has no list {missing[0]!r}: boxes are a COCO file with images, "
             "annotations and categories; a list of results alone names no pictures"
         )
-    names = {category["id"]: category["name"] for category in document["categories"]}
-    file_of: dict[Any, str] = {}
+    names = _by_id(document, "categories", "name", json_file)
+    files = _by_id(document, "images", "file_name", json_file)
     boxes: dict[str, tuple[list, list]] = {}
-    for image in document["images"]:
-        name = Path(image["file_name"]).name
+    for name in (Path(file).name for file in files.values()):
         if name in boxes:
             raise ValueError(
                 f"{json_file} has two pictures {name!r}: pictures are found by the name of their "
                 "file, so split the file by folder"
             )
-        file_of[image["id"]] = name
         boxes[name] = ([], [])
     for number, annotation in enumerate(document["annotations"]):
         try:
             x, y, width, height = map(float, annotation["bbox"])
-            of = boxes[file_of[annotation["image_id"]]]
+            of = boxes[Path(files[annotation["image_id"]]).name]
             label = names[annotation["category_id"]]
             if not all(map(math.isfinite, (x, y, width, height))) or min(width, height) < 0:
                 raise ValueError(f"bbox is {annotation['bbox']}")
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"{json_file}: annotations[{number}] is {annotation}: it needs the image_id of a "
                 f"picture, the category_id of a category and bbox [x, y, width, height] ({error!r})"
@@ -75,3 +73,22 @@ def load_given_boxes(json_file: str | Path) -> GivenBoxes:
         of[0].append([x, y, x + width, y + height])
         of[1].append(label)
     return GivenBoxes(str(json_file), boxes)
+
+
+def _by_id(document: dict, key: str, name: str, json_file: str | Path) -> dict[Any, str]:
+    """The names of a list of records by their ids."""
+    found: dict[Any, str] = {}
+    for number, record in enumerate(document[key]):
+        try:
+            known = record["id"] in found
+            found[record["id"]] = record[name]
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{json_file}: {key}[{number}] is {record}: it needs id and {name} ({error!r})"
+            ) from error
+        if known or not isinstance(record[name], str):
+            reason = f"its {name} is no text"
+            if known:
+                reason = f"its id {record['id']!r} is that of another"
+            raise ValueError(f"{json_file}: {key}[{number}] is {record}: {reason}")
+    return found

@@ -10,7 +10,7 @@ import html
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,20 +56,23 @@ class GraphPage:
     heat_maps: Mapping[int, np.ndarray] = field(default_factory=dict)
 
 
-def graph_page(pictures: Sequence[GraphPage], *, title: str | None = None) -> str:
+def graph_page(pictures: Iterable[GraphPage], *, title: str | None = None) -> str:
     """The page as a string; with several pictures it has a picker.
 
     Args:
-        pictures: one at least.
-        title: of the document, default that of the first picture.
+        pictures: one at least; each is let go before the next is asked for.
+        title: of the document, default that of the picture, or the number of several.
 
     Raises:
         ValueError: there is no picture.
     """
-    if not pictures:
+    contents = [_content(picture) for picture in pictures]
+    if not contents:
         raise ValueError("a page needs one picture at least")
+    if title is None:
+        title = contents[0]["title"] if len(contents) == 1 else f"{len(contents)} pictures"
     data = json.dumps(
-        {"pictures": [_content(picture) for picture in pictures]},
+        {"pictures": contents},
         ensure_ascii=False,
         allow_nan=False,
         separators=(",", ":"),
@@ -80,8 +83,7 @@ def graph_page(pictures: Sequence[GraphPage], *, title: str | None = None) -> st
     template = _TEMPLATE.read_text(encoding="utf-8")
     before, rest = template.split("{{TITLE}}")
     between, after = rest.split("{{DATA}}")
-    heading = html.escape(pictures[0].title if title is None else title)
-    return f"{before}{heading}{between}{data}{after}"
+    return f"{before}{html.escape(title)}{between}{data}{after}"
 
 
 def in_frame(page: str, height: int = 860) -> str:

@@ -1,23 +1,25 @@
-"""Pictures and videos as they come: found in folders, read whatever their kind, or refused.
+"""Pictures and videos as they come: read whatever their kind, or refused.
 
 A picture is read as a person sees it: turned upright, transparent parts on white, 16 bits scaled.
 Whatever was done beyond decoding is said in a note.
 """
 
 import contextlib
-import glob
+import functools
 import os
+import stat
+import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-PICTURE_SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm"}
-PICTURE_SUFFIXES |= {".ppm", ".tif", ".tiff", ".webp"}
-VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
+from vrd_d2.media_files import is_video
+from vrd_d2.onnx_runtime import PICTURE_FORMATS, to_8_bits
+
 # Six hundred megabytes as RGB; the largest cameras of telephones take so many.
 MAX_PIXELS = 200_000_000
 
@@ -31,84 +33,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_MAX_16 = 65_535
-
-
-def is_video(path: str | os.PathLike) -> bool:
-    """Whether the suffix is that of a video."""
-    return Path(path).suffix.lower() in VIDEO_SUFFIXES
-
-
-@dataclass(frozen=True)
-class FoundMedia:
-    """What :func:`find_media` found.
-
-    Attributes:
-        files: pictures and videos, each once, in the order of the inputs, folders sorted by path.
-        passed_over: files in folders that are neither by their suffix.
-    """
-
-    files: list[Path]
-    passed_over: list[Path]
-
-
-def find_media(
-    inputs: Sequence[str | os.PathLike], *, exclude: str | os.PathLike | None = None
-) -> FoundMedia:
-    """The files that inputs stand for.
-
-    Args:
-        inputs: files, taken whatever their suffix; folders, searched with all that is below them
-            for files with a suffix of a picture or a video; or patterns as "photos/**/*.jpg".
-            What is hidden (a name that begins with a dot) is found only by its own name.
-        exclude: a folder into which no search goes, such as that of the results.
-
-    Raises:
-        ValueError: an input does not exist or holds no picture.
-    """
-    excluded = None if exclude is None else Path(exclude).resolve()
-    files: dict[Path, Path] = {}
-    passed_over: dict[Path, Path] = {}
-    for text in map(os.fspath, inputs):
-        found = []
-        for path, named in _candidates(text):
-            if named or path.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES:
-                if named or excluded is None or not path.resolve().is_relative_to(excluded):
-                    found.append(path)
-            else:
-                passed_over[path.resolve()] = path
-        if not found:
-            raise ValueError(
-                f"no picture and no video in {text}: looked for the suffixes "
-                f"{' '.join(sorted(PICTURE_SUFFIXES | VIDEO_SUFFIXES))}"
-            )
-        for path in found:
-            files.setdefault(path.resolve(), path)
-    others = [path for resolved, path in passed_over.items() if resolved not in files]
-    return FoundMedia(list(files.values()), others)
-
-
-def _candidates(text: str) -> Iterator[tuple[Path, bool]]:
-    """Files of an input, and whether it named this very file."""
-    # A name may contain what means something in a pattern.
-    if os.path.isdir(text):
-        yield from ((path, False) for path in _walk(Path(text)))
-    elif os.path.exists(text):
-        yield Path(text), True
-    else:
-        matches = sorted(map(Path, glob.glob(text, recursive=True)))
-        if not matches:
-            raise ValueError(f"there is no file, no folder and no match of {text}")
-        for path in matches:
-            yield from ((p, False) for p in (_walk(path) if path.is_dir() else [path]))
-
-
-def _walk(folder: Path) -> list[Path]:
-    found = []
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(root, name) for name in names if not name.startswith(".")]
-    return sorted(found)
 
 
 def read_picture(
@@ -128,22 +52,17 @@ def read_picture(
         ValueError: names the file and why it cannot be read.
     """
     path = Path(path)
+    size = _size_of(path)
     try:
-        size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(64)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    if not size:
-        raise ValueError(f"{path} is empty (0 bytes): get it again")
     try:
-        with _without_pil_limit(), Image.open(path) as image:
+        with _without_pil_limit(), Image.open(path, formats=_formats()) as image:
             width, height = image.size
             if width * height > max_pixels:
-                raise _TooLarge(
-                    f"has {width} x {height} pixels, {width * height / 1e6:.0f} million: the limit "
-                    f"is {max_pixels / 1e6:g} million; make it smaller or raise the limit"
-                )
+                raise _TooLarge(_too_large(width, height, max_pixels))
             return _to_rgb(image)
     except _TooLarge as error:
         raise ValueError(f"{path} {error}") from error
@@ -162,16 +81,50 @@ class _TooLarge(Exception):
     """A picture over the limit."""
 
 
+def _too_large(width: int, height: int, max_pixels: int) -> str:
+    return (
+        f"has {width} x {height} pixels, {width * height / 1e6:.0f} million: the limit is "
+        f"{max_pixels / 1e6:g} million; make it smaller or raise the limit"
+    )
+
+
+def _size_of(path: Path) -> int:
+    """Bytes of a file. Raises ValueError: there is none, or nothing in it."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode):  # to read a pipe would wait for ever
+        raise ValueError(f"{path} is a folder, a pipe or a device, no file")
+    if not status.st_size:
+        raise ValueError(f"{path} is empty (0 bytes): get it again")
+    return status.st_size
+
+
+@functools.cache
+def _formats() -> list[str]:
+    """Those of PICTURE_FORMATS that this build of PIL knows."""
+    Image.init()
+    return [name for name in PICTURE_FORMATS if name in Image.OPEN]
+
+
+_PIL_LIMIT = threading.RLock()
+
+
 @contextlib.contextmanager
 def _without_pil_limit() -> Iterator[None]:
-    """PIL has a limit of its own, applied as soon as a file is opened; ours stands instead."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # corrupt EXIF, transparency of palettes
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    """PIL has a limit of its own, applied as soon as a file is opened; ours stands instead.
+
+    Both the limit and the filter of warnings belong to the whole process: one thread at a time.
+    """
+    with _PIL_LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # corrupt EXIF, transparency of palettes
+                yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _what_it_is(path: Path, head: bytes) -> str:
@@ -200,7 +153,9 @@ def _to_rgb(image: Image.Image) -> tuple[np.ndarray, list[str]]:
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
     if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(_to_8_bits(np.asarray(image), notes))
+        values, note = to_8_bits(np.asarray(image))
+        image = Image.fromarray(values)
+        notes += [note] if note else []
     if image.mode == "CMYK":
         notes.append("CMYK converted without its colour profile")
     image = image.convert("RGB")
@@ -217,19 +172,6 @@ def _orientation(image: Image.Image) -> int | None:
         return None
 
 
-def _to_8_bits(values: np.ndarray, notes: list[str]) -> np.ndarray:
-    """Grey values of 16 or 32 bits: the whole range of 16 bits, or that of the picture, to 8."""
-    values = np.nan_to_num(values.astype(np.float64))
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    if low >= 0 and 255 < high <= _MAX_16:
-        notes.append("16 bits scaled to 8")
-        return np.rint(values / 257).astype(np.uint8)
-    if low >= 0 and high <= 255 and (high > 1 or high == 0):
-        return np.rint(values).astype(np.uint8)
-    notes.append(f"grey values from {low:g} to {high:g} scaled to 8 bits")
-    return np.rint((values - low) * (255 / ((high - low) or 1))).astype(np.uint8)
-
-
 @dataclass(frozen=True)
 class Frame:
     """One frame of a video: its number from 0, its time in seconds, and uint8 (H, W, 3) RGB."""
@@ -244,7 +186,12 @@ class BrokenFrame(ValueError):
 
 
 def read_frames(
-    path: str | os.PathLike, *, every: int = 30, shard: int = 0, shards: int = 1
+    path: str | os.PathLike,
+    *,
+    every: int = 30,
+    shard: int = 0,
+    shards: int = 1,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Frame]:
     """Frames 0, every, 2 every, ... of a video, turned upright by OpenCV.
 
@@ -253,9 +200,11 @@ def read_frames(
         every: distance of the frames, 1 for all.
         shard, shards: of these frames, take every `shards`-th, beginning with number `shard`; the
             others are passed without being decoded to pixels.
+        max_pixels: a video of larger frames is refused.
 
     Raises:
-        ValueError: the file cannot be read, has no frame, or OpenCV is not installed.
+        ValueError: the file cannot be read, has no frame or too large ones, or OpenCV is not
+            installed.
     """
     if every < 1:
         raise ValueError(f"every is {every}: it must be 1 at least")
@@ -266,12 +215,15 @@ def read_frames(
             f"{path}: videos need OpenCV; install the extra: pip install 'vrd_d2[opencv]'"
         ) from error
     path = Path(path)
-    if path.is_file() and not path.stat().st_size:
-        raise ValueError(f"{path} is empty (0 bytes): get it again")
+    _size_of(path)
     video = cv2.VideoCapture(str(path))
     try:
         if not video.isOpened():
             raise ValueError(f"{path} is no video that OpenCV can read")
+        sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+        width, height = (round(video.get(side)) for side in sides)
+        if width * height > max_pixels:
+            raise ValueError(f"{path} {_too_large(width, height, max_pixels)}")
         rate = video.get(cv2.CAP_PROP_FPS)
         number = 0
         while video.grab():

@@ -20,6 +20,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 METADATA_KEY = "vrd_d2"
+# Of Pillow's many formats those of pictures, and none that starts another program (PostScript).
+PICTURE_FORMATS = ["JPEG", "MPO", "JPEG2000", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF"]
+PICTURE_FORMATS += ["PPM"]
 Picture = str | os.PathLike | np.ndarray
 
 
@@ -66,7 +69,7 @@ class OnnxPredictor:
                 f"{model} does not say what it is (no metadata {METADATA_KEY!r}): write it with "
                 "tools/export_model.py"
             )
-        self.metadata: dict[str, Any] = json.loads(stored[METADATA_KEY])
+        self.metadata = _checked_metadata(stored[METADATA_KEY], os.fspath(model))
         self.input_names = [entry.name for entry in self._session.get_inputs()]
         self._outputs = [entry.name for entry in self._session.get_outputs()]
 
@@ -216,6 +219,21 @@ class OnnxPredictor:
         ]
 
 
+def _checked_metadata(text: str, model: str) -> dict[str, Any]:
+    try:
+        metadata = json.loads(text)
+        names = [*metadata["objects"], *metadata["predicates"]]
+        sizes = [metadata["preprocessing"][key] for key in ("min_size", "max_size")]
+        known = metadata["what"], metadata["task"], metadata["preprocessing"]["channel_order"]
+        if not all(isinstance(value, str) for value in [*names, *known]) or min(sizes) < 0:
+            raise ValueError("a name is no text, or a size is negative")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"the metadata of {model} are broken ({error!r}): export it again"
+        ) from error
+    return metadata
+
+
 def read_picture(image: Picture) -> np.ndarray:
     """uint8 (H, W, 3) RGB: a file, upright as its EXIF says and on white, or an array as it is.
 
@@ -228,14 +246,16 @@ def read_picture(image: Picture) -> np.ndarray:
             )
         return image
     try:
-        with Image.open(image) as file:
+        Image.init()
+        formats = [name for name in PICTURE_FORMATS if name in Image.OPEN]
+        with Image.open(image, formats=formats) as file:
             upright = ImageOps.exif_transpose(file)
             if "transparency" in upright.info or upright.mode in ("RGBA", "LA", "PA"):
                 upright = upright.convert("RGBA")
                 white = Image.new("RGBA", upright.size, (255, 255, 255, 255))
                 upright = Image.alpha_composite(white, upright)
             if upright.mode.startswith("I") or upright.mode == "F":
-                upright = Image.fromarray(_to_8_bits(np.asarray(upright)))
+                upright = Image.fromarray(to_8_bits(np.asarray(upright))[0])
             return np.array(upright.convert("RGB"))
     # Pillow's decoders raise nearly anything on what is broken: OSError, SyntaxError, IndexError.
     except Exception as error:
@@ -245,15 +265,33 @@ def read_picture(image: Picture) -> np.ndarray:
         ) from error
 
 
-def _to_8_bits(values: np.ndarray) -> np.ndarray:
-    """Grey values of 16 or 32 bits: the whole range of 16 bits, or that of the picture, to 8."""
-    values = np.nan_to_num(values.astype(np.float64))
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+def to_8_bits(values: np.ndarray) -> tuple[np.ndarray, str]:
+    """Grey values of 16 or 32 bits: the whole range of 16 bits, or that of the picture, to 8.
+
+    Args:
+        values: (H, W), of any type.
+
+    Returns:
+        uint8 (H, W), and what was done in words, or "".
+    """
+
+    def numbers(row: np.ndarray) -> np.ndarray:
+        # By rows, as 64 bits for each pixel are much for a large picture.
+        return np.nan_to_num(row.astype(np.float64))
+
+    ends = [(row.min(), row.max()) for row in map(numbers, values) if row.size]
+    low, high = (float(min(ends)[0]), float(max(end[1] for end in ends))) if ends else (0.0, 0.0)
     if low >= 0 and 255 < high <= 65_535:
-        return np.rint(values / 257).astype(np.uint8)
-    if low >= 0 and high <= 255 and (high > 1 or high == 0):
-        return np.rint(values).astype(np.uint8)
-    return np.rint((values - low) * (255 / ((high - low) or 1))).astype(np.uint8)
+        start, scale, note = 0.0, 1 / 257, "16 bits scaled to 8"
+    elif low >= 0 and high <= 255 and (high > 1 or high == 0):
+        start, scale, note = 0.0, 1.0, ""
+    else:
+        start, scale = low, 255 / ((high - low) or 1)
+        note = f"grey values from {low:g} to {high:g} scaled to 8 bits"
+    result = np.empty(values.shape, np.uint8)
+    for row, target in zip(values, result, strict=True):
+        target[:] = np.rint((numbers(row) - start) * scale)
+    return result, note
 
 
 def output_size(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
@@ -299,6 +337,8 @@ def checked_boxes(boxes: Sequence[Sequence[float]], height: int, width: int) -> 
     low, high = given[:, :2], given[:, 2:]
     for wrong, reason in (
         (high < low, "it must be x1 y1 x2 y2, corners left above and right below"),
+        (np.abs(given[:, :2]) > _FARTHEST, "no picture is so large"),
+        (np.abs(given[:, 2:]) > _FARTHEST, "no picture is so large"),
         (
             (high < 0) | (low > [width, height]),
             f"it lies outside the picture, which is {width} x {height} pixels as it is seen",
@@ -308,6 +348,9 @@ def checked_boxes(boxes: Sequence[Sequence[float]], height: int, width: int) -> 
         if len(found):
             raise ValueError(f"boxes[{found[0]}] is {given[found[0]].tolist()}: {reason}")
     return given
+
+
+_FARTHEST = 1e6  # pixels; areas of what is much larger leave the range of float32
 
 
 def _positions(wanted: Sequence[str], names: Sequence[str], kind: str) -> list[int]:

@@ -12,20 +12,38 @@ import contextlib
 import json
 import os
 import re
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from vrd_d2.data.vocabulary import Vocabulary
 
 # What a file system refuses, and what turns the direction of writing.
-_UNFIT = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\u200e\u200f\u202a-\u202e\u2066-\u2069]')
+_UNFIT = re.compile(
+    r'[\x00-\x1f\x7f<>:"/\\|?*\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]'
+)
+# What some readers take for the end of a line; and bytes of a name that are no text.
+_ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
+# What moves a terminal's cursor.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _LONGEST_NAME = 50  # characters, of four bytes at most
 
 
 def fit_name(text: str) -> str:
     """The text as the name of a file on any system: short, without separators."""
     return _UNFIT.sub("_", text)[:_LONGEST_NAME].strip(". ") or "picture"
+
+
+def printable(text: str) -> str:
+    """The text on one line, with escapes for what is no character to see."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def json_text(content: Any) -> str:
+    """JSON on one line, any string of Python in it; Unicode is kept readable."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+    return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 class PredictionFolder:
@@ -37,7 +55,8 @@ class PredictionFolder:
         shard, shards: number of this process and of all.
 
     Raises:
-        ValueError: the folder cannot be written, or holds predictions made with other settings.
+        ValueError: the folder cannot be written, holds predictions made with other settings, or
+            another run is writing them.
     """
 
     def __init__(
@@ -46,6 +65,7 @@ class PredictionFolder:
         self.path = Path(path)
         self.shard, self.shards = shard, shards
         self._check_settings(json.loads(json.dumps({**settings, "shards": shards})))
+        self._lock = self._locked()
         self._names = {
             _source(record): record["name"]
             for number in range(shards)
@@ -55,7 +75,8 @@ class PredictionFolder:
         self._kept = [record for record in self._read(shard) if self._is_intact(record)]
         self._done = {_key(record) for record in self._kept}
         unfinished = self._file(shard, ".part")
-        self.write(unfinished.name, "".join(f"{_line(record)}\n" for record in self._kept).encode())
+        lines = "".join(f"{json_text(record)}\n" for record in self._kept)
+        self.write(unfinished.name, lines.encode())
         self._file(shard).unlink(missing_ok=True)
         self._journal = unfinished.open("a", encoding="utf-8")
 
@@ -67,14 +88,14 @@ class PredictionFolder:
             if not file.exists():
                 # Of several processes that begin at once, each writes the same.
                 self.write(file.name, text.encode())
-            present = json.loads(file.read_text(encoding="utf-8"))
+            present = dict(json.loads(file.read_text(encoding="utf-8")))
         except OSError as error:
             raise ValueError(
                 f"the output folder {self.path} cannot be used ({error.strerror}): choose another"
             ) from error
-        except json.JSONDecodeError as error:
+        except (ValueError, TypeError) as error:
             raise ValueError(
-                f"{file} is no JSON ({error}): choose another output folder"
+                f"{file} is broken ({error}): choose another output folder, or delete this one"
             ) from error
         differing = [
             key for key in {**present, **settings} if present.get(key) != settings.get(key)
@@ -87,6 +108,21 @@ class PredictionFolder:
                 "another output folder, or delete this one"
             )
 
+    def _locked(self) -> IO[bytes]:
+        """Keeps a second run away from this shard, a byte of the file, as long as it is open."""
+        handle = (self.path / ".lock").open("ab")
+        try:
+            import fcntl
+
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self.shard)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another run is writing to {self.path}: wait for it, or choose another folder"
+            ) from error
+        except (ImportError, OSError):  # not on Windows, nor on every network's file system
+            pass
+        return handle
+
     def _file(self, shard: int, suffix: str = "") -> Path:
         return self.path / f"predictions-{shard:05d}-of-{self.shards:05d}.jsonl{suffix}"
 
@@ -95,8 +131,8 @@ class PredictionFolder:
         records: dict[tuple, dict] = {}
         for file in (self._file(shard), self._file(shard, ".part")):
             with contextlib.suppress(FileNotFoundError):
-                for line in file.read_text(encoding="utf-8").splitlines():
-                    # The last line of a stopped process may be cut off.
+                # The last line of a stopped process may be cut off, within a letter, too.
+                for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
                     with contextlib.suppress(json.JSONDecodeError):
                         record = json.loads(line)
                         records[_key(record)] = record
@@ -143,14 +179,17 @@ class PredictionFolder:
         """
         names = {source: self._names[source] for source in sources if source in self._names}
         taken = {name.casefold() for name in self._names.values()}
+        last: dict[str, int] = {}  # number of each stem
         for source in sources:
             if source in names:
                 continue
             stem = fit_name(Path(source).stem)
-            name, number = stem, 1
+            number = last.get(stem.casefold(), 1)
+            name = stem if number == 1 else f"{stem}-{number}"
             while name.casefold() in taken:
                 number += 1
                 name = f"{stem}-{number}"
+            last[stem.casefold()] = number
             taken.add(name.casefold())
             names[source] = name
         return names
@@ -159,7 +198,8 @@ class PredictionFolder:
         """Write a file of the folder; it appears when it is complete."""
         file = self.path / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_name(f".{os.getpid()}{file.suffix}")
+        # Processes of other computers and containers may have the same number as this one.
+        unfinished = file.with_name(f".{secrets.token_hex(8)}{file.suffix}")
         try:
             unfinished.write_bytes(content)
             unfinished.replace(file)
@@ -168,13 +208,14 @@ class PredictionFolder:
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Write the line of a picture, the last thing to be written of it."""
-        self._journal.write(f"{_line(record)}\n")
+        self._journal.write(f"{json_text(record)}\n")
         self._journal.flush()
 
     def close(self) -> None:
         """Declare the shard complete."""
         self._journal.close()
         self._file(self.shard, ".part").replace(self._file(self.shard))
+        self._lock.close()
 
     def records(self) -> list[dict[str, Any]] | None:
         """Records of all shards, ordered by picture and frame; None while one is not complete."""
@@ -233,12 +274,6 @@ def predictions_document(
         "predicates": [{"id": number, "name": name} for name, number in predicate.items()],
         "relations": relations,
     }
-
-
-def _line(record: Mapping[str, Any]) -> str:
-    # A line separator of Unicode would be taken for the end of the line by some readers.
-    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
-    return text.replace("\x85", "\\u0085").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def _source(record: Mapping[str, Any]) -> str:

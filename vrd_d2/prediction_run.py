@@ -5,7 +5,7 @@ Needs neither torch nor Detectron2 where the model does not.
 
 import hashlib
 import io
-import json
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +19,16 @@ from vrd_d2.data.vocabulary import Vocabulary
 from vrd_d2.given_boxes import GivenBoxes, load_given_boxes
 from vrd_d2.heat_map import draw_heat_map
 from vrd_d2.html_page import GraphPage, graph_page
-from vrd_d2.media import BrokenFrame, find_media, is_video, read_frames, read_picture
+from vrd_d2.media import BrokenFrame, read_frames, read_picture
+from vrd_d2.media_files import find_media, is_video
 from vrd_d2.onnx_runtime import OnnxPredictor
-from vrd_d2.prediction_folder import PredictionFolder, fit_name, predictions_document
+from vrd_d2.prediction_folder import (
+    PredictionFolder,
+    fit_name,
+    json_text,
+    predictions_document,
+    printable,
+)
 from vrd_d2.scene_graph import SceneGraph
 
 
@@ -124,7 +131,7 @@ class PredictionRun:
 
     Args:
         model: what predicts.
-        inputs: see :func:`~vrd_d2.media.find_media`.
+        inputs: see :func:`~vrd_d2.media_files.find_media`.
         output: folder of the results.
         settings: what tells this model from others, as JSON can hold it.
         graph_options: of the model's call.
@@ -135,7 +142,8 @@ class PredictionRun:
 
     Attributes:
         done, skipped, broken: pictures predicted, those that were there already, and reasons why
-            others could not be used.
+            others, or whole folders, could not be used.
+        off_page: reasons why predicted pictures are not on the page of all.
         passed_over: number of files that are neither pictures nor videos.
 
     Raises:
@@ -182,7 +190,8 @@ class PredictionRun:
         self.sources = {self.folder.relative(path): path for path in found.files}
         self.names = self.folder.names(list(self.sources))
         self.done = self.skipped = 0
-        self.broken: list[str] = []
+        self.broken: list[str] = found.unreadable if rank == 0 else []
+        self.off_page: list[str] = []
 
     def work(self) -> None:
         """Predict this process's share."""
@@ -219,7 +228,13 @@ class PredictionRun:
                 self._note_broken({"file_name": source, **record}, error)
 
     def _frames(self, source: str, path: Path, record: dict[str, Any]) -> Iterator[_Loaded]:
-        frames = read_frames(path, every=self.files.every, shard=self.rank, shards=self.shards)
+        frames = read_frames(
+            path,
+            every=self.files.every,
+            shard=self.rank,
+            shards=self.shards,
+            max_pixels=self.files.max_pixels,
+        )
         for frame in frames:
             if self.folder.is_done(source, frame.number):
                 self.skipped += 1
@@ -232,10 +247,15 @@ class PredictionRun:
 
     def _predict(self, batch: Sequence[_Loaded]) -> None:
         for loaded, answer in zip(batch, self._answers(batch), strict=True):
-            if isinstance(answer, Exception):
-                self._note_broken(loaded.record, answer)
-            else:
+            try:
+                if isinstance(answer, Exception):
+                    raise answer
                 self._write(loaded, answer)
+            except OSError:  # the disk is full, say: the next picture would fare no better
+                raise
+            except Exception as error:
+                self._note_broken(loaded.record, error)
+            else:
                 self.done += 1
 
     def _answers(self, batch: Sequence[_Loaded]) -> list[_Answer | Exception]:
@@ -305,17 +325,25 @@ class PredictionRun:
         if records is None:
             return None
         document = predictions_document(records, self.model.vocabulary)
-        text = json.dumps(document, ensure_ascii=False, allow_nan=False)
-        self.folder.write("predictions.json", text.encode())
+        self.folder.write("predictions.json", json_text(document).encode())
         if self.files.html == "one":
-            pages = [self._page(record) for record in records if "error" not in record]
-            if pages:
-                name = _count(len(pages), "picture") if len(pages) > 1 else pages[0].title
-                self.folder.write("index.html", graph_page(pages, title=name).encode())
+            pages = self._pages(records)
+            for first in pages:  # none, if no picture is left
+                page = graph_page(itertools.chain([first], pages))
+                self.folder.write("index.html", page.encode())
         drawn = sum(len(record.get("heat_maps", [])) for record in records)
         with_heat = f" and {_count(drawn, 'heat map')}" if self.files.heat_maps else ""
         file = self.folder.path / "predictions.json"
         return f"{_count(len(document['images']), 'picture')}{with_heat} in {file}"
+
+    def _pages(self, records: Sequence[dict[str, Any]]) -> Iterator[GraphPage]:
+        """One after the other, as all pictures at once may be more than the memory holds."""
+        for record in records:
+            if "error" not in record:
+                try:
+                    yield self._page(record)
+                except ValueError as error:  # it was moved away
+                    self.off_page.append(str(error))
 
     def _page(self, record: dict[str, Any]) -> GraphPage:
         path = self.folder.path / record["file_name"]
@@ -337,7 +365,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _title(record: Mapping[str, Any]) -> str:
-    name = Path(record.get("video", record["file_name"])).name
+    name = printable(Path(record.get("video", record["file_name"])).name)
     return f"{name}, frame {record['frame']}" if "frame" in record else name
 
 

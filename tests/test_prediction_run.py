@@ -1,0 +1,204 @@
+"""Runs over what people really have, with a model that is none: nothing ends a run but the disk."""
+
+import os
+import sys
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vrd_d2.data.relations_json import load_relations_json
+from vrd_d2.data.vocabulary import Vocabulary
+from vrd_d2.prediction_folder import PredictionFolder
+from vrd_d2.prediction_run import FileOptions, PredictionRun
+from vrd_d2.scene_graph import SceneGraph
+
+
+class Wearer:
+    """Sees a man who wears a hat in every picture, unless `fails` says otherwise."""
+
+    vocabulary = Vocabulary(("man", "hat"), ("on", "wearing"))
+    needs_boxes = needs_labels = explains = False
+
+    def __init__(self, fails=lambda image: None):
+        self.fails = fails
+
+    def __call__(self, image, **_):
+        graphs = []
+        for pixels in image:
+            self.fails(pixels)
+            height, width = pixels.shape[:2]
+            boxes = np.array([[0, 0, width, height], [0, 0, width / 2, height / 4]])
+            graphs.append(
+                SceneGraph(
+                    boxes,
+                    ["man", "hat"],
+                    [(0, 1, "wearing")],
+                    [0.5],
+                    [0.9, 0.8],
+                    size=(width, height),
+                )
+            )
+        return graphs
+
+
+def picture(path: Path, width: int = 32, height: int = 24) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((height, width, 3), 120, np.uint8)).save(path)
+    return path
+
+
+def start(inputs, output, model=None, **changes) -> PredictionRun:
+    files = {"drawings": 0, "html": "none", "every": 2, "max_pixels": 10_000, **changes}
+    return PredictionRun(
+        model or Wearer(),
+        [str(path) for path in inputs],
+        output,
+        settings={"model": "wearer"},
+        graph_options={"top_k": 3},
+        files=FileOptions(**files),
+    )
+
+
+def predicted(*arguments, **changes) -> PredictionRun:
+    run = start(*arguments, **changes)
+    run.work()
+    return run
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names there are bytes only on Linux")
+def test_names_that_are_no_text(tmp_path):
+    """As old archives have them. The rest goes on, and a second run knows what is done."""
+    folder = tmp_path / "photos"
+    for name in ("aaa.png", os.fsdecode(b"caf\xe9.png"), "zzz\x1b[1m\n.png"):
+        picture(folder / name)
+    for done in (3, 0):
+        run = predicted([folder], tmp_path / "out", drawings=1, html="one")
+        assert (run.done, run.skipped, run.broken) == (done, 3 - done, [])
+    assert "3 pictures in" in run.merge()
+    dicts = load_relations_json(tmp_path / "out/predictions.json")
+    assert sorted(os.fsencode(Path(d["file_name"]).name) for d in dicts) == [
+        b"aaa.png",
+        b"caf\xe9.png",
+        b"zzz\x1b[1m\n.png",
+    ]
+    page = (tmp_path / "out/index.html").read_text(encoding="utf-8")
+    assert '"title":"caf\\\\udce9.png"' in page and "zzz\\\\x1b[1m\\\\n.png" in page
+
+
+def test_what_cannot_be_written_of_a_picture_is_named(tmp_path, monkeypatch):
+    """It is that picture's fault, unless the disk is full: then no other would fare better."""
+    photos = [picture(tmp_path / f"{name}.png", width) for name, width in (("a", 30), ("b", 31))]
+    draw = SceneGraph.draw
+
+    def fails(graph, image, **options):
+        if image.shape[1] == 30:
+            raise ValueError("box 1 is not finite")
+        return draw(graph, image, **options)
+
+    monkeypatch.setattr(SceneGraph, "draw", fails)
+    run = predicted(photos, tmp_path / "out", drawings=1)
+    assert run.done == 1 and run.broken == [f"{photos[0]}: box 1 is not finite"]
+    assert run.merge().startswith("1 picture in")
+
+    def is_full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(SceneGraph, "draw", is_full)
+    with pytest.raises(OSError, match="No space left"):
+        predicted(photos, tmp_path / "other", drawings=1)
+
+
+def test_a_page_of_all_leaves_out_what_was_moved_away(tmp_path):
+    a, b = (picture(tmp_path / f"in/{name}.png") for name in "ab")
+    predicted([a, b], tmp_path / "out", html="one")
+    a.unlink()
+    run = predicted([b], tmp_path / "out", html="one")
+    assert "2 pictures in" in run.merge()
+    assert len(run.off_page) == 1 and "a.png cannot be read" in run.off_page[0]
+    page = (tmp_path / "out/index.html").read_text(encoding="utf-8")
+    assert "<title>b.png</title>" in page
+    (tmp_path / "out/index.html").unlink()
+    b.unlink()
+    run = predicted([picture(tmp_path / "c.jpg")], tmp_path / "new", html="one")
+    (tmp_path / "c.jpg").unlink()
+    run.merge()
+    assert len(run.off_page) == 1 and not (tmp_path / "new/index.html").exists()
+
+
+def test_a_page_of_all_holds_few_pictures_at_a_time(tmp_path, monkeypatch):
+    import vrd_d2.prediction_run as module
+
+    photos = [picture(tmp_path / f"{i}.png") for i in range(8)]
+    run = predicted(photos, tmp_path / "out", html="one")
+    alive, most = [], []
+    original = module.GraphPage
+
+    def counted(*arguments):
+        page = original(*arguments)
+        alive.append(weakref.ref(page))
+        most.append(sum(reference() is not None for reference in alive))
+        return page
+
+    monkeypatch.setattr(module, "GraphPage", counted)
+    run.merge()
+    assert len(most) == 8 and max(most) <= 3
+
+
+def test_a_video_of_large_frames_is_refused(tmp_path):
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
+    video = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 5, (160, 120))
+    for _ in range(3):
+        writer.write(np.zeros((120, 160, 3), np.uint8))
+    writer.release()
+    run = predicted([video], tmp_path / "out")
+    assert run.done == 0 and "160 x 120 pixels, 0 million: the limit is 0.01" in run.broken[0]
+    assert predicted([video], tmp_path / "larger", max_pixels=20_000).done == 2
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path):
+    pytest.importorskip("fcntl", reason="files are locked on Unix only")
+    photo = picture(tmp_path / "a.png")
+    run = start([photo], tmp_path / "out")
+    other = os.fork()
+    if not other:  # a lock belongs to a process
+        try:
+            start([photo], tmp_path / "out")
+        except ValueError as error:
+            os._exit(7 if "another run is writing to" in str(error) else 1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]) == 7
+    run.work()
+    assert predicted([photo], tmp_path / "out").skipped == 1
+
+
+def test_a_line_cut_off_within_a_letter_is_done_again(tmp_path):
+    photos = [picture(tmp_path / f"{name}.png") for name in ("ä", "b")]
+    predicted(photos, tmp_path / "out")
+    (journal,) = (tmp_path / "out").glob("*.jsonl")
+    content = journal.read_bytes()
+    first = content.index("ä".encode()) + 1
+    journal.with_name(f"{journal.name}.part").write_bytes(content[:first])
+    journal.unlink()
+    assert predicted(photos, tmp_path / "out").done == 2
+
+
+def test_many_pictures_of_one_name(tmp_path):
+    """In so many steps as there are pictures, not in its square."""
+    folder = PredictionFolder(tmp_path / "out", {})
+    sources = [f"../{i}/image.png" for i in range(20_000)]
+    names = folder.names(sources)
+    assert len(set(names.values())) == 20_000
+    assert names["../0/image.png"] == "image" and names[sources[-1]] == "image-20000"
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "5", '"x"', b"\xff\xfe{"])
+def test_broken_settings_are_named(tmp_path, content):
+    (tmp_path / "out").mkdir()
+    file = tmp_path / "out/settings.json"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=r"settings\.json is broken|made with other settings"):
+        start([picture(tmp_path / "a.png")], tmp_path / "out")
