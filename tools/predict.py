@@ -29,7 +29,8 @@ from typing import Any, NoReturn
 
 from vrd_d2.media import MAX_PIXELS
 from vrd_d2.prediction_folder import printable
-from vrd_d2.prediction_run import ExportedModel, FileOptions, Model, PredictionRun
+from vrd_d2.prediction_model import ExportedModel, Model
+from vrd_d2.prediction_run import FileOptions, PredictionRun
 
 GRAPH_OPTIONS = ("top_k", "min_score", "min_entity_score", "predicates", "max_overlap")
 

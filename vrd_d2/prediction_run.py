@@ -9,19 +9,17 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from vrd_d2.data.vocabulary import Vocabulary
 from vrd_d2.given_boxes import GivenBoxes, load_given_boxes
 from vrd_d2.heat_map import draw_heat_map
 from vrd_d2.html_page import GraphPage, graph_page
 from vrd_d2.media import BrokenFrame, read_frames, read_picture
 from vrd_d2.media_files import find_media, is_video
-from vrd_d2.onnx_runtime import OnnxPredictor
 from vrd_d2.prediction_folder import (
     PredictionFolder,
     fit_name,
@@ -29,63 +27,8 @@ from vrd_d2.prediction_folder import (
     predictions_document,
     printable,
 )
+from vrd_d2.prediction_model import Model
 from vrd_d2.scene_graph import SceneGraph
-
-
-class DetectorNames(NamedTuple):
-    """What a detector has for a vocabulary."""
-
-    objects: tuple[str, ...]
-    predicates: tuple[str, ...]
-
-    def predicate_id(self, name: str) -> int:
-        """Raises ValueError."""
-        raise ValueError(f"unknown predicate {name!r}: the model is a detector, which has none")
-
-
-class Model(Protocol):
-    """What predicts: :class:`vrd_d2.predictor.Predictor`, or :class:`ExportedModel`."""
-
-    vocabulary: Vocabulary | DetectorNames
-    needs_boxes: bool
-    needs_labels: bool
-    explains: bool
-
-    def __call__(self, image: Sequence[np.ndarray], **options: Any) -> list[SceneGraph]: ...
-
-
-class ExportedModel:
-    """An ONNX file of tools/export_model.py, as a :class:`Model`.
-
-    Raises:
-        ValueError: see :class:`~vrd_d2.onnx_runtime.OnnxPredictor`.
-    """
-
-    explains = False
-
-    def __init__(self, file: str | Path) -> None:
-        self._predictor = OnnxPredictor(file)
-        names = tuple(map(tuple, map(self._predictor.metadata.get, ("objects", "predicates"))))
-        # A detector knows no predicates, which no Vocabulary goes without.
-        self.vocabulary = Vocabulary(*names) if names[1] else DetectorNames(*names)
-        self.needs_boxes = "boxes" in self._predictor.input_names
-        self.needs_labels = "classes" in self._predictor.input_names
-
-    def __call__(
-        self,
-        image: Sequence[np.ndarray],
-        *,
-        boxes: Sequence | None = None,
-        labels: Sequence | None = None,
-        batch_size: int = 1,
-        **options: Any,
-    ) -> list[SceneGraph]:
-        """A graph for each picture; `batch_size` is ignored, as the file takes one at a time."""
-        graphs = []
-        for i, pixels in enumerate(image):
-            given = {"boxes": boxes and boxes[i], "labels": labels and labels[i]}
-            graphs.append(SceneGraph.from_dict(self._predictor(pixels, **given, **options)))
-        return graphs
 
 
 @dataclass(frozen=True)
