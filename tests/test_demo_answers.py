@@ -162,7 +162,7 @@ def test_scores_of_other_words_are_those_of_their_texts(repository, picture):
     words = ["towing", "made of"]
     twin = predictor.with_vocabulary(type(SCENES)(("kite", "lamp"), words))
     boxes = [[20, 30, 100, 120], [70, 60, 190, 130]]
-    example = twin._example(picture, boxes, ["kite", "lamp"])
+    example = twin._example(np.asarray(Image.open(picture)), boxes, ["kite", "lamp"])
     model = twin.model
     with torch.no_grad():
         found = model([example])[0]["relations"]

@@ -157,7 +157,7 @@ def test_command_line_trains_resumes_and_evaluates(repository, make_cfg, write_c
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        ([], "RelCLIP has no weights: set MODEL.WEIGHTS to the checkpoint"),
+        ([], "RelCLIP has no weights: set MODEL.WEIGHTS"),
         (["MODEL.WEIGHTS", "nowhere.pth"], "there is no weights file nowhere.pth"),
         (["MODEL.RELATION.TASK", "sgclass"], "unknown task 'sgclass'"),
     ],

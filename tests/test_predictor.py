@@ -8,6 +8,7 @@ import torch
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
+from vrd_d2.checkpoint import SafeCheckpointer, Stamp
 from vrd_d2.engine import Trainer
 from vrd_d2.predictor import Predictor
 from vrd_d2.visualization import draw_scene_graph
@@ -55,6 +56,98 @@ def test_path_and_rgb_array_agree(make):
     assert first.relations == second.relations
     drawn = draw_scene_graph(array, first.boxes, first.labels, first.relations)
     assert drawn.dtype == np.uint8
+    third = predictor(Image.open(record["file_name"]))
+    np.testing.assert_array_equal(third.boxes, first.boxes)
+    for graph in (second, third):
+        assert graph.file_name is None
+        np.testing.assert_array_equal(graph.draw(), first.draw())
+        assert graph._repr_html_() is not None
+    assert second.image is array
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (None, "the picture is a NoneType: give a path, or a uint8 array"),
+        (torch.zeros(3, 5, 5), "the picture is a Tensor: give a path"),
+        (np.zeros((5, 5, 3)), r"is float64 \(5, 5, 3\): it must be a uint8 array \(H, W, 3\)"),
+        (np.zeros((5, 5), np.uint8), r"is uint8 \(5, 5\)"),
+        (np.zeros((5, 5, 4), np.uint8), r"is uint8 \(5, 5, 4\)"),
+        (np.zeros((0, 0, 3), np.uint8), "not empty"),
+    ],
+)
+def test_what_is_no_picture_is_told(make, image, message):
+    predictor, _ = make("quickstart/relclip_sgdet.yaml")
+    for call in (predictor, predictor.explain, lambda image: predictor([image])):
+        with pytest.raises(ValueError, match=message):
+            call(image)
+
+
+def test_one_text_in_place_of_a_list(make):
+    predictor, record = make("relclip_predcls.yaml")
+    given = {"boxes": [a["bbox"] for a in record["annotations"]], "labels": ["man", "dog", "hat"]}
+    one = predictor(record["file_name"], **given, predicates="on")
+    assert one.relations == predictor(record["file_name"], **given, predicates=["on"]).relations
+    graph, maps = predictor.explain(record["file_name"], **given, choose="* on *")
+    assert list(maps) == graph.find("* on *") == graph.find(["* on *"])
+    with pytest.raises(ValueError, match="labels is the text 'man': give a list"):
+        predictor(record["file_name"], boxes=given["boxes"][:1], labels="man")
+
+
+@pytest.mark.parametrize("top_k", [0, -1, 2.5, "3", None])
+def test_top_k_is_a_number_of_relations(make, top_k):
+    predictor, record = make("quickstart/relclip_sgdet.yaml")
+    with pytest.raises(ValueError, match=r"top_k is .*: it must be a whole number, 1 at least"):
+        predictor(record["file_name"], top_k=top_k)
+
+
+def test_boxes_in_parts_of_the_picture_are_refused(make):
+    predictor, record = make("relclip_predcls.yaml")
+    with pytest.raises(ValueError, match="must be in pixels, not in parts of the picture"):
+        predictor(record["file_name"], boxes=[[0, 0.1, 0.5, 1]], labels=["man"])
+
+
+def test_a_checkpoint_is_enough(make_cfg, tmp_path, monkeypatch):
+    """Its config and its vocabulary are in it; the files of its training need not be there."""
+    cfg = make_cfg("relclip_predcls.yaml")
+    torch.manual_seed(0)
+    model = Trainer.build_model(cfg)
+    SafeCheckpointer(model, str(tmp_path), vrd_d2=Stamp(cfg)).save("model")
+    config = tmp_path / "config.yaml"
+    config.write_text(cfg.dump())
+    record = DatasetCatalog.get(cfg.DATASETS.TRAIN[0])[0]
+    given = {"boxes": [a["bbox"] for a in record["annotations"]], "labels": ["man", "dog", "hat"]}
+    expected = Predictor(config, tmp_path / "model.pth")(record["file_name"], **given)
+    config.unlink()
+    monkeypatch.setattr(
+        "vrd_d2.data.vocabulary._read", lambda *_: pytest.fail("the JSON of the training is read")
+    )
+    predictor = Predictor(tmp_path / "model.pth")
+    assert predictor(record["file_name"], **given).to_dict() == expected.to_dict()
+    assert predictor.vocabulary.predicates == ("on", "holding", "wearing", "next to")
+    smaller = Predictor(tmp_path / "model.pth", overrides=["INPUT.MIN_SIZE_TEST", "64"])
+    assert smaller.cfg.INPUT.MIN_SIZE_TEST == 64
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"model": {}}, "does not bring its config along: give the YAML"),
+        ({"model": {}, "vrd_d2": {"objects": ["a"], "config": "A: 1"}}, "is a detector"),
+        (
+            {"vrd_d2": {"objects": ["a"], "predicates": ["b"], "config": "A: 1"}},
+            "is not one of this version .*: give the YAML",
+        ),
+        (
+            {"vrd_d2": {"objects": [], "predicates": ["b"], "config": "SEED: 1"}},
+            "is not one of this version",
+        ),
+    ],
+)
+def test_a_checkpoint_that_does_not_say_what_it_is(tmp_path, content, message):
+    torch.save(content, tmp_path / "model.pth")
+    with pytest.raises(ValueError, match=rf"model\.pth.* {message}"):
+        Predictor(tmp_path / "model.pth")
 
 
 @pytest.mark.parametrize(

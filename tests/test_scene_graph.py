@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import networkx
 import numpy as np
 import pytest
 import torch
@@ -265,12 +266,25 @@ def test_json_holds_coco_boxes_and_gives_the_graph_back() -> None:
 
 def test_networkx_has_an_edge_for_each_relation() -> None:
     graph = a_graph().to_networkx()
-    assert graph.nodes[1] == {"label": "Straße", "bbox": (0.0, 0.0, 50.0, 60.0), "score": 0.8}
+    corners = {"x1": 0.0, "y1": 0.0, "x2": 50.0, "y2": 60.0}
+    assert graph.nodes[1] == {"label": "Straße", "score": 0.8, **corners}
     assert list(graph.edges(data=True)) == [
         (0, 1, {"predicate": "riding", "score": 0.5}),
-        (1, 0, {"predicate": "near", "score": None, "status": "missed"}),
+        (1, 0, {"predicate": "near", "status": "missed"}),
     ]
-    assert graph.graph == {"file_name": "a.jpg", "size": (400, 300)}
+    assert graph.graph == {"file_name": "a.jpg", "width": 400, "height": 300}
+    # A format that takes text and numbers only.
+    again = networkx.parse_graphml("\n".join(networkx.generate_graphml(graph)), node_type=int)
+    assert dict(again.nodes) == dict(graph.nodes) and again.graph.items() >= graph.graph.items()
+
+
+def test_find_takes_a_pattern_or_several() -> None:
+    graph = a_graph()
+    assert graph.find("* riding *") == graph.find(["* riding *"]) == [0]
+    assert graph.find("STRASSE *") == graph.find("straße near man") == [1]
+    assert graph.find(["* near *", "man *"]) == [0, 1] and graph.find("dog *") == []
+    with pytest.raises(ValueError, match=r"'riding' is no triplet: .*riding"):
+        graph.find("riding")
 
 
 def test_draw_reads_the_file_or_takes_the_picture(tmp_path: Path) -> None:
@@ -282,6 +296,11 @@ def test_draw_reads_the_file_or_takes_the_picture(tmp_path: Path) -> None:
     assert drawn.shape[1] > graph.draw(graph=False).shape[1] > 960
     with pytest.raises(ValueError, match="give the image to draw on"):
         replace(graph, file_name=None).draw()
+    with pytest.raises(ValueError, match="has 40 x 30 pixels, that of the graph had 400 x 300"):
+        graph.draw(photo[:30, :40])
+    # Of an array it remembers the array.
+    np.testing.assert_array_equal(replace(graph, file_name=None, image=photo).draw(), drawn)
+    assert "image" not in replace(graph, image=photo).to_dict()
 
 
 def test_thresholds_predicates_and_overlap_by_brute_force() -> None:

@@ -39,6 +39,8 @@ class Parser(argparse.ArgumentParser):
     """2 is for pictures that could not be used; a wrong command exits with 1."""
 
     def error(self, message: str) -> NoReturn:
+        if message.endswith("INPUT"):  # an option with several words has taken it
+            message += "; write it first, before the options"
         self.print_usage(sys.stderr)
         self.exit(1, f"error: {message}\n")
 
@@ -56,32 +58,53 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="picture, video, folder or quoted pattern")
     add("--output", required=True, type=Path, help="folder of the results")
-    model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--config-file", help="YAML of the model")
-    model.add_argument("--model", help="in its place an .onnx file of tools/export_model.py")
     add("--weights", default="", help="checkpoint; none for a model without anything to train")
-    add("--top-k", type=int, default=20, help="relations of a picture at most")
-    add("--min-score", type=number, default=0.0, help="least score of a relation")
-    add("--min-entity-score", type=number, default=0.0, help="least score of an object")
-    add("--predicates", nargs="+", help='only these, such as riding "on top of"')
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument(
+        "--config-file", help="YAML of the model; a .pth of this project brings its own along"
+    )
+    model.add_argument("--model", help="in place of both an .onnx file of tools/export_model.py")
+    add("--top-k", type=int, default=20, help="relations of a picture at most (%(default)s)")
+    add("--min-score", type=number, default=0.0, help="least score of a relation (%(default)s)")
+    add(
+        "--min-entity-score",
+        type=number,
+        default=0.0,
+        help="least score of an object (%(default)s)",
+    )
+    add("--predicates", nargs="+", help='only these, such as riding "sitting on"')
     add(
         "--max-overlap",
         type=number,
         default=0.7,
-        help="of found objects that overlap by a larger IoU, only the best stays; 1 keeps all",
+        help="of found objects that overlap by a larger IoU, only the best stays; 1 keeps all "
+        "(%(default)s)",
     )
-    add("--boxes", help="COCO JSON with images, annotations and categories: boxes of your own")
-    add("--every", type=int, default=30, help="of a video, take every n-th frame")
-    add("--batch-size", type=int, default=1, help="pictures that go through the model at once")
+    add(
+        "--boxes",
+        help="COCO JSON with images, annotations and categories: boxes of your own, for pictures "
+        "of the same file name",
+    )
+    add("--every", type=int, default=30, help="of a video, take every n-th frame (%(default)s)")
+    add(
+        "--batch-size",
+        type=int,
+        default=1,
+        help="pictures that go through the model at once (%(default)s)",
+    )
     add(
         "--max-pixels",
         type=number,
         default=MAX_PIXELS / 1e6,
-        help="refuse pictures with more million pixels",
+        help="refuse pictures with more million pixels (%(default)g)",
     )
     drawings = parser.add_mutually_exclusive_group()
     drawings.add_argument(
-        "--drawn", type=int, default=12, metavar="N", help="relations in a drawing, the best"
+        "--drawn",
+        type=int,
+        default=12,
+        metavar="N",
+        help="relations in a drawing, the best (%(default)s)",
     )
     drawings.add_argument(
         "--no-drawings", dest="drawn", action="store_const", const=0, help="write no PNG"
@@ -90,7 +113,7 @@ def parse_arguments() -> argparse.Namespace:
         "--html",
         choices=("pages", "one", "none"),
         default="pages",
-        help="a page for each picture, one page with a picker for all, or none",
+        help="a page for each picture, one page with a picker for all, or none (%(default)s)",
     )
     add(
         "--heat-maps",
@@ -100,12 +123,19 @@ def parse_arguments() -> argparse.Namespace:
         help="where relations show (Grad-CAM): of the best N of a picture, or of all that match "
         '"man riding horse" or "* on *"',
     )
-    add("--heat-method", choices=("grad_cam", "elementwise"), default="grad_cam")
+    add(
+        "--heat-method",
+        choices=("grad_cam", "elementwise"),
+        default="grad_cam",
+        help="(%(default)s)",
+    )
     add("--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_args()
     for name in ("every", "batch_size", "top_k"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}: 1 at least")
+    if not (args.config_file or args.weights or args.model):
+        parser.error("no model: give --weights, --config-file and --weights, or --model")
     if args.drawn < 0:
         parser.error(f"--drawn is {args.drawn}: 1 at least, or --no-drawings")
     if args.model and (args.weights or args.opts):
@@ -125,7 +155,8 @@ def open_model(args: argparse.Namespace) -> tuple[Model, dict[str, Any]]:
     except ImportError as error:
         raise ValueError(f"{error}\nor use an exported model: --model model.onnx") from error
 
-    predictor = Predictor(args.config_file, args.weights, [*args.opts, *_device()])
+    files = (args.config_file, args.weights) if args.config_file else (args.weights,)
+    predictor = Predictor(*files, overrides=[*args.opts, *_device()])
     cfg = predictor.cfg.clone()
     cfg.defrost()
     # Neither changes a prediction: where the model is, and the path of what is hashed below.

@@ -26,6 +26,7 @@ _SHIPPED_DETECTORS = {"scenes": Path(__file__).resolve().parent / "assets/scenes
 DETECTOR = "GeneralizedRCNN"
 STAMP = "vrd_d2"
 
+
 class Stamp:
     """The part of a checkpoint that says what it is, as the checkpointer of Detectron2 wants it.
 
@@ -145,21 +146,26 @@ class SafeCheckpointer(DetectionCheckpointer):
         return loaded
 
     def _torch_load(self, f):
-        try:
-            loaded = torch.load(f, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            lines = [line.strip() for line in str(error).splitlines()]
-            reason = next((line for line in lines if "WeightsUnpickler" in line), first_line(error))
-            raise ValueError(
-                "the file holds more than weights, which is not loaded because it could run any "
-                f"code ({reason.split('. ')[0]}): save the tensors alone, "
-                'torch.save({"model": model.state_dict()}, path), or as .safetensors'
-            ) from error
-        except (RuntimeError, EOFError) as error:
-            raise _broken(error) from error
-        if not isinstance(loaded, Mapping):
-            raise ValueError(f"the file holds a {type(loaded).__name__}, no weights by name")
-        return loaded
+        return _load_tensors(f)
+
+
+def _load_tensors(file: str) -> Mapping[str, Any]:
+    """What is in a file of torch. Raises ValueError: it is broken, or no dict of plain values."""
+    try:
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        reason = next((line for line in lines if "WeightsUnpickler" in line), first_line(error))
+        raise ValueError(
+            "the file holds more than weights, which is not loaded because it could run any "
+            f"code ({reason.split('. ')[0]}): save the tensors alone, "
+            'torch.save({"model": model.state_dict()}, path), or as .safetensors'
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise _broken(error) from error
+    if not isinstance(loaded, Mapping):
+        raise ValueError(f"the file holds a {type(loaded).__name__}, no weights by name")
+    return loaded
 
 
 def _broken(error: Exception) -> ValueError:
@@ -181,6 +187,23 @@ def _zoo_format(file: BinaryIO) -> dict[str, Any]:
     if isinstance(blobs, Mapping):
         blobs = {name: blob for name, blob in blobs.items() if not name.endswith("_momentum")}
     return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+def read_stamp(path: str) -> Mapping[str, Any]:
+    """What a checkpoint says of itself: the content of a :class:`Stamp`.
+
+    Raises:
+        ValueError: the file is missing, holds code, or says nothing.
+    """
+    if not PathManager.isfile(path):
+        raise ValueError(f"there is no weights file {path}")
+    try:
+        stored = _load_tensors(path).get(STAMP)
+        if not isinstance(stored, Mapping) or not {"config", "objects"} <= stored.keys():
+            raise ValueError("it does not bring its config along: give the YAML as well")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return stored
 
 
 class StrictCheckpointer(SafeCheckpointer):
@@ -251,6 +274,10 @@ def load_weights(model: nn.Module, path: str, *, expected: Mapping[str, Any] | N
     """
     if "://" not in path and not PathManager.isfile(path):
         raise ValueError(f"there is no weights file {path}")
+    if path.endswith((".onnx", ".pt2", ".ts")):
+        raise ValueError(
+            f"{path} is an exported model, no checkpoint: tools/predict.py takes ONNX as --model"
+        )
     try:
         StrictCheckpointer(model, expected).load(path)
     except ValueError as error:

@@ -30,6 +30,7 @@ from vrd_d2.checkpoint import (
     Stamp,
     detector_file,
     load_weights,
+    read_stamp,
     stamp_of,
 )
 from vrd_d2.compatibility import (
@@ -44,7 +45,7 @@ from vrd_d2.data.exclusion import exclude_pictures
 from vrd_d2.data.mapper import RelationMapper
 from vrd_d2.data.own_boxes import load_own_boxes, results_files
 from vrd_d2.data.training_records import training_records
-from vrd_d2.data.vocabulary import get_vocabulary
+from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary, keep_vocabulary
 from vrd_d2.evaluation import RelationEvaluator
 from vrd_d2.evaluation.detection import DetectionEvaluator
 from vrd_d2.modeling.frequency import training_counts
@@ -66,8 +67,7 @@ def load_config(config_file: str | Path, overrides: list[str] | tuple[str, ...] 
     """
     if not Path(config_file).is_file():
         raise ValueError(f"there is no config file {config_file}")
-    cfg = get_cfg()
-    add_vrd_config(cfg)
+    cfg = _default_config()
     try:
         # Detectron2 would run what tags of YAML ask for.
         cfg.merge_from_file(str(config_file), allow_unsafe=False)
@@ -76,19 +76,66 @@ def load_config(config_file: str | Path, overrides: list[str] | tuple[str, ...] 
             f"{config_file} or one of its _BASE_ holds more than plain values, which is not read "
             f"because it could run any code ({error.problem}): write the values themselves"
         ) from error
-    except (yaml.YAMLError, OSError, KeyError, AttributeError, TypeError, AssertionError) as error:
+    except (yaml.YAMLError, UnicodeError, OSError, *_CONFIG_ERRORS) as error:
         raise ValueError(f"{config_file} is no config: {error}") from error
-    try:
-        cfg.merge_from_list(list(overrides))
-    except (KeyError, AttributeError, AssertionError) as error:
-        raise ValueError(f"overrides are KEY VALUE KEY VALUE ...: {error}") from error
-    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
+    _override(cfg, overrides)
     missing_images = cfg.DATASETS.MISSING_IMAGES
     register_builtin_datasets(missing_images=missing_images)
     register_user_datasets(cfg.DATASETS.REGISTER, missing_images=missing_images)
     exclude_pictures(cfg.DATASETS.EXCLUDE, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     return cfg
+
+
+def load_inference_config(
+    config_file: str | Path, weights: str | Path = "", overrides: Sequence[str] = ()
+) -> CfgNode:
+    """The config of a trained model for pictures of one's own.
+
+    Args:
+        config_file: YAML; or, without `weights`, a checkpoint of this project, which brings its
+            config and its vocabulary along: of these its data sets are left out.
+        weights: the checkpoint, which becomes MODEL.WEIGHTS.
+        overrides: KEY VALUE KEY VALUE ..., stronger than the file.
+
+    Raises:
+        ValueError: a file is missing, is no config, or does not say what it is.
+    """
+    if str(weights) or Path(config_file).suffix != ".pth":
+        return load_config(config_file, [*overrides, "MODEL.WEIGHTS", str(weights)])
+    stamp = read_stamp(str(config_file))
+    if "predicates" not in stamp:
+        raise ValueError(f"{config_file} is a detector, which predicts no relations")
+    cfg = _default_config()
+    try:
+        cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(stamp["config"])))
+        cfg.MODEL.VOCABULARY = keep_vocabulary(Vocabulary(stamp["objects"], stamp["predicates"]))
+    except (yaml.YAMLError, ValueError, *_CONFIG_ERRORS) as error:
+        raise ValueError(
+            f"{config_file}: the config in it, of version {stamp.get('version')}, is not one of "
+            f"this version ({error!r}): give the YAML beside it"
+        ) from error
+    cfg.DATASETS = _default_config().DATASETS
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
+    _override(cfg, [*overrides, "MODEL.WEIGHTS", str(config_file)])
+    return cfg
+
+
+_CONFIG_ERRORS = (KeyError, AttributeError, TypeError, AssertionError)
+
+
+def _default_config() -> CfgNode:
+    cfg = get_cfg()
+    add_vrd_config(cfg)
+    return cfg
+
+
+def _override(cfg: CfgNode, overrides: Sequence[str]) -> None:
+    try:
+        cfg.merge_from_list(list(overrides))
+    except _CONFIG_ERRORS as error:
+        raise ValueError(f"overrides are KEY VALUE KEY VALUE ...: {error}") from error
+    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
 
 
 def build_mapper(
@@ -122,8 +169,9 @@ def build_trained_model(cfg: CfgNode) -> nn.Module:
         return model
     if any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
-            f"{cfg.MODEL.META_ARCHITECTURE} has no weights: set MODEL.WEIGHTS to the checkpoint "
-            f"of a finished training, such as {Path(cfg.OUTPUT_DIR) / 'model_final.pth'}"
+            f"{cfg.MODEL.META_ARCHITECTURE} has no weights: set MODEL.WEIGHTS (--weights, or "
+            "`weights` of a Predictor) to the checkpoint of a finished training, such as "
+            f"{Path(cfg.OUTPUT_DIR) / 'model_final.pth'}"
         )
     load_detector(cfg, model)
     return model

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import nms
 
+from vrd_d2.onnx_runtime import check_top_k
 from vrd_d2.scene_graph import SceneGraph
 
 
@@ -50,7 +51,7 @@ def select_triplets(
     top_k: int = 20,
     min_score: float = 0.0,
     min_entity_score: float = 0.0,
-    predicates: Sequence[str] | None = None,
+    predicates: str | Sequence[str] | None = None,
     max_overlap: float = 1.0,
 ) -> Selection:
     """The `top_k` best triplets of a model's output, best first, under the graph constraint.
@@ -64,13 +65,14 @@ def select_triplets(
         top_k: relations to keep.
         min_score: relations with a lower score are left out.
         min_entity_score: entities with a lower score are left out, and their relations with them.
-        predicates: names among which the best of each pair is chosen; None for all.
+        predicates: a name, or names among which the best of each pair is chosen; None for all.
         max_overlap: of entities that overlap by a larger IoU, whatever their classes, only the one
             with the best score stays: a detector may find one thing as man and as person.
 
     Raises:
         ValueError: a predicate is not in the vocabulary.
     """
+    check_top_k(top_k)
     columns = torch.tensor(_predicate_columns(predicates, class_names(vocabulary)[1]))
     instances, relations = output["instances"].to("cpu"), output["relations"].to("cpu")
     entity_scores = instances.scores.detach()
@@ -122,9 +124,10 @@ def predicted_graph(output: Mapping[str, Any], vocabulary: Any, **options: Any) 
     return selected_graph(output, vocabulary, select_triplets(output, vocabulary, **options))
 
 
-def _predicate_columns(predicates: Sequence[str] | None, names: Sequence[str]) -> list[int]:
+def _predicate_columns(predicates: str | Sequence[str] | None, names: Sequence[str]) -> list[int]:
     if predicates is None:
         return list(range(len(names)))
+    predicates = [predicates] if isinstance(predicates, str) else predicates
     unknown = [name for name in predicates if name not in names]
     if unknown:
         raise ValueError(f"unknown predicate {unknown[0]!r}: choose of {', '.join(names)}")

@@ -63,7 +63,7 @@ def read_picture(
             width, height = image.size
             if width * height > max_pixels:
                 raise _TooLarge(_too_large(width, height, max_pixels))
-            return _to_rgb(image)
+            return to_rgb(image)
     except _TooLarge as error:
         raise ValueError(f"{path} {error}") from error
     except UnidentifiedImageError as error:
@@ -95,7 +95,7 @@ def _size_of(path: Path) -> int:
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     if not stat.S_ISREG(status.st_mode):  # to read a pipe would wait for ever
-        raise ValueError(f"{path} is a folder, a pipe or a device, no file")
+        raise ValueError(f"{path} is a folder, a pipe or a device, and no file of a picture")
     if not status.st_size:
         raise ValueError(f"{path} is empty (0 bytes): get it again")
     return status.st_size
@@ -131,12 +131,15 @@ def _what_it_is(path: Path, head: bytes) -> str:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(b"<svg") or (text.startswith(b"<?xml") and path.suffix.lower() == ".svg"):
         return "it is an SVG, a drawing without pixels; save it as PNG"
-    if is_video(path) or head[4:8] == b"ftyp":
+    if is_video(path):
+        return "by its name it is a video, which tools/predict.py takes apart into frames"
+    if head[4:8] == b"ftyp":
         return "it may be a video or a HEIC picture; name a video .mp4, save a picture as JPEG"
     return f"it begins with {head[:16]!r}, which is no known format"
 
 
-def _to_rgb(image: Image.Image) -> tuple[np.ndarray, list[str]]:
+def to_rgb(image: Image.Image) -> tuple[np.ndarray, list[str]]:
+    """What :func:`read_picture` returns, of a picture that PIL has opened or made."""
     notes = []
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
@@ -212,7 +215,7 @@ def read_frames(
         import cv2
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"{path}: videos need OpenCV; install the extra: pip install 'vrd_d2[opencv]'"
+            f"{path}: videos need OpenCV: pip install opencv-python-headless"
         ) from error
     path = Path(path)
     _size_of(path)

@@ -62,7 +62,10 @@ class OnnxPredictor:
                 os.fspath(model), options, providers=providers or ["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime has a type of its own for every cause
-            raise ValueError(f"{model} is no ONNX model that can be run: {error}") from error
+            raise ValueError(
+                f"{model} is no ONNX model that can be run: {error}"
+                + ("" if str(model).endswith(".onnx") else " (a checkpoint goes to --weights)")
+            ) from error
         stored = self._session.get_modelmeta().custom_metadata_map
         if METADATA_KEY not in stored:
             raise ValueError(
@@ -82,7 +85,7 @@ class OnnxPredictor:
         top_k: int = 20,
         min_score: float = 0.0,
         min_entity_score: float = 0.0,
-        predicates: Sequence[str] | None = None,
+        predicates: str | Sequence[str] | None = None,
         max_overlap: float = 0.7,
     ) -> dict[str, Any]:
         """The scene graph of a picture.
@@ -96,7 +99,7 @@ class OnnxPredictor:
             top_k: relations to keep, the best of different pairs.
             min_score: relations with a lower score are left out.
             min_entity_score: entities with a lower score are left out, with their relations.
-            predicates: names among which the best of each pair is chosen; None for all.
+            predicates: a name, or names among which the best of each pair is chosen; None for all.
             max_overlap: of found entities that overlap by a larger IoU, whatever their classes,
                 only the best stays; 1 keeps all. Given boxes always stay.
 
@@ -108,10 +111,12 @@ class OnnxPredictor:
         Raises:
             ValueError: see :meth:`run`; or a predicate is unknown.
         """
+        check_top_k(top_k)
         pixels = read_picture(image)
         found = self.run(pixels, boxes=boxes, labels=labels)
         names = self.metadata["predicates"]
         wanted = names if predicates is None else predicates
+        wanted = [wanted] if isinstance(wanted, str) else wanted
         columns = sorted(set(_positions(wanted, names, "predicate")))
         keep = found["scores"] >= min_entity_score
         if boxes is None and max_overlap < 1:
@@ -158,6 +163,7 @@ class OnnxPredictor:
                 raise ValueError(
                     f"the model ({self.metadata['what']}, task {self.metadata['task']}) takes "
                     f"{'' if name in self.input_names else 'no '}{word}"
+                    + ("" if name in self.input_names else ": export 'relations' for one that does")
                 )
         pixels = read_picture(image)
         height, width = pixels.shape[:2]
@@ -219,6 +225,26 @@ class OnnxPredictor:
         ]
 
 
+def checked_pixels(image: Any) -> np.ndarray:
+    """An array as a picture: uint8 (H, W, 3) RGB. Raises ValueError: it is something else."""
+    if not isinstance(image, np.ndarray):
+        raise ValueError(
+            f"the picture is a {type(image).__name__}: give a path, or a uint8 array (H, W, 3), RGB"
+        )
+    if image.dtype != np.uint8 or image.shape[2:] != (3,) or not image.size:
+        raise ValueError(
+            f"the picture is {image.dtype} {image.shape}: it must be a uint8 array (H, W, 3), RGB, "
+            "with values from 0 to 255, and not empty"
+        )
+    return image
+
+
+def check_top_k(top_k: int) -> None:
+    """Raise ValueError unless it is a number of relations."""
+    if not isinstance(top_k, (int, np.integer)) or top_k < 1:
+        raise ValueError(f"top_k is {top_k!r}: it must be a whole number, 1 at least")
+
+
 def _checked_metadata(text: str, model: str) -> dict[str, Any]:
     try:
         metadata = json.loads(text)
@@ -239,12 +265,8 @@ def read_picture(image: Picture) -> np.ndarray:
 
     Of an animation the first picture. Pillow's limit of pixels stands.
     """
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(
-                f"image is {image.dtype} {image.shape}: it must be a uint8 array (H, W, 3), RGB"
-            )
-        return image
+    if not isinstance(image, (str, os.PathLike)):
+        return checked_pixels(image)
     try:
         Image.init()
         formats = [name for name in PICTURE_FORMATS if name in Image.OPEN]
@@ -336,7 +358,11 @@ def checked_boxes(boxes: Sequence[Sequence[float]], height: int, width: int) -> 
         )
     low, high = given[:, :2], given[:, 2:]
     for wrong, reason in (
-        (high < low, "it must be x1 y1 x2 y2, corners left above and right below"),
+        (
+            high < low,
+            "it must be x1 y1 x2 y2, corners left above and right below; x y width height is to be "
+            "given as x, y, x + width, y + height",
+        ),
         (np.abs(given[:, :2]) > _FARTHEST, "no picture is so large"),
         (np.abs(given[:, 2:]) > _FARTHEST, "no picture is so large"),
         (
@@ -347,6 +373,11 @@ def checked_boxes(boxes: Sequence[Sequence[float]], height: int, width: int) -> 
         (found,) = wrong.any(1).nonzero()
         if len(found):
             raise ValueError(f"boxes[{found[0]}] is {given[found[0]].tolist()}: {reason}")
+    if len(given) and min(height, width) > 2 and given.min() >= 0 and given.max() <= 1:
+        raise ValueError(
+            "no corner of the boxes is beyond 1: they must be in pixels, not in parts of the "
+            f"picture, which is {width} x {height}"
+        )
     return given
 
 

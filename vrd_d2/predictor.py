@@ -9,27 +9,28 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.structures import Instances
+from PIL import Image
 
 from vrd_d2.data.mapper import RelationMapper, relation_example
 from vrd_d2.data.vocabulary import Vocabulary
-from vrd_d2.engine import build_trained_model, load_config
+from vrd_d2.engine import build_trained_model, load_inference_config
 from vrd_d2.graph_reading import predicted_graph, select_triplets, selected_graph
-from vrd_d2.media import read_picture
+from vrd_d2.media import read_picture, to_rgb
 from vrd_d2.modeling.relclip import RelCLIP
 from vrd_d2.modeling.union_clip import UnionCLIP
-from vrd_d2.onnx_runtime import checked_boxes
+from vrd_d2.onnx_runtime import checked_boxes, checked_pixels
 from vrd_d2.scene_graph import SceneGraph
 from vrd_d2.tasks import Task
 
-Picture = str | Path | np.ndarray
+Picture = str | Path | np.ndarray | Image.Image
 
 
 class Predictor:
     """A trained relation model for pictures.
 
     Args:
-        config_file: YAML of the model.
-        weights: its checkpoint; none for a model without anything to train.
+        config_file: YAML of the model; or the checkpoint itself, which brings its config along.
+        weights: the checkpoint, where a YAML is given; none for a model without anything to train.
         overrides: KEY VALUE KEY VALUE ... of the config.
 
     Raises:
@@ -40,9 +41,8 @@ class Predictor:
         self, config_file: str | Path, weights: str | Path = "", overrides: Sequence[str] = ()
     ):
         # Single pictures do not come back: a cache of their maps would only grow.
-        cfg = load_config(
-            config_file,
-            [*overrides, "MODEL.WEIGHTS", str(weights), "MODEL.CLIP.FEATURE_CACHE", ""],
+        cfg = load_inference_config(
+            config_file, weights, [*overrides, "MODEL.CLIP.FEATURE_CACHE", ""]
         )
         self.cfg = cfg
         self.model = build_trained_model(cfg)
@@ -104,14 +104,14 @@ class Predictor:
         top_k: int = 20,
         min_score: float = 0.0,
         min_entity_score: float = 0.0,
-        predicates: Sequence[str] | None = None,
+        predicates: str | Sequence[str] | None = None,
         max_overlap: float = 0.7,
         batch_size: int = 8,
     ) -> SceneGraph | list[SceneGraph]:
         """Predict.
 
         Args:
-            image: path, or uint8 (H, W, 3) RGB; or a list of these.
+            image: path, uint8 (H, W, 3) RGB, or a picture of PIL; or a list of these.
             boxes: (M, 4) XYXY pixels, for models of PredCls and SGCls, and in SGDet instead of
                 detections; for a list of pictures, a list of these. They refer to the upright
                 picture where EXIF turns it.
@@ -121,7 +121,7 @@ class Predictor:
             top_k: relations to keep, the best of different pairs.
             min_score: relations with a lower score are left out.
             min_entity_score: entities with a lower score are left out, with their relations.
-            predicates: names among which the best of each pair is chosen; None for all.
+            predicates: a name, or names among which the best of each pair is chosen; None for all.
             max_overlap: of found entities that overlap by a larger IoU, whatever their classes,
                 only the best stays; 1 keeps all. Given boxes always stay.
             batch_size: pictures of a list that go through the model at once.
@@ -141,8 +141,7 @@ class Predictor:
             "max_overlap": max_overlap if boxes is None else 1.0,
         }
         if not isinstance(image, (list, tuple)):
-            example = self._example(image, boxes, labels)
-            return self._graphs([image], [example], options)[0]
+            return self._graphs([image], [boxes], [labels], options)[0]
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: it must be 1 at least")
         boxes, labels = (
@@ -152,11 +151,7 @@ class Predictor:
         graphs: list[SceneGraph] = []
         for start in range(0, len(image), batch_size):
             batch = slice(start, start + batch_size)
-            examples = [
-                self._example(*row)
-                for row in zip(image[batch], boxes[batch], labels[batch], strict=True)
-            ]
-            graphs += self._graphs(image[batch], examples, options)
+            graphs += self._graphs(image[batch], boxes[batch], labels[batch], options)
         return graphs
 
     @torch.no_grad()
@@ -164,7 +159,7 @@ class Predictor:
         self,
         image: Picture,
         *,
-        choose: int | Sequence[str] = 3,
+        choose: int | str | Sequence[str] = 3,
         method: str = "grad_cam",
         boxes: Sequence | None = None,
         labels: Sequence | None = None,
@@ -190,7 +185,8 @@ class Predictor:
             raise ValueError(
                 f"{type(self.model).__name__} has no heat maps: they need the visual map of RelCLIP"
             )
-        example = self.model.with_detections(self._example(image, boxes, labels))
+        pixels, origin = _read(image)
+        example = self.model.with_detections(self._example(pixels, boxes, labels))
         output = self.model([example])[0]
         selection = select_triplets(
             output,
@@ -198,9 +194,7 @@ class Predictor:
             max_overlap=max_overlap if boxes is None else 1.0,
             **options,
         )
-        graph = selected_graph(output, self.vocabulary, selection)
-        file_name = None if isinstance(image, np.ndarray) else str(image)
-        graph = replace(graph, file_name=file_name)
+        graph = replace(selected_graph(output, self.vocabulary, selection), **origin)
         count = len(graph.relations)
         chosen = range(min(choose, count)) if isinstance(choose, int) else graph.find(choose)
         maps = self.model.relation_activations(
@@ -213,7 +207,7 @@ class Predictor:
 
     def _example(
         self,
-        image: Picture,
+        pixels: np.ndarray,
         boxes: Sequence[Sequence[float]] | None,
         labels: Sequence[str] | None,
     ) -> dict[str, Any]:
@@ -225,9 +219,12 @@ class Predictor:
                 f"{'labels' if self.needs_labels else 'no labels'}"
             )
         classes = None
+        if isinstance(labels, str):
+            raise ValueError(f"labels is the text {labels!r}: give a list, a label for each box")
         if labels is not None:
             classes = [self.vocabulary.object_id(label) for label in labels]
-        pixels = self._read(image)
+        if self._format == "BGR":
+            pixels = np.ascontiguousarray(pixels[..., ::-1])
         height, width = pixels.shape[:2]
         if min(height, width) * self.cfg.INPUT.MAX_SIZE_TEST < max(height, width):
             raise ValueError(
@@ -249,19 +246,31 @@ class Predictor:
         return example
 
     def _graphs(
-        self, images: Sequence[Picture], examples: list[dict[str, Any]], options: dict[str, Any]
+        self,
+        images: Sequence[Picture],
+        boxes: Sequence,
+        labels: Sequence,
+        options: dict[str, Any],
     ) -> list[SceneGraph]:
-        graphs = []
-        for image, output in zip(images, self.model(examples), strict=True):
-            graph = predicted_graph(output, self.vocabulary, **options)
-            file_name = None if isinstance(image, np.ndarray) else str(image)
-            graphs.append(replace(graph, file_name=file_name))
-        return graphs
+        read = [_read(image) for image in images]
+        examples = [
+            self._example(pixels, *given)
+            for (pixels, _), *given in zip(read, boxes, labels, strict=True)
+        ]
+        return [
+            replace(predicted_graph(output, self.vocabulary, **options), **origin)
+            for (_, origin), output in zip(read, self.model(examples), strict=True)
+        ]
 
-    def _read(self, image: Picture) -> np.ndarray:
-        if not isinstance(image, np.ndarray):
-            image, _ = read_picture(image)
-        return np.ascontiguousarray(image[..., ::-1]) if self._format == "BGR" else image
+
+def _read(image: Picture) -> tuple[np.ndarray, dict[str, Any]]:
+    """The picture in RGB, and what a graph remembers of it: the file, or else the picture."""
+    if isinstance(image, (str, Path)):
+        return read_picture(image)[0], {"file_name": str(image)}
+    if isinstance(image, Image.Image):
+        image = to_rgb(image)[0]
+    image = checked_pixels(image)
+    return image, {"image": image}
 
 
 def _one_each(values: Sequence | None, name: str, count: int) -> Sequence:

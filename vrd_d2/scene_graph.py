@@ -3,7 +3,7 @@
 import fnmatch
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ class SceneGraph:
         entity_scores: a number for each entity; or None.
         size: (width, height) of the picture; or None.
         file_name: where the picture is; or None.
+        image: uint8 (H, W, 3) RGB, of a graph that was predicted of an array; or None.
     """
 
     boxes: np.ndarray
@@ -36,19 +37,30 @@ class SceneGraph:
     entity_scores: Sequence[float] | None = None
     size: tuple[int, int] | None = None
     file_name: str | None = None
+    image: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
     def triplets(self) -> list[tuple[str, str, str]]:
         """(subject, predicate, object) of every relation, by name."""
         return [(self.labels[row[0]], row[2], self.labels[row[1]]) for row in self.relations]
 
-    def find(self, patterns: Sequence[str]) -> list[int]:
+    def find(self, patterns: str | Sequence[str]) -> list[int]:
         """Positions of the relations that match one of the patterns.
 
         Args:
             patterns: "subject predicate object", where * stands for anything: "man riding *",
-                "* riding *". Case does not matter.
+                "* riding *"; or a list of these. Case does not matter.
+
+        Raises:
+            ValueError: a pattern can match nothing, as it has less than three parts.
         """
+        patterns = [patterns] if isinstance(patterns, str) else patterns
+        for pattern in patterns:
+            if "*" not in pattern and len(pattern.split()) < 3:
+                raise ValueError(
+                    f"{pattern!r} is no triplet: write subject, predicate and object, * for any, "
+                    f'such as "* {pattern} *"'
+                )
         texts = [" ".join(triplet).casefold() for triplet in self.triplets]
         return [
             i
@@ -120,28 +132,21 @@ class SceneGraph:
     def to_networkx(self) -> "networkx.MultiDiGraph":
         """Entities as nodes, relations as edges from subject to object.
 
-        Node attributes are label, bbox (XYXY) and score; edge attributes predicate, score and,
-        where there is one, status.
+        Node attributes are label, x1, y1, x2, y2 and score; edge attributes predicate, score and
+        status; those of the graph file_name, width and height; each where it is known. All are text
+        and numbers, which every format of networkx can hold.
         """
         import networkx  # a second of import time that most uses do not need
 
+        content = self.to_dict()
         graph = networkx.MultiDiGraph()
-        for key, value in (("file_name", self.file_name), ("size", self.size)):
-            if value is not None:
-                graph.graph[key] = value
-        scores = [None] * len(self.labels) if self.entity_scores is None else self.entity_scores
-        for i, (label, box) in enumerate(zip(self.labels, self.boxes, strict=True)):
-            graph.add_node(i, label=label, bbox=tuple(map(float, box)), score=scores[i])
-        scores = [None] * len(self.relations) if self.scores is None else self.scores
-        for row, score in zip(self.relations, scores, strict=True):
-            subject, object_, predicate, *status = row
-            graph.add_edge(
-                subject,
-                object_,
-                predicate=predicate,
-                score=score,
-                **({"status": status[0]} if status else {}),
-            )
+        graph.graph.update({k: v for k, v in content.items() if not isinstance(v, list)})
+        for entity, box in zip(content["entities"], self.boxes, strict=True):
+            corners = dict(zip(("x1", "y1", "x2", "y2"), map(float, box), strict=True))
+            known = {key: entity[key] for key in ("label", "score") if key in entity}
+            graph.add_node(entity["id"], **known, **corners)
+        for relation in content["relations"]:
+            graph.add_edge(relation.pop("subject"), relation.pop("object"), **relation)
         return graph
 
     def draw(
@@ -173,12 +178,19 @@ class SceneGraph:
             top_k=top_k,
         )
 
-    def to_html(self, image: np.ndarray | None = None, *, title: str | None = None) -> str:
+    def to_html(
+        self,
+        image: np.ndarray | None = None,
+        *,
+        title: str | None = None,
+        heat_maps: Mapping[int, np.ndarray] | None = None,
+    ) -> str:
         """A page to point at, in one file that loads nothing: :mod:`vrd_d2.html_page`.
 
         Args:
             image: uint8 (H, W, 3) RGB; None reads `file_name`.
             title: default the name of the file.
+            heat_maps: of :meth:`vrd_d2.predictor.Predictor.explain`, to lay over the picture.
 
         Raises:
             ValueError: there is no image, or it cannot be read.
@@ -187,7 +199,7 @@ class SceneGraph:
 
         if title is None:
             title = "scene graph" if self.file_name is None else Path(self.file_name).name
-        return graph_page([GraphPage(self, self._picture(image), title)])
+        return graph_page([GraphPage(self, self._picture(image), title, heat_maps=heat_maps or {})])
 
     def _repr_html_(self) -> str | None:
         """What a notebook shows: the page in a frame; None, its text, where there is no picture."""
@@ -201,11 +213,20 @@ class SceneGraph:
     def _picture(self, image: np.ndarray | None) -> np.ndarray:
         from vrd_d2.media import read_picture
 
-        if image is not None:
-            return image
-        if self.file_name is None:
-            raise ValueError("the graph knows no file of its picture: give the image to draw on")
-        return read_picture(self.file_name)[0]
+        image = self.image if image is None else image
+        if image is None:
+            if self.file_name is None:
+                raise ValueError(
+                    "the graph knows no file of its picture: give the image to draw on"
+                )
+            image = read_picture(self.file_name)[0]
+        size = (image.shape[1], image.shape[0])
+        if self.size is not None and size != tuple(map(int, self.size)):
+            raise ValueError(
+                f"the picture has {size[0]} x {size[1]} pixels, that of the graph had "
+                f"{self.size[0]} x {self.size[1]}: give the same one"
+            )
+        return image
 
 
 def _six_digits(value: float) -> float:

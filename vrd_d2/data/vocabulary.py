@@ -101,6 +101,18 @@ PSG = _BUILT_IN["psg"]
 SCENES = _BUILT_IN["scenes"]
 
 
+def keep_vocabulary(vocabulary: Vocabulary) -> str:
+    """A name under which :func:`get_vocabulary` has this vocabulary in this process.
+
+    For a vocabulary that no file holds, such as that of a checkpoint.
+    """
+    known = next((name for name, kept in _BUILT_IN.items() if kept == vocabulary), None)
+    if known is None:
+        known = f"kept {len(_BUILT_IN)}"
+        _BUILT_IN[known] = vocabulary
+    return known
+
+
 def get_vocabulary(name_or_path: str | Path) -> Vocabulary:
     """A vocabulary by name, or out of a JSON file.
 
@@ -119,7 +131,7 @@ def get_vocabulary(name_or_path: str | Path) -> Vocabulary:
     if not path.is_file():
         raise ValueError(
             f"vocabulary {str(name_or_path)!r} is neither one of {', '.join(_BUILT_IN)} "
-            "nor an existing JSON file"
+            f"nor an existing JSON file (looked for in {Path.cwd()})"
         )
     stamp = path.stat()
     return _read(path.resolve(), stamp.st_mtime_ns, stamp.st_size)
