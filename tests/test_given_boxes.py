@@ -27,10 +27,19 @@ def write(folder, document):
 
 def test_boxes_by_picture(tmp_path):
     boxes = load_given_boxes(write(tmp_path, GOOD))
-    assert boxes.of("elsewhere/a.jpg") == ([[1, 2, 31, 42], [0, 0, 5, 0]], ["man", "hat"])
-    assert boxes.of("b.jpg") == ([], [])
+    assert boxes.of("elsewhere/a.jpg", (60, 50)) == ([[1, 2, 31, 42], [0, 0, 5, 0]], ["man", "hat"])
+    assert boxes.of("b.jpg", (6, 5)) == ([], [])
     with pytest.raises(ValueError, match=r"boxes\.json has no picture 'c\.jpg'"):
-        boxes.of("c.jpg")
+        boxes.of("c.jpg", (60, 50))
+
+
+def test_boxes_of_another_size_are_refused(tmp_path):
+    document = copy.deepcopy(GOOD)
+    document["images"][0] |= {"width": 120, "height": 100}
+    boxes = load_given_boxes(write(tmp_path, document))
+    assert len(boxes.of("a.jpg", (120, 100))[0]) == 2
+    with pytest.raises(ValueError, match=r"'a\.jpg' has 120 x 100 pixels, but it has 60 x 50"):
+        boxes.of("a.jpg", (60, 50))
 
 
 @pytest.mark.parametrize(

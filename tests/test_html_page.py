@@ -177,6 +177,7 @@ def test_browser_shows_the_graph_and_no_error(show):
              .some((e) => Math.abs(width(e) / whole - 110 / 400) < 0.01)""")
     assert browser.messages() == []
     assert browser.run("return document.getElementById('picker').className") == "off"
+    assert browser.run("return document.querySelectorAll('.mapped').length") == 0
 
 
 def test_pointing_at_a_relation_shows_its_heat_map(show):
@@ -194,6 +195,7 @@ def test_pointing_at_a_relation_shows_its_heat_map(show):
         for r in data_of(browser.run("return document.body.outerHTML"))[0]["relations"]
     ]
     assert browser.run(state) is None
+    assert browser.run("return document.querySelectorAll('.mapped').length") == 2
     seen = []
     for number in (1, 2, 3):
         browser.point(browser.find(f"li:nth-child({number}) .row"))

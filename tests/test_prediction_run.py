@@ -20,7 +20,7 @@ class Wearer:
     """Sees a man who wears a hat in every picture, unless `fails` says otherwise."""
 
     vocabulary = Vocabulary(("man", "hat"), ("on", "wearing"))
-    needs_boxes = needs_labels = explains = False
+    needs_boxes = takes_boxes = needs_labels = explains = False
 
     def __init__(self, fails=lambda image: None):
         self.fails = fails
@@ -50,7 +50,7 @@ def picture(path: Path, width: int = 32, height: int = 24) -> Path:
     return path
 
 
-def start(inputs, output, model=None, **changes) -> PredictionRun:
+def start(inputs, output, model=None, boxes_file=None, **changes) -> PredictionRun:
     files = {"drawings": 0, "html": "none", "every": 2, "max_pixels": 10_000, **changes}
     return PredictionRun(
         model or Wearer(),
@@ -59,6 +59,7 @@ def start(inputs, output, model=None, **changes) -> PredictionRun:
         settings={"model": "wearer"},
         graph_options={"top_k": 3},
         files=FileOptions(**files),
+        boxes_file=boxes_file,
     )
 
 
@@ -193,6 +194,28 @@ def test_many_pictures_of_one_name(tmp_path):
     names = folder.names(sources)
     assert len(set(names.values())) == 20_000
     assert names["../0/image.png"] == "image" and names[sources[-1]] == "image-20000"
+
+
+def test_a_folder_of_other_things_is_left_alone(tmp_path):
+    photo = picture(tmp_path / "photos/a.png")
+    with pytest.raises(ValueError, match="photos holds other things than predictions"):
+        start([photo], tmp_path / "photos")
+    assert [path.name for path in photo.parent.iterdir()] == ["a.png"]
+
+
+def test_what_the_model_does_not_take_is_told_before_the_run(tmp_path):
+    photo = picture(tmp_path / "a.png")
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text('{"images": [], "annotations": [], "categories": []}')
+    with pytest.raises(ValueError, match="this model takes no boxes"):
+        start([photo], tmp_path / "out", boxes_file=boxes)
+    with pytest.raises(ValueError, match="this model has no heat maps"):
+        start([photo], tmp_path / "out", heat_maps=2)
+    explaining = Wearer()
+    explaining.explains = True
+    with pytest.raises(ValueError, match="'riding' is no triplet"):
+        start([photo], tmp_path / "out", explaining, heat_maps=["riding"])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("content", ["[]", "null", "5", '"x"', b"\xff\xfe{"])

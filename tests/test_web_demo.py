@@ -344,6 +344,18 @@ def test_a_wrong_start_says_why(repository, arguments, message):
     assert "Traceback" not in found.stderr
 
 
+def test_a_port_that_is_taken_is_told(repository):
+    pytest.importorskip("gradio", reason="Gradio is not installed: the extra demo")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "tools/web_demo.py", "--port", port]
+        found = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=120)
+    assert found.returncode == 1 and f"port {port} of 127.0.0.1 cannot be had" in found.stderr
+    assert "--port" in found.stderr and "Traceback" not in found.stderr
+
+
 def test_without_gradio_it_says_what_to_install(repository):
     code = (
         "import runpy, sys; sys.modules['gradio'] = None; sys.argv = ['web_demo.py']; "

@@ -13,6 +13,7 @@ import importlib.util
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -111,10 +112,23 @@ def serve(args: argparse.Namespace, folder: Path) -> None:
     ] or shipped_models(args.opts)
     examples = examples_in(folder / "examples")
     page = build_page(models, examples, folder, round(args.max_pixels * 1e6))
+    with socket.socket() as port:
+        # What a demo of a minute ago has left behind does not hold the port.
+        port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            port.bind((args.host, args.port))
+        except OSError as error:
+            raise ValueError(
+                f"port {args.port} of {args.host} cannot be had ({error.strerror}): choose another "
+                "with --port"
+            ) from error
+    shown = "127.0.0.1" if args.host == "0.0.0.0" else args.host
+    print(f"http://{shown}:{args.port} as soon as it is loaded; Ctrl+C ends it", flush=True)
     page.launch(
         server_name=args.host,
         server_port=args.port,
         share=args.share,
+        quiet=not args.share,
         max_file_size=f"{args.max_mb}mb",
         footer_links=[],
         ssr_mode=False,

@@ -9,18 +9,33 @@ from typing import Any
 class GivenBoxes:
     """Boxes and labels by picture, which is found by the name of its file without folders."""
 
-    def __init__(self, source: str, boxes: dict[str, tuple[list[list[float]], list[str]]]) -> None:
-        self._source, self._boxes = source, boxes
+    def __init__(
+        self,
+        source: str,
+        boxes: dict[str, tuple[list[list[float]], list[str]]],
+        sizes: dict[str, tuple[int, int]],
+    ) -> None:
+        self._source, self._boxes, self._sizes = source, boxes, sizes
 
-    def of(self, file_name: str) -> tuple[list[list[float]], list[str]]:
+    def of(self, file_name: str, size: tuple[int, int]) -> tuple[list[list[float]], list[str]]:
         """XYXY boxes (M, 4) in pixels and M class names.
 
+        Args:
+            file_name: of the picture.
+            size: its width and height.
+
         Raises:
-            ValueError: the file does not have this picture.
+            ValueError: the file does not have this picture, or has it in another size.
         """
         name = Path(file_name).name
         if name not in self._boxes:
             raise ValueError(f"{self._source} has no picture {name!r}: add it to its images")
+        stated = self._sizes.get(name, size)
+        if stated != size:
+            raise ValueError(
+                f"{self._source} says that {name!r} has {stated[0]} x {stated[1]} pixels, but it "
+                f"has {size[0]} x {size[1]} as it is seen: its boxes would be elsewhere"
+            )
         return self._boxes[name]
 
 
@@ -29,7 +44,8 @@ def load_given_boxes(json_file: str | Path) -> GivenBoxes:
 
     Args:
         json_file: with "images" (id, file_name), "annotations" (image_id, category_id, bbox XYWH
-            in pixels) and "categories" (id, name).
+            in pixels) and "categories" (id, name); "width" and "height" of images are compared with
+            the pictures where they are stated.
 
     Raises:
         ValueError: names the file, the record and the remedy.
@@ -72,7 +88,12 @@ def load_given_boxes(json_file: str | Path) -> GivenBoxes:
             ) from error
         of[0].append([x, y, x + width, y + height])
         of[1].append(label)
-    return GivenBoxes(str(json_file), boxes)
+    sizes = {
+        Path(image["file_name"]).name: (image["width"], image["height"])
+        for image in document["images"]
+        if "width" in image and "height" in image
+    }
+    return GivenBoxes(str(json_file), boxes, sizes)
 
 
 def _by_id(document: dict, key: str, name: str, json_file: str | Path) -> dict[Any, str]:

@@ -55,8 +55,8 @@ class PredictionFolder:
         shard, shards: number of this process and of all.
 
     Raises:
-        ValueError: the folder cannot be written, holds predictions made with other settings, or
-            another run is writing them.
+        ValueError: the folder cannot be written, holds something else, or predictions made with
+            other settings, or another run is writing them.
     """
 
     def __init__(
@@ -86,6 +86,10 @@ class PredictionFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if not file.exists():
+                if any(not path.name.startswith(".") for path in self.path.iterdir()):
+                    raise ValueError(
+                        f"{self.path} holds other things than predictions: choose a new folder"
+                    )
                 # Of several processes that begin at once, each writes the same.
                 self.write(file.name, text.encode())
             present = dict(json.loads(file.read_text(encoding="utf-8")))

@@ -26,6 +26,7 @@ class Model(Protocol):
     """What predicts: :class:`vrd_d2.predictor.Predictor`, or :class:`ExportedModel`."""
 
     vocabulary: Vocabulary | DetectorNames
+    takes_boxes: bool
     needs_boxes: bool
     needs_labels: bool
     explains: bool
@@ -47,7 +48,7 @@ class ExportedModel:
         names = tuple(map(tuple, map(self._predictor.metadata.get, ("objects", "predicates"))))
         # A detector knows no predicates, which no Vocabulary goes without.
         self.vocabulary = Vocabulary(*names) if names[1] else DetectorNames(*names)
-        self.needs_boxes = "boxes" in self._predictor.input_names
+        self.needs_boxes = self.takes_boxes = "boxes" in self._predictor.input_names
         self.needs_labels = "classes" in self._predictor.input_names
 
     def __call__(

@@ -113,12 +113,16 @@ class PredictionRun:
         self.boxes: GivenBoxes | None = load_given_boxes(boxes_file) if boxes_file else None
         if model.needs_boxes and self.boxes is None:
             raise ValueError("this model finds no boxes of its own: give it some with --boxes")
+        if self.boxes is not None and not model.takes_boxes:
+            raise ValueError("this model takes no boxes: export 'relations' for one that does")
         if files.heat_maps and not model.explains:
             raise ValueError(
                 "this model has no heat maps: they need the visual map of RelCLIP, and torch"
             )
         for predicate in graph_options.get("predicates") or ():
             model.vocabulary.predicate_id(predicate)
+        if not isinstance(files.heat_maps, int):
+            SceneGraph(np.zeros((0, 4)), [], []).find(files.heat_maps)  # what can match nothing
         own = Path(boxes_file).read_bytes() if boxes_file else None
         settings = {
             **settings,
@@ -206,7 +210,10 @@ class PredictionRun:
         try:
             boxes = labels = None
             if self.boxes is not None:
-                given = [self.boxes.of(loaded.record["file_name"]) for loaded in batch]
+                given = [
+                    self.boxes.of(loaded.record["file_name"], loaded.image.shape[1::-1])
+                    for loaded in batch
+                ]
                 boxes, labels = (list(column) for column in zip(*given, strict=True))
             given = {"boxes": boxes, "labels": labels if self.model.needs_labels else None}
             images = [loaded.image for loaded in batch]

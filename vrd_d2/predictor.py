@@ -60,6 +60,11 @@ class Predictor:
         return self.model.vocabulary
 
     @property
+    def takes_boxes(self) -> bool:
+        """Whether boxes may be given: in SGDet in place of detections."""
+        return True
+
+    @property
     def needs_boxes(self) -> bool:
         """Whether boxes must be given, as the model finds none."""
         return self.task.boxes_given or self.model.detector is None

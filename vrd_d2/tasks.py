@@ -15,6 +15,11 @@ class Task(str, Enum):
     SGDET = "sgdet"
 
     @property
+    def title(self) -> str:
+        """As papers write it."""
+        return {"predcls": "PredCls", "sgcls": "SGCls", "sgdet": "SGDet"}[self.value]
+
+    @property
     def boxes_given(self) -> bool:
         """True where the ground-truth boxes are the entities (PredCls, SGCls)."""
         return self is not Task.SGDET

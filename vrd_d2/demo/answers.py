@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from vrd_d2.demo.models import DemoModel
@@ -94,7 +95,7 @@ def answer(
     Raises:
         ValueError: with a message for the user.
     """
-    image, notes = read_picture(picture, max_pixels=max_pixels)
+    image, notes = _read(picture, max_pixels)
     boxes, labels = boxes_of(rows)
     with model.lock:
         predictor = model.predictor
@@ -129,12 +130,21 @@ def answer(
         else:
             graph, maps = predictor(image, **options), {}
     name = Path(picture).name
-    page = graph_page([GraphPage(graph, image, name, [*notes, model.name], maps)])
+    facts = [*notes, f"{model.name}, {model.task.title}"]
+    page = graph_page([GraphPage(graph, image, name, facts, maps)])
     files = [folder / "scene_graph.json", folder / "scene_graph.png", folder / "scene_graph.html"]
     files[0].write_text(graph.to_json(indent=1), encoding="utf-8")
     Image.fromarray(graph.draw(image)).save(files[1])
     files[2].write_text(page, encoding="utf-8")
     return Answer(graph, page, files)
+
+
+def _read(picture: str | Path, max_pixels: int) -> tuple[np.ndarray, list[str]]:
+    """As :func:`read_picture`; a message names the upload as the user knows it."""
+    try:
+        return read_picture(picture, max_pixels=max_pixels)
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(picture), Path(picture).name)) from error
 
 
 def table_rows(graph: SceneGraph) -> list[list]:
@@ -157,7 +167,7 @@ def found_boxes(
     Raises:
         ValueError: the picture cannot be read, or nothing is found in it.
     """
-    image, _ = read_picture(picture, max_pixels=max_pixels)
+    image, _ = _read(picture, max_pixels)
     with detector.lock:
         graph = detector.predictor(image, min_entity_score=min_entity_score, max_overlap=0.5)
     if not len(graph.labels):
