@@ -97,7 +97,7 @@ def test_check_tells_of_records_first(run, tiny, tmp_path):
     code, out, _ = run("check", tiny, "--bad-list", bad)
     assert code == 1 and not bad.exists()
     assert f"error: {tiny}: relations[0] (id 1): object_id 99 is not an id of annotations" in out
-    assert "The pictures have not been checked: repair the records first." in out
+    assert "Repair these records and check again" in out
 
 
 def test_check_shows_a_few_messages_or_all(run, tiny):
@@ -133,7 +133,7 @@ def test_convert_a_file(run, tiny, tmp_path, copy):
     assert code == 0 and f"{output}: 5 pictures, 10 relations" in out
     assert content(output) == content(tiny)
     names = [image["file_name"] for image in json.loads(output.read_text())["images"]]
-    assert names[0] == ("images/images/0.png" if copy else "../images/0.png")
+    assert names[0] == ("images/0.png" if copy else "../images/0.png")
     tmp_path = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}_moved"))  # all together
     assert len(load_relations_json(tmp_path / "elsewhere/new.json")) == 5
 

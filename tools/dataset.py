@@ -152,7 +152,10 @@ def run_check(args: argparse.Namespace) -> int:
     show(errors, "error", args.show)
     show(warnings, "warning", args.show)
     if source is None:
-        print("The pictures have not been checked: repair the records first.")
+        print(
+            "Repair these records and check again: what records refer to, and the pictures, are "
+            "looked at after that" + (", and a bad list is written then." if args.bad_list else ".")
+        )
     elif args.bad_list is not None:
         names = [below(file_name, source.image_root) for file_name in bad]
         args.bad_list.parent.mkdir(parents=True, exist_ok=True)
@@ -236,7 +239,10 @@ def copy_pictures(records: list[dict], root: str | None, folder: Path) -> list[d
     copies = []
     for record in records:
         name = Path(below(record["file_name"], root))
-        target = folder / (name.name if name.is_absolute() else name)
+        name = Path(name.name) if name.is_absolute() else name
+        if len(name.parts) > 1 and name.parts[0] == folder.name:  # no images/images
+            name = name.relative_to(folder.name)
+        target = folder / name
         if origin.setdefault(target, record["file_name"]) != record["file_name"]:
             raise ValueError(
                 f"{origin[target]} and {record['file_name']} would both become {target}: convert "

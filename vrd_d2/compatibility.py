@@ -1,16 +1,23 @@
 """Whether data sets suit a model, told before anything is trained or evaluated."""
 
 import difflib
+import itertools
+import logging
 from collections.abc import Sequence
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from vrd_d2.data.own_boxes import results_files
+from vrd_d2.data.packed import annotation_xyxy
 from vrd_d2.data.vocabulary import get_vocabulary
 from vrd_d2.modeling.relation_model import RelationModel
 from vrd_d2.tasks import Task
+
+logger = logging.getLogger(__name__)
+_LOOKED_AT = 1000  # pictures
 
 
 def is_relation_model(cfg: CfgNode) -> bool:
@@ -71,8 +78,9 @@ def check_training_data(cfg: CfgNode) -> None:
     """Check that DATASETS.TRAIN has what the model learns from; the data sets have been read.
 
     Raises:
-        ValueError: the classes are not MODEL.VOCABULARY's, a data set has boxes only, or
-            DATASETS.DETECTIONS would replace annotated boxes that are learnt from.
+        ValueError: the classes are not MODEL.VOCABULARY's, a data set has boxes only or no related
+            boxes that overlap though the model takes no others, or DATASETS.DETECTIONS would
+            replace annotated boxes that are learnt from.
     """
     check_vocabulary(cfg, cfg.DATASETS.TRAIN)
     if not is_relation_model(cfg):
@@ -85,9 +93,34 @@ def check_training_data(cfg: CfgNode) -> None:
                 f"data set {name!r} of DATASETS.TRAIN has boxes only, and no relations to learn "
                 "from: train on one with relations, or name it in DATASETS.DISTANT as well"
             )
+        if labelled and cfg.MODEL.RELATION.REQUIRE_OVERLAP:
+            _check_overlap(name)
         if name in files and Task(cfg.MODEL.RELATION.TASK).boxes_given:
             raise ValueError(
                 f"DATASETS.DETECTIONS has a row for the training set {name!r}, but "
                 f"{cfg.MODEL.RELATION.TASK} learns from annotated boxes: keep the rows of test "
                 "sets only, or set MODEL.RELATION.TASK to sgdet"
             )
+
+
+def _check_overlap(name: str) -> None:
+    """How many relations REQUIRE_OVERLAP leaves out, judged by the first pictures."""
+    related = apart = 0
+    for record in itertools.islice(DatasetCatalog.get(name), _LOOKED_AT):
+        rows = np.asarray(record.get("relations", ()), np.int64).reshape(-1, 3)
+        boxes = np.array([annotation_xyxy(a) for a in record["annotations"]]).reshape(-1, 4)
+        subjects, objects = boxes[rows[:, 0]], boxes[rows[:, 1]]
+        low = np.maximum(subjects[:, :2], objects[:, :2])
+        high = np.minimum(subjects[:, 2:], objects[:, 2:])
+        related += len(rows)
+        apart += int((high <= low).any(1).sum())
+    if not apart:
+        return
+    found = (
+        f"{apart} of {related} relations of the training set {name!r} are between boxes that do "
+        "not overlap, which MODEL.RELATION.REQUIRE_OVERLAP leaves out"
+    )
+    if apart == related:
+        raise ValueError(f"{found}: nothing is left to learn from; set it to False")
+    if 2 * apart > related:
+        logger.warning("%s: with False they are learnt, too", found)
