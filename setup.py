@@ -60,6 +60,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
+    # Written out, it makes an editable install a mere path: a finder would lose against a folder
+    # vrd_d2 in the current directory, such as that of the checkout seen from its parent.
+    package_dir={"": "."},
     packages=find_packages(include=["vrd_d2", "vrd_d2.*"]),
     package_data={"vrd_d2": ["assets/*", "data/*.json"]},
     # The configs lie beside the package, not in it: an ordinary install finds them at

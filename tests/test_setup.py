@@ -219,3 +219,11 @@ def test_sourcing_puts_the_environment_first_and_stops_on_failure(checkout: Path
     fake_python(environment / "bin/python", "exit 1")
     result = call()
     assert result.returncode != 0 and result.stdout == ""
+
+
+def test_a_folder_of_the_same_name_does_not_hide_the_package(tmp_path):
+    """As the checkout is one, seen from the folder that it lies in."""
+    (tmp_path / "vrd_d2/vrd_d2").mkdir(parents=True)
+    command = [sys.executable, "-c", "from vrd_d2 import SceneGraph"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert found.returncode == 0, found.stderr
