@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Export a trained detector or RelCLIP as ONNX, torch.export program or TorchScript.
 
-    python tools/export_model.py --config-file configs/quickstart/relclip_sgdet.yaml \\
-        --weights output/quickstart/sgdet/model_final.pth --what full --output output/exported
+    python tools/export_model.py --weights output/quickstart/sgdet/model_final.pth --what full \\
+        --output output/exported
 
 The folder gets the model, metadata.json, MODEL_CARD.md and, for ONNX, onnx_runtime.py, which runs
 the model without torch and Detectron2:
@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from vrd_d2 import onnx_runtime
-from vrd_d2.engine import build_trained_model, load_config
+from vrd_d2.engine import build_trained_model, load_inference_config
 from vrd_d2.export import FILES, PARTS, describe, exportable, model_card, write_model
 
 
@@ -25,7 +25,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True)
+    parser.add_argument(
+        "--config-file", help="YAML; a relation model's .pth brings its own config along"
+    )
     parser.add_argument("--weights", required=True, help="checkpoint")
     parser.add_argument("--format", choices=FILES, default="onnx")
     parser.add_argument(
@@ -45,9 +47,10 @@ def main() -> None:
     )
     parser.add_argument("--opts", nargs="+", default=[], help="KEY VALUE overrides of the config")
     args = parser.parse_args()
-    fixed = ["MODEL.WEIGHTS", args.weights, "MODEL.DEVICE", "cpu", "MODEL.CLIP.FEATURE_CACHE", ""]
+    fixed = ["MODEL.DEVICE", "cpu", "MODEL.CLIP.FEATURE_CACHE", ""]
+    files = (args.config_file, args.weights) if args.config_file else (args.weights,)
     try:
-        cfg = load_config(args.config_file, [*args.opts, *fixed])
+        cfg = load_inference_config(*files, overrides=[*args.opts, *fixed])
         module = exportable(build_trained_model(cfg), args.what)
         metadata = describe(cfg, module, what=args.what, file_format=args.format)
         name = FILES[args.format]

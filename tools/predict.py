@@ -2,7 +2,6 @@
 """Scene graphs of pictures, folders, patterns and videos: as JSON, drawn, and as HTML.
 
     python tools/predict.py photos street.jpg "more/**/*.png" clip.mp4 --output output/graphs \\
-        --config-file configs/quickstart/relclip_sgdet.yaml \\
         --weights output/quickstart/sgdet/model_final.pth
 
 An exported model needs onnxruntime in place of torch and Detectron2, which need not be there:

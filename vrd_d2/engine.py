@@ -93,7 +93,7 @@ def load_inference_config(
 
     Args:
         config_file: YAML; or, without `weights`, a checkpoint of this project, which brings its
-            config and its vocabulary along: of these its data sets are left out.
+            config and its vocabulary along. The files of its data sets are not asked for.
         weights: the checkpoint, which becomes MODEL.WEIGHTS.
         overrides: KEY VALUE KEY VALUE ..., stronger than the file.
 
@@ -114,8 +114,9 @@ def load_inference_config(
             f"{config_file}: the config in it, of version {stamp.get('version')}, is not one of "
             f"this version ({error!r}): give the YAML beside it"
         ) from error
+    names = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
     cfg.DATASETS = _default_config().DATASETS
-    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = names
     _override(cfg, [*overrides, "MODEL.WEIGHTS", str(config_file)])
     return cfg
 
