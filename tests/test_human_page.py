@@ -307,6 +307,7 @@ def test_a_browser_that_keeps_nothing(browser: RaterBrowser) -> None:
     """Rating works, the page says so, and the file has everything."""
     browser.run("Storage.prototype.setItem = () => { throw new Error('full') }")
     browser.keys("Ann", "Enter", "yn")
+    wait(lambda: browser.text("#count").startswith("2 of"))  # keys come one after the other
     assert "keeps nothing: export" in browser.text("#saved")
     document = json.loads(exported(browser).read_text())
     assert document["raters"] == [{"name": "Ann", "ratings": {"r1": "yes", "r2": "no"}}]
