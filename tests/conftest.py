@@ -115,6 +115,15 @@ def tiny_json(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def noise_picture(tmp_path_factory) -> Path:
+    """A picture in which nothing is to be seen, 220 x 160."""
+    pixels = np.random.default_rng(0).integers(0, 256, (160, 220, 3), dtype=np.uint8)
+    file = tmp_path_factory.mktemp("picture") / "street.png"
+    Image.fromarray(pixels).save(file)
+    return file
+
+
 @pytest.fixture
 def make_cfg(tiny_json, tmp_path, repository):
     """(config name, overrides...) -> config of a small model on the tiny data, on the CPU."""

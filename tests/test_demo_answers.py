@@ -1,7 +1,6 @@
 """What the web demo does with pictures, boxes and words; its page is in test_web_demo.py."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,14 +13,6 @@ from vrd_d2.demo.models import DemoModel
 from vrd_d2.predictor import Predictor
 
 ROWS = [[20, 30, 80, 90, "man"], [70, 60, 120, 70, "horse"], [None, None, None, None, ""]]
-
-
-@pytest.fixture(scope="module")
-def picture(tmp_path_factory) -> Path:
-    pixels = np.random.default_rng(0).integers(0, 256, (160, 220, 3), dtype=np.uint8)
-    file = tmp_path_factory.mktemp("picture") / "street.png"
-    Image.fromarray(pixels).save(file)
-    return file
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +45,12 @@ def test_boxes_of_the_table():
         boxes_of([[1, 2, 3, 4, "man"]] * 51)
 
 
-def test_predcls_reads_labels_and_predicates_of_the_user(models, picture, tmp_path):
+def test_predcls_reads_labels_and_predicates_of_the_user(models, noise_picture, tmp_path):
     rows = [
         [*row[:4], label] for row, label in zip(ROWS, ("skater", "skateboard", ""), strict=True)
     ]
     words = ["rolling on", "afraid of"]
-    found = answer(models["predcls"], picture, tmp_path, rows=rows, predicates=words)
+    found = answer(models["predcls"], noise_picture, tmp_path, rows=rows, predicates=words)
     assert found.graph.labels == ["skater", "skateboard"]
     assert {p for _, p, _ in found.graph.triplets} <= set(words)
     boxes = [[20, 30, 100, 120], [70, 60, 190, 130]]
@@ -69,13 +60,17 @@ def test_predcls_reads_labels_and_predicates_of_the_user(models, picture, tmp_pa
     assert found.files[2].read_text(encoding="utf-8") == found.page and "street.png" in found.page
 
 
-def test_sgcls_names_boxes_with_objects_of_the_user(models, picture, tmp_path):
-    found = answer(models["sgcls"], picture, tmp_path, rows=ROWS, objects=["walrus", "teapot"])
+def test_sgcls_names_boxes_with_objects_of_the_user(models, noise_picture, tmp_path):
+    found = answer(
+        models["sgcls"], noise_picture, tmp_path, rows=ROWS, objects=["walrus", "teapot"]
+    )
     assert len(found.graph.labels) == 2 and set(found.graph.labels) <= {"walrus", "teapot"}
 
 
-def test_sgdet_keeps_the_classes_of_its_detector(models, picture, tmp_path):
-    found = answer(models["sgdet"], picture, tmp_path, predicates=["beside"], min_entity_score=0.0)
+def test_sgdet_keeps_the_classes_of_its_detector(models, noise_picture, tmp_path):
+    found = answer(
+        models["sgdet"], noise_picture, tmp_path, predicates=["beside"], min_entity_score=0.0
+    )
     assert set(found.graph.labels) <= set(SCENES.objects)
     assert {p for _, p, _ in found.graph.triplets} <= {"beside"}
     with pytest.raises(ValueError, match=r"2 object classes, but the detector finds 22"):
@@ -100,13 +95,13 @@ def test_sgdet_keeps_the_classes_of_its_detector(models, picture, tmp_path):
         ({"rows": ROWS, "max_pixels": 30_000}, "the limit is 0.03 million"),
     ],
 )
-def test_wrong_input_is_a_message(models, picture, tmp_path, options, message):
+def test_wrong_input_is_a_message(models, noise_picture, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        answer(models["predcls"], picture, tmp_path, **options)
+        answer(models["predcls"], noise_picture, tmp_path, **options)
     assert not list(tmp_path.iterdir())
 
 
-def test_few_vocabularies_are_kept(models, picture, tmp_path):
+def test_few_vocabularies_are_kept(models, noise_picture, tmp_path):
     model = models["predcls"]
     first = model.with_words(["man"], ["on"])
     assert model.with_words(["man"], ["on"]) is first
@@ -116,11 +111,11 @@ def test_few_vocabularies_are_kept(models, picture, tmp_path):
     assert len(model._twins) == 8 and model.with_words(["man"], ["on"]) is not first
 
 
-def test_found_boxes_fill_the_table(models, picture):
-    rows = found_boxes(models["sgdet"], picture, min_entity_score=0.0)
+def test_found_boxes_fill_the_table(models, noise_picture):
+    rows = found_boxes(models["sgdet"], noise_picture, min_entity_score=0.0)
     assert rows and all(row[4] in SCENES.objects and min(row[2:4]) >= 0 for row in rows)
     with pytest.raises(ValueError, match="the detector finds nothing"):
-        found_boxes(models["sgdet"], picture, min_entity_score=1.1)
+        found_boxes(models["sgdet"], noise_picture, min_entity_score=1.1)
 
 
 def test_other_models_know_their_own_words_only(repository):
@@ -135,34 +130,34 @@ def test_other_models_know_their_own_words_only(repository):
 # ---- Other words ---------------------------------------------------------------------------------
 
 
-def test_other_words_leave_the_model_as_it_is(repository, picture):
+def test_other_words_leave_the_model_as_it_is(repository, noise_picture):
     """Predicates in another order: the same scores. One predicate: against the null text alone."""
     config = repository / "configs/quickstart/unionclip_zero_shot.yaml"
     predictor = Predictor(config, "", ["MODEL.DEVICE", "cpu"])
     given = {"boxes": [row[:4] for row in ROWS[:2]], "labels": ["man", "horse"]}
     given["boxes"] = [[x, y, x + w, y + h] for x, y, w, h in given["boxes"]]
-    before = predictor(picture, **given).to_dict()
+    before = predictor(noise_picture, **given).to_dict()
     names = type(SCENES)(SCENES.objects[::-1], SCENES.predicates[::-1])
     twin = predictor.with_vocabulary(names)
-    after = twin(picture, **given).to_dict()
+    after = twin(noise_picture, **given).to_dict()
     assert [r["predicate"] for r in after["relations"]] == [
         r["predicate"] for r in before["relations"]
     ]
     for kind in ("entities", "relations"):
         for ours, theirs in zip(after[kind], before[kind], strict=True):
             assert ours.get("score") == pytest.approx(theirs.get("score"), abs=2e-3)
-    assert predictor(picture, **given).to_dict() == before
+    assert predictor(noise_picture, **given).to_dict() == before
     assert twin.vocabulary == names and predictor.vocabulary == SCENES
     assert twin.model.crops is predictor.model.crops
 
 
-def test_scores_of_other_words_are_those_of_their_texts(repository, picture):
+def test_scores_of_other_words_are_those_of_their_texts(repository, noise_picture):
     config = repository / "configs/quickstart/unionclip_zero_shot.yaml"
     predictor = Predictor(config, "", ["MODEL.DEVICE", "cpu"])
     words = ["towing", "made of"]
     twin = predictor.with_vocabulary(type(SCENES)(("kite", "lamp"), words))
     boxes = [[20, 30, 100, 120], [70, 60, 190, 130]]
-    example = twin._example(np.asarray(Image.open(picture)), boxes, ["kite", "lamp"])
+    example = twin._example(np.asarray(Image.open(noise_picture)), boxes, ["kite", "lamp"])
     model = twin.model
     with torch.no_grad():
         found = model([example])[0]["relations"]

@@ -19,14 +19,6 @@ from PIL import Image
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory) -> Path:
-    pixels = np.random.default_rng(0).integers(0, 256, (160, 220, 3), dtype=np.uint8)
-    file = tmp_path_factory.mktemp("picture") / "street.png"
-    Image.fromarray(pixels).save(file)
-    return file
-
-
-@pytest.fixture(scope="module")
 def server(repository, tmp_path_factory):
     """The demo as people start it; its address, and what it prints."""
     pytest.importorskip("gradio", reason="Gradio is not installed: the extra demo")
@@ -257,8 +249,13 @@ def post(server: str, name: str, content: bytes) -> tuple[int, str]:
     return response.status, response.read().decode()
 
 
-def test_no_other_file_of_the_server_can_be_had(server, repository, picture):
-    for path in ("/etc/passwd", str(repository / "README.md"), str(picture), "../../etc/passwd"):
+def test_no_other_file_of_the_server_can_be_had(server, repository, noise_picture):
+    for path in (
+        "/etc/passwd",
+        str(repository / "README.md"),
+        str(noise_picture),
+        "../../etc/passwd",
+    ):
         for prefix in ("/gradio_api/file=", "/file=", "/gradio_api/file/", "/static/", "/assets/"):
             try:
                 with urllib.request.urlopen(server + prefix + path, timeout=30) as response:
@@ -298,13 +295,17 @@ def call(server: str, page: Browser, button: str, picture: dict) -> str:
 
 
 @pytest.mark.parametrize("button", ["draw", "find"])
-def test_no_other_picture_of_the_server_can_be_drawn(server, page, picture, button):
+def test_no_other_picture_of_the_server_can_be_drawn(server, page, noise_picture, button):
     """Neither a file outside the uploads nor what it begins with is given away."""
-    for stolen in ({"path": str(picture)}, {"path": "/etc/passwd"}, {"path": "../../etc/passwd"}):
+    for stolen in (
+        {"path": str(noise_picture)},
+        {"path": "/etc/passwd"},
+        {"path": "../../etc/passwd"},
+    ):
         found = call(server, page, button, stolen)
         assert "this picture was not uploaded here" in found
         assert "process_completed" in found and "root:" not in found and "<iframe" not in found
-    url = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
+    url = "data:image/png;base64," + base64.b64encode(noise_picture.read_bytes()).decode()
     assert "no picture yet" in call(server, page, button, {"url": url})
 
 
