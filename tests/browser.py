@@ -1,7 +1,9 @@
 """A headless Chromium driven over the WebDriver protocol, for tests of pages."""
 
 import base64
+import io
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -10,6 +12,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 DRIVER = shutil.which("chromedriver")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -124,10 +129,17 @@ class Browser:
     def resize(self, width: int, height: int) -> None:
         self._call("POST", f"{self._session}/window/rect", width=width, height=height)
 
-    def screenshot(self, file: Path) -> None:
-        """What the window shows, as PNG."""
-        answer = self._call("GET", f"{self._session}/screenshot")
-        file.write_bytes(base64.b64decode(answer))
+    def screenshot(self, name: str) -> np.ndarray:
+        """What the window shows, uint8 (H, W, 3).
+
+        Kept as {name}.png in the folder that VRD_D2_SCREENSHOTS names, if it does.
+        """
+        content = base64.b64decode(self._call("GET", f"{self._session}/screenshot"))
+        if "VRD_D2_SCREENSHOTS" in os.environ:
+            folder = Path(os.environ["VRD_D2_SCREENSHOTS"])
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{name}.png").write_bytes(content)
+        return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
     def messages(self) -> list[str]:
         """What the console has got since the last call."""

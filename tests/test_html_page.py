@@ -11,6 +11,7 @@ import pytest
 from browser import Browser
 from PIL import Image
 
+from vrd_d2.drawing import entity_colour
 from vrd_d2.html_page import GraphPage, graph_page, in_frame
 from vrd_d2.scene_graph import SceneGraph
 
@@ -178,6 +179,10 @@ def test_browser_shows_the_graph_and_no_error(show):
     assert browser.messages() == []
     assert browser.run("return document.getElementById('picker').className") == "off"
     assert browser.run("return document.querySelectorAll('.mapped').length") == 0
+    # Names on the picture, in the graph and in the list, to be seen in their colours.
+    seen = browser.screenshot("page")
+    for entity in range(3):
+        assert (seen == entity_colour(entity)).all(-1).sum() > 1000
 
 
 def test_pointing_at_a_relation_shows_its_heat_map(show):

@@ -4,6 +4,7 @@ import base64
 import http.client
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -103,8 +104,12 @@ def test_example_becomes_a_graph_to_point_at(page):
     assert data["relations"] and len(data["relations"]) <= 12
     page.enter(page.find("#result iframe"))
     page.wait("return document.querySelectorAll('.row').length > 0")
+    colour = "return getComputedStyle(document.querySelector('.row .chip')).backgroundColor"
+    (*rgb,) = map(int, re.findall(r"\d+", page.run(colour)))
+    assert (page.screenshot("demo") == rgb).all(-1).sum() > 500  # of the first name
     page.point(page.find(".row"))
     assert page.run("return document.querySelectorAll('.lit').length") >= 4
+    page.screenshot("demo_pointed_at")
     # The frame is nobody's: it sees neither the page around it nor its server.
     assert page.run("try { return parent.document.title } catch (e) { return e.name }") == (
         "SecurityError"
