@@ -5,7 +5,7 @@
     python tools/web_demo.py --model configs/relclip_sgdet.yaml output/relclip_sgdet/model_final.pth
 
 Without --model: zero-shot UnionCLIP with the weights that ship, and what the quick start trained,
-where it did. Needs the extra "demo": pip install 'vrd_d2[demo]'.
+where it did. Needs Gradio: pip install gradio scikit-image
 """
 
 import argparse
@@ -103,7 +103,7 @@ def serve(args: argparse.Namespace, folder: Path) -> None:
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
-        raise ValueError("the demo needs Gradio: pip install 'vrd_d2[demo]'") from error
+        raise ValueError("the demo needs Gradio: pip install gradio") from error
     from vrd_d2.demo.page import build_page
 
     models = [

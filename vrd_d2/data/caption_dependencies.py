@@ -2,7 +2,7 @@
 
 Needs the extra ``captions`` and an English model with a tagger and a parser::
 
-    pip install "vrd_d2[captions]" && python -m spacy download en_core_web_sm
+    pip install spacy && python -m spacy download en_core_web_sm
 
 Labels are those of spaCy's English models (ClearNLP: nsubj, dobj, prep, pobj, acl, agent, ...).
 """
@@ -56,7 +56,7 @@ def _load(model: str):
         import spacy
     except ModuleNotFoundError as error:
         raise ValueError(
-            'spaCy is not installed: pip install "vrd_d2[captions]", or choose the matcher'
+            'spaCy is not installed: pip install spacy, or choose the matcher'
         ) from error
     try:
         pipeline = spacy.load(model, exclude=["ner", "lemmatizer"])

@@ -100,7 +100,7 @@ def _write_onnx(
         import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"ONNX needs the package {error.name}: pip install 'vrd_d2[export]'"
+            f"ONNX needs the package {error.name}: pip install onnx onnxscript onnxruntime"
         ) from error
     names = {name: {axis: size for axis, size in _INPUT_SIZES[name].items()} for name in inputs}
     program = torch.onnx.export(

