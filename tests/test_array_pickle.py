@@ -57,6 +57,18 @@ def test_reads_what_python_2_wrote() -> None:
     np.testing.assert_array_equal(found["a"], np.array([1, -2.5], np.float32))
 
 
+def test_what_is_met_twice_is_gone_through_once() -> None:
+    """Some hundred bytes, which would be gone through 2 ** 60 times."""
+    content: list = [1]
+    for _ in range(60):
+        content = [content, content]
+    found = read_array_pickle(io.BytesIO(pickle.dumps({"a": content})))["a"]
+    assert found[0] is found[1]
+    content.append(content)
+    with pytest.raises(ValueError, match="broken"):
+        read_array_pickle(io.BytesIO(pickle.dumps({"a": content})))
+
+
 class Other:
     """Anything that is no array."""
 

@@ -160,6 +160,10 @@ def test_a_pickle_of_arrays_is_still_read(tmp_path: Path) -> None:
     [
         ("cut.pth", b"PK\x03\x04 cut short", "the file is broken"),
         ("empty.pth", b"", "the file is broken"),
+        ("text.pth", b"hello world\n", "the file is broken"),
+        ("picture.pth", b"GIF89a", "the file is broken"),
+        ("numbers.pkl", pickle.dumps({1: 5}), "names are no text"),
+        ("numbers.pth", {"model": {1: torch.zeros(1)}}, "names are no text"),
         ("empty.safetensors", b"", "the file is broken"),
         ("cut.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{", "the file is broken"),
         ("list.pkl", pickle.dumps([1, 2]), "a list, no dict"),

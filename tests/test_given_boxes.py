@@ -36,7 +36,9 @@ def test_boxes_by_picture(tmp_path):
 def test_boxes_of_another_size_are_refused(tmp_path):
     document = copy.deepcopy(GOOD)
     document["images"][0] |= {"width": 120, "height": 100}
+    document["images"][1] |= {"width": None, "height": None}
     boxes = load_given_boxes(write(tmp_path, document))
+    assert boxes.of("b.jpg", (6, 5)) == ([], [])
     assert len(boxes.of("a.jpg", (120, 100))[0]) == 2
     with pytest.raises(ValueError, match=r"'a\.jpg' has 120 x 100 pixels, but it has 60 x 50"):
         boxes.of("a.jpg", (60, 50))

@@ -13,8 +13,10 @@ from PIL import Image
 from scripts import load_script
 
 from vrd_d2 import Predictor
+from vrd_d2.checkpoint import SafeCheckpointer, Stamp
 from vrd_d2.data.relations_json import load_relations_json, validate_relations_json
 from vrd_d2.data.vocabulary import SCENES
+from vrd_d2.engine import Trainer, load_config, load_detector
 from vrd_d2.prediction_run import PredictionRun
 
 TOOL = Path(__file__).resolve().parent.parent / "tools" / "predict.py"
@@ -28,8 +30,6 @@ def predict():
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, repository):
     """Config and weights: shipped CLIP and detector, and a relation head that learnt nothing."""
-    from vrd_d2.engine import Trainer, load_config, load_detector
-
     config = repository / "configs/quickstart/relclip_sgdet.yaml"
     cfg = load_config(config, ["MODEL.DEVICE", "cpu"])
     torch.manual_seed(0)
@@ -142,7 +142,7 @@ def test_broken_pictures_are_named_and_tried_again(run, photos, tmp_path, monkey
         (["empty", "--output", "out"], "no picture and no video in"),
         (["zero.jpg", "--output", "out"], "0 predicted, 0 already there, 1 not used"),
         (["zero.jpg"], "the following arguments are required: --output"),
-        (["zero.jpg", "--output", "zero.jpg"], "the output folder zero.jpg cannot be used"),
+        (["zero.jpg", "--output", "zero.jpg"], "zero.jpg cannot be used"),
         (["zero.jpg", "--output", "out", "--top-k", "0"], "--top-k is 0: 1 at least"),
         (["zero.jpg", "--output", "out", "--predicates", "rides"], "unknown predicate 'rides'"),
         (["zero.jpg", "--output", "out", "--boxes", "none.json"], "none.json cannot be read"),
@@ -190,6 +190,56 @@ def test_thresholds_and_predicates_reach_the_results(run, scenes, tmp_path):
     page = (tmp_path / "out/index.html").read_text(encoding="utf-8")
     assert all(path.name in page for path in scenes)
     assert not (tmp_path / "out/pages").exists()
+
+
+def test_another_checkpoint_is_another_model_however_it_is_named(
+    predict, model, scenes, tmp_path, monkeypatch, capsys
+):
+    """Alone, in place of the config, or beside it."""
+    cfg = load_config(model[1], ["MODEL.DEVICE", "cpu"])
+    files = []
+    for name, seed in (("one", 1), ("two", 2)):
+        torch.manual_seed(seed)
+        trained = Trainer.build_model(cfg)
+        load_detector(cfg, trained)
+        SafeCheckpointer(trained, str(tmp_path), vrd_d2=Stamp(cfg)).save(name)
+        files.append(str(tmp_path / f"{name}.pth"))
+    shared = [str(scenes[0]), "--no-drawings", "--html", "none", "--output", str(tmp_path / "out")]
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["predict.py", *shared, *arguments])
+        code = predict.main()
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    assert "1 predicted" in call("--config-file", files[0])[1]
+    assert "1 already there" in call("--weights", files[0])[1]
+    for arguments in (["--config-file", files[1]], ["--weights", files[1]]):
+        code, printed = call(*arguments)
+        assert code == 1 and "made with other settings (weights" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--min-score", "nan"], "nan is no number to compare with"),
+        (["--max-pixels", "inf"], "inf is no number to compare with"),
+        (["--max-overlap", "-1"], "-1 is less than 0"),
+        (["--drawn", "-1"], "--drawn is -1"),
+        (["--predicates", "on", "a.jpg"], None),
+    ],
+)
+def test_options_that_are_none(run, tmp_path, arguments, message):
+    inputs = ["a.jpg"] if message else []
+    code, printed = run(*inputs, "--output", tmp_path / "out", *arguments)
+    assert code == 1 and (message or "INPUT; write it first, before the options") in printed
+
+
+def test_the_least_score_may_be_negative(predict, monkeypatch):
+    """Models that rank by logits have such scores."""
+    command = ["predict.py", "a.jpg", "--output", "out", "--weights", "m.pth", "--min-score", "-1"]
+    monkeypatch.setattr(sys, "argv", command)
+    assert predict.parse_arguments().min_score == -1
 
 
 def test_boxes_of_ones_own(run, scenes, tmp_path):

@@ -1,5 +1,6 @@
 """Runs over what people really have, with a model that is none: nothing ends a run but the disk."""
 
+import json
 import os
 import sys
 import weakref
@@ -11,6 +12,7 @@ from PIL import Image
 
 from vrd_d2.data.relations_json import load_relations_json
 from vrd_d2.data.vocabulary import Vocabulary
+from vrd_d2.media_files import find_media
 from vrd_d2.prediction_folder import PredictionFolder
 from vrd_d2.prediction_run import FileOptions, PredictionRun
 from vrd_d2.scene_graph import SceneGraph
@@ -50,7 +52,9 @@ def picture(path: Path, width: int = 32, height: int = 24) -> Path:
     return path
 
 
-def start(inputs, output, model=None, boxes_file=None, **changes) -> PredictionRun:
+def start(
+    inputs, output, model=None, boxes_file=None, rank=0, shards=1, **changes
+) -> PredictionRun:
     files = {"drawings": 0, "html": "none", "every": 2, "max_pixels": 10_000, **changes}
     return PredictionRun(
         model or Wearer(),
@@ -60,6 +64,8 @@ def start(inputs, output, model=None, boxes_file=None, **changes) -> PredictionR
         graph_options={"top_k": 3},
         files=FileOptions(**files),
         boxes_file=boxes_file,
+        rank=rank,
+        shards=shards,
     )
 
 
@@ -198,9 +204,97 @@ def test_many_pictures_of_one_name(tmp_path):
 
 def test_a_folder_of_other_things_is_left_alone(tmp_path):
     photo = picture(tmp_path / "photos/a.png")
-    with pytest.raises(ValueError, match="photos holds other things than predictions"):
+    with pytest.raises(ValueError, match=r"^\S*photos holds other things than predictions"):
         start([photo], tmp_path / "photos")
     assert [path.name for path in photo.parent.iterdir()] == ["a.png"]
+
+
+def test_processes_that_begin_together_share_a_new_folder(tmp_path, monkeypatch):
+    """One writes the settings and its first line between two looks of the other."""
+    photo, out = picture(tmp_path / "a.png"), tmp_path / "out"
+    exists, first = Path.exists, []
+
+    def slow(path):
+        answer = exists(path)
+        if path.name == "settings.json" and not first:
+            first.append(True)
+            first.append(start([photo], out, shards=2))
+        return answer
+
+    monkeypatch.setattr(Path, "exists", slow)
+    second = start([photo], out, rank=1, shards=2)
+    monkeypatch.undo()
+    for run in (first[1], second):
+        run.work()
+    assert second.merge().startswith("1 picture in")
+
+
+def test_new_pictures_among_the_old_are_not_predicted_twice(tmp_path):
+    """With them, old ones fall to another process than before."""
+    for name in "bdf":
+        picture(tmp_path / f"in/{name}.png")
+    for done in (3, 1):
+        runs = []
+        for rank in (0, 1):
+            runs.append(predicted([tmp_path / "in"], tmp_path / "out", rank=rank, shards=2))
+        assert sum(run.done for run in runs) == done
+        picture(tmp_path / "in/a.png")
+    assert runs[1].merge().startswith("4 pictures in")
+    dicts = load_relations_json(tmp_path / "out/predictions.json")
+    assert sorted(Path(d["file_name"]).name for d in dicts) == ["a.png", "b.png", "d.png", "f.png"]
+
+
+def test_an_output_folder_behind_a_link(tmp_path):
+    photo = picture(tmp_path / "in/a.png")
+    (tmp_path / "disk/deep").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "disk/deep")
+    run = predicted([photo], tmp_path / "out", html="one")
+    assert run.merge().startswith("1 picture in") and not run.off_page
+    assert (tmp_path / "out/index.html").is_file()
+    (record,) = load_relations_json(tmp_path / "disk/deep/predictions.json")
+    assert os.path.samefile(record["file_name"], photo)
+    picture(photo, 40)  # another picture in its place
+    assert predicted([photo], tmp_path / "out", html="one").done == 1
+
+
+def test_folders_that_cannot_be_read_are_among_what_is_not_used(tmp_path, monkeypatch):
+    photo = picture(tmp_path / "in/a.png")
+    found = find_media([photo])
+    found.unreadable.append("the folder in/locked cannot be read: Permission denied")
+    monkeypatch.setattr("vrd_d2.prediction_run.find_media", lambda *_, **__: found)
+    runs = [predicted([photo], tmp_path / "out", rank=rank, shards=2) for rank in (0, 1)]
+    assert [run.broken for run in runs] == [found.unreadable, []]
+
+
+def test_so_many_relations_are_drawn(tmp_path, monkeypatch):
+    asked = []
+    draw = SceneGraph.draw
+    monkeypatch.setattr(
+        SceneGraph, "draw", lambda graph, *a, **kw: (asked.append(kw), draw(graph, *a, **kw))[1]
+    )
+    predicted([picture(tmp_path / "a.png")], tmp_path / "out", drawings=7)
+    assert asked == [{"top_k": 7}]
+
+
+def test_one_entry_of_boxes_does_not_serve_two_pictures(tmp_path):
+    photos = [picture(tmp_path / f"{folder}/x.png") for folder in "ab"]
+    boxes = tmp_path / "boxes.json"
+    content = {"images": [{"id": 1, "file_name": "x.png"}], "annotations": [], "categories": []}
+    boxes.write_text(json.dumps(content))
+    model = Wearer()
+    model.takes_boxes = True
+    with pytest.raises(ValueError, match=r"one picture 'x\.png', for \S*a/x\.png and \S*b/x\.png"):
+        start(photos, tmp_path / "out", model, boxes_file=boxes)
+    assert start(photos[:1], tmp_path / "out", model, boxes_file=boxes)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names there are bytes only on Linux")
+def test_a_video_whose_name_is_no_text_is_told(tmp_path):
+    pytest.importorskip("cv2", reason="OpenCV is not installed")
+    video = tmp_path / os.fsdecode(b"caf\xe9.avi")
+    video.write_bytes(b"RIFF")
+    run = predicted([tmp_path], tmp_path / "out")
+    assert run.done == 0 and "its name is no text" in run.broken[0]
 
 
 def test_what_the_model_does_not_take_is_told_before_the_run(tmp_path):

@@ -1,6 +1,7 @@
 """Pictures through a predictor, alone and in lists, with the model's own and with given boxes."""
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from vrd_d2.checkpoint import SafeCheckpointer, Stamp
 from vrd_d2.engine import Trainer
+from vrd_d2.modeling.clip import load_clip
 from vrd_d2.predictor import Predictor
 from vrd_d2.visualization import draw_scene_graph
 
@@ -107,9 +109,21 @@ def test_boxes_in_parts_of_the_picture_are_refused(make):
         predictor(record["file_name"], boxes=[[0, 0.1, 0.5, 1]], labels=["man"])
 
 
-def test_a_checkpoint_is_enough(make_cfg, tmp_path, monkeypatch):
+def test_a_checkpoint_is_enough(make_cfg, tmp_path):
     """Its config and its vocabulary are in it; the files of its training need not be there."""
+    names = ("results.json", "vectors.txt", "clip.pt", "names.json", "bad.txt")
+    results, vectors, clip, vocabulary, bad = files = [tmp_path / name for name in names]
     cfg = make_cfg("relclip_predcls.yaml")
+    (dataset,) = cfg.DATASETS.TEST
+    results.write_text("[]")
+    bad.write_text("")
+    words = ("man", "dog", "hat", "on", "holding", "wearing", "next", "to")
+    vectors.write_text("".join(f"{word} 0 1\n" for word in words))
+    torch.save(load_clip(cfg.MODEL.CLIP.NAME).model.state_dict(), clip)
+    vocabulary.write_text(Path(cfg.DATASETS.REGISTER[0][1]).read_text())
+    cfg.MODEL.CLIP.PRETRAINED, cfg.MODEL.TEXT.WORD_VECTORS = str(clip), str(vectors)
+    cfg.MODEL.VOCABULARY, cfg.DATASETS.EXCLUDE = str(vocabulary), str(bad)
+    cfg.DATASETS.DETECTIONS = [[dataset, str(results)]]
     torch.manual_seed(0)
     model = Trainer.build_model(cfg)
     SafeCheckpointer(model, str(tmp_path), vrd_d2=Stamp(cfg)).save("model")
@@ -118,10 +132,8 @@ def test_a_checkpoint_is_enough(make_cfg, tmp_path, monkeypatch):
     record = DatasetCatalog.get(cfg.DATASETS.TRAIN[0])[0]
     given = {"boxes": [a["bbox"] for a in record["annotations"]], "labels": ["man", "dog", "hat"]}
     expected = Predictor(config, tmp_path / "model.pth")(record["file_name"], **given)
-    config.unlink()
-    monkeypatch.setattr(
-        "vrd_d2.data.vocabulary._read", lambda *_: pytest.fail("the JSON of the training is read")
-    )
+    for file in (config, *files):
+        file.unlink()
     predictor = Predictor(tmp_path / "model.pth")
     assert predictor(record["file_name"], **given).to_dict() == expected.to_dict()
     assert predictor.vocabulary.predicates == ("on", "holding", "wearing", "next to")

@@ -237,12 +237,11 @@ def copy_pictures(records: list[dict], root: str | None, folder: Path) -> list[d
     """Copy the pictures, by their names below the root, and refer to the copies."""
     origin: dict[Path, str] = {}
     copies = []
-    for record in records:
-        name = Path(below(record["file_name"], root))
-        name = Path(name.name) if name.is_absolute() else name
-        if len(name.parts) > 1 and name.parts[0] == folder.name:  # no images/images
-            name = name.relative_to(folder.name)
-        target = folder / name
+    names = [Path(below(record["file_name"], root)) for record in records]
+    if all(len(name.parts) > 1 and name.parts[0] == folder.name for name in names):
+        names = [name.relative_to(folder.name) for name in names]  # no images/images
+    for record, name in zip(records, names, strict=True):
+        target = folder / (name.name if name.is_absolute() else name)
         if origin.setdefault(target, record["file_name"]) != record["file_name"]:
             raise ValueError(
                 f"{origin[target]} and {record['file_name']} would both become {target}: convert "

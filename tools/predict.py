@@ -19,6 +19,7 @@ the command is wrong. (torchrun turns 2 into 1.)
 import argparse
 import contextlib
 import hashlib
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -44,12 +45,19 @@ class Parser(argparse.ArgumentParser):
         self.exit(1, f"error: {message}\n")
 
 
-def number(text: str) -> float:
-    """A finite number that is not negative; for argparse."""
+def finite(text: str) -> float:
+    """A number, for argparse."""
     value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no number from 0 on")
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is no number to compare with")
     return value
+
+
+def number(text: str) -> float:
+    """A number that is not negative, for argparse."""
+    if finite(text) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    return finite(text)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -64,7 +72,12 @@ def parse_arguments() -> argparse.Namespace:
     )
     model.add_argument("--model", help="in place of both an .onnx file of tools/export_model.py")
     add("--top-k", type=int, default=20, help="relations of a picture at most (%(default)s)")
-    add("--min-score", type=number, default=0.0, help="least score of a relation (%(default)s)")
+    add(
+        "--min-score",
+        type=finite,  # models that rank by logits have negative ones
+        default=0.0,
+        help="least score of a relation (%(default)s)",
+    )
     add(
         "--min-entity-score",
         type=number,
@@ -158,11 +171,12 @@ def open_model(args: argparse.Namespace) -> tuple[Model, dict[str, Any]]:
     predictor = Predictor(*files, overrides=[*args.opts, *_device()])
     cfg = predictor.cfg.clone()
     cfg.defrost()
+    weights = cfg.MODEL.WEIGHTS
     # Neither changes a prediction: where the model is, and the path of what is hashed below.
     cfg.MODEL.DEVICE = cfg.MODEL.WEIGHTS = ""
     return predictor, {
         "config": hashlib.sha256(cfg.dump().encode()).hexdigest(),
-        "weights": _sha256(args.weights) if os.path.isfile(args.weights) else args.weights,
+        "weights": _sha256(weights) if os.path.isfile(weights) else weights,
     }
 
 
@@ -210,7 +224,7 @@ def report(run: PredictionRun, counts: list[int]) -> None:
     passed_over = f", {run.passed_over} other files passed over" if run.passed_over else ""
     print(
         f"{counts[0]} predicted, {counts[1]} already there, {counts[2]} not used{passed_over}; "
-        + (merged or "predictions.json follows with the last shard")
+        + printable(merged or "predictions.json follows with the last shard")
     )
 
 

@@ -117,9 +117,10 @@ def serve(args: argparse.Namespace, folder: Path) -> None:
         port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             port.bind((args.host, args.port))
-        except OSError as error:
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise ValueError(
-                f"port {args.port} of {args.host} cannot be had ({error.strerror}): choose another "
+                f"port {args.port} of {args.host} cannot be had ({reason}): choose another "
                 "with --port"
             ) from error
     shown = "127.0.0.1" if args.host == "0.0.0.0" else args.host

@@ -86,7 +86,7 @@ def read_array_pickle(file: BinaryIO) -> Mapping[str, Any]:
         ValueError: there is anything else in it, or it is broken.
     """
     try:
-        content = _plain(_Unpickler(file, encoding="latin1").load())
+        content = _plain(_Unpickler(file, encoding="latin1").load(), {})
     except Exception as error:  # a broken pickle raises nearly anything
         raise ValueError(
             f"the pickle is broken, or holds more than arrays ({error or type(error).__name__})"
@@ -96,16 +96,22 @@ def read_array_pickle(file: BinaryIO) -> Mapping[str, Any]:
     return content
 
 
-def _plain(value: Any) -> Any:
-    """With arrays in place of what stood for them."""
-    if isinstance(value, _Array):
-        if value.content is None:
-            raise pickle.UnpicklingError("an array has no content")
-        return value.content
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(_plain, value))
-    if value is None or isinstance(value, (bool, int, float, str, bytes, np.generic)):
-        return value
-    raise pickle.UnpicklingError(f"it holds a {type(value).__name__}")
+def _plain(value: Any, known: dict[int, Any]) -> Any:
+    """With arrays in place of what stood for them; `known` has what was met before, by id.
+
+    Else a list in a list in a list, each twice, would be gone through without an end.
+    """
+    if id(value) not in known:
+        if isinstance(value, _Array):
+            if value.content is None:
+                raise pickle.UnpicklingError("an array has no content")
+            known[id(value)] = value.content
+        elif isinstance(value, dict):
+            known[id(value)] = {key: _plain(part, known) for key, part in value.items()}
+        elif isinstance(value, (list, tuple)):
+            known[id(value)] = type(value)(_plain(part, known) for part in value)
+        elif value is None or isinstance(value, (bool, int, float, str, bytes, np.generic)):
+            known[id(value)] = value
+        else:
+            raise pickle.UnpicklingError(f"it holds a {type(value).__name__}")
+    return known[id(value)]

@@ -143,6 +143,8 @@ class SafeCheckpointer(DetectionCheckpointer):
             loaded = super()._load_file(filename)
         if not isinstance(loaded["model"], Mapping):
             raise ValueError(f"the file holds a {type(loaded['model']).__name__}, no weights")
+        if not all(isinstance(name, str) for name in loaded["model"]):
+            raise ValueError("the file holds weights whose names are no text")
         return loaded
 
     def _torch_load(self, f):
@@ -161,7 +163,9 @@ def _load_tensors(file: str) -> Mapping[str, Any]:
             f"code ({reason.split('. ')[0]}): save the tensors alone, "
             'torch.save({"model": model.state_dict()}, path), or as .safetensors'
         ) from error
-    except (RuntimeError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # what is broken may raise anything
         raise _broken(error) from error
     if not isinstance(loaded, Mapping):
         raise ValueError(f"the file holds a {type(loaded).__name__}, no weights by name")
@@ -185,7 +189,7 @@ def _zoo_format(file: BinaryIO) -> dict[str, Any]:
         return dict(content)
     blobs = content.get("blobs", content)
     if isinstance(blobs, Mapping):
-        blobs = {name: blob for name, blob in blobs.items() if not name.endswith("_momentum")}
+        blobs = {n: blob for n, blob in blobs.items() if not str(n).endswith("_momentum")}
     return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
 
 

@@ -106,7 +106,8 @@ def check_training_data(cfg: CfgNode) -> None:
 def _check_overlap(name: str) -> None:
     """How many relations REQUIRE_OVERLAP leaves out, judged by the first pictures."""
     related = apart = 0
-    for record in itertools.islice(DatasetCatalog.get(name), _LOOKED_AT):
+    records = DatasetCatalog.get(name)
+    for record in itertools.islice(records, _LOOKED_AT):
         rows = np.asarray(record.get("relations", ()), np.int64).reshape(-1, 3)
         boxes = np.array([annotation_xyxy(a) for a in record["annotations"]]).reshape(-1, 4)
         subjects, objects = boxes[rows[:, 0]], boxes[rows[:, 1]]
@@ -117,10 +118,11 @@ def _check_overlap(name: str) -> None:
     if not apart:
         return
     found = (
-        f"{apart} of {related} relations of the training set {name!r} are between boxes that do "
-        "not overlap, which MODEL.RELATION.REQUIRE_OVERLAP leaves out"
+        f"{apart} of {related} relations in the first {min(len(records), _LOOKED_AT)} pictures of "
+        f"the training set {name!r} are between boxes that do not overlap, which "
+        "MODEL.RELATION.REQUIRE_OVERLAP leaves out"
     )
-    if apart == related:
+    if apart == related and len(records) <= _LOOKED_AT:
         raise ValueError(f"{found}: nothing is left to learn from; set it to False")
     if 2 * apart > related:
         logger.warning("%s: with False they are learnt, too", found)

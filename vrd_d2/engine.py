@@ -100,6 +100,8 @@ def load_inference_config(
     Raises:
         ValueError: a file is missing, is no config, or does not say what it is.
     """
+    if Path(config_file).suffix == ".safetensors":
+        raise ValueError(f"{config_file} brings no config along: give the YAML as well")
     if str(weights) or Path(config_file).suffix != ".pth":
         return load_config(config_file, [*overrides, "MODEL.WEIGHTS", str(weights)])
     stamp = read_stamp(str(config_file))
@@ -114,11 +116,25 @@ def load_inference_config(
             f"{config_file}: the config in it, of version {stamp.get('version')}, is not one of "
             f"this version ({error!r}): give the YAML beside it"
         ) from error
-    names = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
-    cfg.DATASETS = _default_config().DATASETS
-    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = names
+    _forget_training(cfg)
     _override(cfg, [*overrides, "MODEL.WEIGHTS", str(config_file)])
     return cfg
+
+
+def _forget_training(cfg: CfgNode) -> None:
+    """Leave out files of the training that a model would read but that predictions do not need.
+
+    They may be elsewhere. Those of data sets are not read: none is registered.
+    """
+    fresh = _default_config()
+    cfg.MODEL.TEXT.WORD_VECTORS = fresh.MODEL.TEXT.WORD_VECTORS
+    if not cfg.MODEL.DISTANT.RESTRICT:
+        cfg.MODEL.DISTANT = fresh.MODEL.DISTANT
+    # Of RelCLIP the image tower is in the checkpoint. (A tag stays: it tells mean and deviation.)
+    clip = cfg.MODEL.CLIP
+    by_path = Path(clip.PRETRAINED).suffix in (".pt", ".pth", ".bin", ".safetensors")
+    if cfg.MODEL.META_ARCHITECTURE == "RelCLIP" and by_path and not Path(clip.PRETRAINED).is_file():
+        clip.PRETRAINED = ""
 
 
 _CONFIG_ERRORS = (KeyError, AttributeError, TypeError, AssertionError)

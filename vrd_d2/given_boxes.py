@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,18 @@ class GivenBoxes:
         sizes: dict[str, tuple[int, int]],
     ) -> None:
         self._source, self._boxes, self._sizes = source, boxes, sizes
+
+    def check_names(self, file_names: Iterable[str]) -> None:
+        """Raise ValueError if one entry would serve two of the files."""
+        seen: dict[str, str] = {}
+        for file_name in file_names:
+            name = Path(file_name).name
+            if name in seen and name in self._boxes:
+                raise ValueError(
+                    f"{self._source} has one picture {name!r}, for {seen[name]} and {file_name}: "
+                    "predict them one folder after the other"
+                )
+            seen[name] = file_name
 
     def of(self, file_name: str, size: tuple[int, int]) -> tuple[list[list[float]], list[str]]:
         """XYXY boxes (M, 4) in pixels and M class names.
@@ -91,7 +104,7 @@ def load_given_boxes(json_file: str | Path) -> GivenBoxes:
     sizes = {
         Path(image["file_name"]).name: (image["width"], image["height"])
         for image in document["images"]
-        if "width" in image and "height" in image
+        if image.get("width") and image.get("height")
     }
     return GivenBoxes(str(json_file), boxes, sizes)
 

@@ -5,7 +5,6 @@ Whatever was done beyond decoding is said in a note.
 """
 
 import contextlib
-import functools
 import os
 import stat
 import threading
@@ -18,7 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vrd_d2.media_files import is_video
-from vrd_d2.onnx_runtime import PICTURE_FORMATS, to_8_bits
+from vrd_d2.onnx_runtime import picture_formats, to_8_bits
 
 # Six hundred megabytes as RGB; the largest cameras of telephones take so many.
 MAX_PIXELS = 200_000_000
@@ -59,7 +58,7 @@ def read_picture(
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     try:
-        with _without_pil_limit(), Image.open(path, formats=_formats()) as image:
+        with _without_pil_limit(), Image.open(path, formats=picture_formats()) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise _TooLarge(_too_large(width, height, max_pixels))
@@ -99,13 +98,6 @@ def _size_of(path: Path) -> int:
     if not status.st_size:
         raise ValueError(f"{path} is empty (0 bytes): get it again")
     return status.st_size
-
-
-@functools.cache
-def _formats() -> list[str]:
-    """Those of PICTURE_FORMATS that this build of PIL knows."""
-    Image.init()
-    return [name for name in PICTURE_FORMATS if name in Image.OPEN]
 
 
 _PIL_LIMIT = threading.RLock()
@@ -219,6 +211,10 @@ def read_frames(
         ) from error
     path = Path(path)
     _size_of(path)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:  # OpenCV would crash
+        raise ValueError(f"{path}: its name is no text, which OpenCV needs: rename it") from error
     video = cv2.VideoCapture(str(path))
     try:
         if not video.isOpened():

@@ -268,9 +268,7 @@ def read_picture(image: Picture) -> np.ndarray:
     if not isinstance(image, (str, os.PathLike)):
         return checked_pixels(image)
     try:
-        Image.init()
-        formats = [name for name in PICTURE_FORMATS if name in Image.OPEN]
-        with Image.open(image, formats=formats) as file:
+        with Image.open(image, formats=picture_formats()) as file:
             upright = ImageOps.exif_transpose(file)
             if "transparency" in upright.info or upright.mode in ("RGBA", "LA", "PA"):
                 upright = upright.convert("RGBA")
@@ -285,6 +283,12 @@ def read_picture(image: Picture) -> np.ndarray:
             f"the picture {image} cannot be read ({type(error).__name__}: {error}): get it again, "
             "or save it as JPEG or PNG"
         ) from error
+
+
+def picture_formats() -> list[str]:
+    """Those of PICTURE_FORMATS that this build of Pillow knows."""
+    Image.init()
+    return [name for name in PICTURE_FORMATS if name in Image.OPEN]
 
 
 def to_8_bits(values: np.ndarray) -> tuple[np.ndarray, str]:
@@ -363,8 +367,7 @@ def checked_boxes(boxes: Sequence[Sequence[float]], height: int, width: int) -> 
             "it must be x1 y1 x2 y2, corners left above and right below; x y width height is to be "
             "given as x, y, x + width, y + height",
         ),
-        (np.abs(given[:, :2]) > _FARTHEST, "no picture is so large"),
-        (np.abs(given[:, 2:]) > _FARTHEST, "no picture is so large"),
+        (np.abs(given) > _FARTHEST, "no picture is so large"),
         (
             (high < 0) | (low > [width, height]),
             f"it lies outside the picture, which is {width} x {height} pixels as it is seen",

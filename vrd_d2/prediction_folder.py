@@ -62,7 +62,8 @@ class PredictionFolder:
     def __init__(
         self, path: str | Path, settings: Mapping[str, Any], *, shard: int = 0, shards: int = 1
     ):
-        self.path = Path(path)
+        # Without links, or the way from it to a picture would be another than it seems.
+        self.path = Path(os.path.realpath(path))
         self.shard, self.shards = shard, shards
         self._check_settings(json.loads(json.dumps({**settings, "shards": shards})))
         self._lock = self._locked()
@@ -73,7 +74,9 @@ class PredictionFolder:
             if "name" in record
         }
         self._kept = [record for record in self._read(shard) if self._is_intact(record)]
-        self._done = {_key(record) for record in self._kept}
+        # With new pictures among them, others fall to this process than before.
+        others = (record for number in range(shards) for record in self._read(number))
+        self._done = {_key(record) for record in others if self._is_intact(record)}
         unfinished = self._file(shard, ".part")
         lines = "".join(f"{json_text(record)}\n" for record in self._kept)
         self.write(unfinished.name, lines.encode())
@@ -82,21 +85,26 @@ class PredictionFolder:
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
         file = self.path / "settings.json"
-        text = json.dumps(settings, ensure_ascii=False, indent=1)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if not file.exists():
-                if any(not path.name.startswith(".") for path in self.path.iterdir()):
-                    raise ValueError(
-                        f"{self.path} holds other things than predictions: choose a new folder"
-                    )
-                # Of several processes that begin at once, each writes the same.
-                self.write(file.name, text.encode())
-            present = dict(json.loads(file.read_text(encoding="utf-8")))
+            known = file.exists()
+            other = any(not path.name.startswith(".") for path in self.path.iterdir())
+            # Asked again: a process that begins with this one may have written it by now.
+            if not known and (not other or file.exists()):
+                # Each of these writes the same.
+                self.write(file.name, json.dumps(settings, indent=1).encode())
+                known = True
+            text = file.read_bytes() if known else b""
         except OSError as error:
             raise ValueError(
                 f"the output folder {self.path} cannot be used ({error.strerror}): choose another"
             ) from error
+        if not known:
+            raise ValueError(
+                f"{self.path} holds other things than predictions: choose a new folder"
+            )
+        try:
+            present = dict(json.loads(text))
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{file} is broken ({error}): choose another output folder, or delete this one"
@@ -225,8 +233,13 @@ class PredictionFolder:
         """Records of all shards, ordered by picture and frame; None while one is not complete."""
         if not all(self._file(shard).is_file() for shard in range(self.shards)):
             return None
-        records = [record for shard in range(self.shards) for record in self._read(shard)]
-        return sorted(records, key=lambda record: (_source(record), record.get("frame", -1)))
+        records: dict[tuple, dict] = {}
+        for record in (r for shard in range(self.shards) for r in self._read(shard)):
+            if "error" not in record or _key(record) not in records:
+                records[_key(record)] = record
+        # A frame that is none, of a video that cannot be opened, comes first.
+        order = sorted(records, key=lambda key: (key[0], -1 if key[1] is None else key[1]))
+        return [records[key] for key in order]
 
 
 def predictions_document(

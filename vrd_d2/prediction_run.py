@@ -136,6 +136,8 @@ class PredictionRun:
         self.passed_over = len(found.passed_over)
         self.sources = {self.folder.relative(path): path for path in found.files}
         self.names = self.folder.names(list(self.sources))
+        if self.boxes is not None:
+            self.boxes.check_names(map(str, found.files))
         self.done = self.skipped = 0
         self.broken: list[str] = found.unreadable if rank == 0 else []
         self.off_page: list[str] = []
@@ -189,7 +191,7 @@ class PredictionRun:
             file_name = f"frames/{record['name']}/{frame.number:06d}.png"
             self.folder.write(file_name, _png(frame.image))
             facts = {"video": source, "frame": frame.number, "seconds": round(frame.seconds, 3)}
-            notes = [f"frame {frame.number} of {path.name}"]
+            notes = [f"frame {frame.number} of {printable(path.name)}"]
             yield _Loaded({"file_name": file_name, **record, **facts, "notes": notes}, frame.image)
 
     def _predict(self, batch: Sequence[_Loaded]) -> None:

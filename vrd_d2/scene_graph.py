@@ -134,7 +134,7 @@ class SceneGraph:
 
         Node attributes are label, x1, y1, x2, y2 and score; edge attributes predicate, score and
         status; those of the graph file_name, width and height; each where it is known. All are text
-        and numbers, which every format of networkx can hold.
+        and numbers, as GraphML, GEXF and JSON want them.
         """
         import networkx  # a second of import time that most uses do not need
 
