@@ -129,7 +129,7 @@ def make_cfg(tiny_json, tmp_path, repository):
     """(config name, overrides...) -> config of a small model on the tiny data, on the CPU."""
 
     def make(name: str, *overrides):
-        from vrd_d2.engine import load_config
+        from vrd_d2.config_files import load_config
 
         clip = tmp_path / "small_clip.json"
         clip.write_text(json.dumps(SMALL_CLIP))

@@ -11,8 +11,9 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 from torch import nn
 
+from vrd_d2.config_files import load_config
 from vrd_d2.data.mapper import RelationMapper, relation_example
-from vrd_d2.engine import load_config, load_detector
+from vrd_d2.engine import load_detector
 from vrd_d2.export import FILES, describe, exportable, write_model
 
 REPOSITORY = Path(__file__).resolve().parent.parent

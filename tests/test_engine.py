@@ -13,14 +13,9 @@ from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
 from vrd_d2.checkpoint import load_weights
+from vrd_d2.config_files import load_config
 from vrd_d2.data.builtin import register_user_datasets
-from vrd_d2.engine import (
-    SkippingSampler,
-    Trainer,
-    build_trained_model,
-    check_vocabulary,
-    load_config,
-)
+from vrd_d2.engine import SkippingSampler, Trainer, build_trained_model, check_vocabulary
 
 CONFIGS = sorted(
     path.relative_to(Path(__file__).parent.parent / "configs").as_posix()

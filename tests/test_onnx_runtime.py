@@ -16,9 +16,9 @@ from exported_models import exported, random_boxes
 from PIL import Image
 
 from vrd_d2 import onnx_runtime
+from vrd_d2.config_files import load_config
 from vrd_d2.data.mapper import RelationMapper, relation_example
 from vrd_d2.data.vocabulary import SCENES
-from vrd_d2.engine import load_config
 from vrd_d2.graph_reading import predicted_graph
 from vrd_d2.media import read_picture
 from vrd_d2.onnx_runtime import OnnxPredictor, output_size

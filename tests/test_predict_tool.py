@@ -14,9 +14,10 @@ from scripts import load_script
 
 from vrd_d2 import Predictor
 from vrd_d2.checkpoint import SafeCheckpointer, Stamp
+from vrd_d2.config_files import load_config
 from vrd_d2.data.relations_json import load_relations_json, validate_relations_json
 from vrd_d2.data.vocabulary import SCENES
-from vrd_d2.engine import Trainer, load_config, load_detector
+from vrd_d2.engine import Trainer, load_detector
 from vrd_d2.prediction_run import PredictionRun
 
 TOOL = Path(__file__).resolve().parent.parent / "tools" / "predict.py"

@@ -25,8 +25,9 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from vrd_d2.config_files import load_config
 from vrd_d2.data.mapper import RelationMapper, relation_example
-from vrd_d2.engine import build_trained_model, load_config
+from vrd_d2.engine import build_trained_model
 from vrd_d2.export import FILES, PARTS, describe, exportable, write_model
 from vrd_d2.export.parity import Difference, Runner, compare, export_runner, model_runner
 from vrd_d2.media import read_picture

@@ -18,7 +18,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torchvision.ops import roi_align
 
-from vrd_d2.engine import load_config
+from vrd_d2.config_files import load_config
 from vrd_d2.modeling import RelCLIP
 from vrd_d2.modeling.geometry import candidate_pairs, pair_geometry, union_boxes
 from vrd_d2.modeling.pooling import roi_mean

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from detectron2.structures import Boxes, Instances
 
-from vrd_d2.engine import load_config
+from vrd_d2.config_files import load_config
 from vrd_d2.modeling import UnionCLIP
 
 ROOT = Path(__file__).resolve().parent.parent

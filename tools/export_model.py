@@ -17,7 +17,8 @@ import sys
 from pathlib import Path
 
 from vrd_d2 import onnx_runtime
-from vrd_d2.engine import build_trained_model, load_inference_config
+from vrd_d2.config_files import load_inference_config
+from vrd_d2.engine import build_trained_model
 from vrd_d2.export import FILES, PARTS, describe, exportable, model_card, write_model
 
 

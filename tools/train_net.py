@@ -15,7 +15,8 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from vrd_d2.engine import Trainer, build_trained_model, load_config
+from vrd_d2.config_files import load_config
+from vrd_d2.engine import Trainer, build_trained_model
 
 
 def main(args) -> OrderedDict | None:

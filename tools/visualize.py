@@ -16,7 +16,8 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from tqdm import tqdm
 
-from vrd_d2.engine import build_mapper, build_trained_model, load_config
+from vrd_d2.config_files import load_config
+from vrd_d2.engine import build_mapper, build_trained_model
 from vrd_d2.visualization import draw_predictions, save_image
 
 

@@ -32,9 +32,9 @@ if not _MISSING:
     # Importing them registers the built-in data sets and the meta-architectures with Detectron2.
     from vrd_d2 import modeling  # noqa: F401
     from vrd_d2.config import add_vrd_config
+    from vrd_d2.config_files import load_config
     from vrd_d2.data import builtin  # noqa: F401
     from vrd_d2.data.vocabulary import get_vocabulary
-    from vrd_d2.engine import load_config
     from vrd_d2.predictor import Predictor
 else:
 

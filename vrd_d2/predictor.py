@@ -11,9 +11,10 @@ import torch
 from detectron2.structures import Instances
 from PIL import Image
 
+from vrd_d2.config_files import load_inference_config
 from vrd_d2.data.mapper import RelationMapper, relation_example
 from vrd_d2.data.vocabulary import Vocabulary
-from vrd_d2.engine import build_trained_model, load_inference_config
+from vrd_d2.engine import build_trained_model
 from vrd_d2.graph_reading import predicted_graph, select_triplets, selected_graph
 from vrd_d2.media import read_picture, to_rgb
 from vrd_d2.modeling.relclip import RelCLIP

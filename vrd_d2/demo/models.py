@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+from vrd_d2.config_files import load_config
 from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
-from vrd_d2.engine import load_config
 from vrd_d2.modeling.relclip import RelCLIP
 from vrd_d2.modeling.union_clip import UnionCLIP
 from vrd_d2.predictor import Predictor
