@@ -332,6 +332,22 @@ def test_the_page_loads_nothing_from_elsewhere(page, server):
     ]
 
 
+def test_results_of_long_ago_go(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    pytest.importorskip("gradio", reason="Gradio is not installed: the extra demo")
+    from vrd_d2.demo.page import KEPT_SECONDS, _new_folder
+
+    old, young, other = (tmp_path / name for name in ("answer-old", "answer-young", "examples"))
+    for folder in (old, young, other):
+        folder.mkdir()
+        (folder / "scene_graph.png").write_bytes(b"")
+    for folder in (old, other):
+        os.utime(folder, (time.time() - KEPT_SECONDS - 60,) * 2)
+    made = _new_folder(tmp_path)
+    assert KEPT_SECONDS == 3600 and not old.exists() and young.exists() and other.exists()
+    assert made.is_dir() and not list(made.iterdir())
+
+
 # ---- Starting it ---------------------------------------------------------------------------------
 
 
