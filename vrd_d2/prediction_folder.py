@@ -89,11 +89,10 @@ class PredictionFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             known = file.exists()
             other = any(not path.name.startswith(".") for path in self.path.iterdir())
-            # Asked again: a process that begins with this one may have written it by now.
-            if not known and (not other or file.exists()):
-                # Each of these writes the same.
+            if not known and not other:
+                # Of several processes that begin at once, each writes the same.
                 self.write(file.name, json.dumps(settings, indent=1).encode())
-                known = True
+            known = file.exists()  # it may also have come between the two looks
             text = file.read_bytes() if known else b""
         except OSError as error:
             raise ValueError(
