@@ -79,8 +79,15 @@ def forged(kind: bytes) -> bytes:
     flags = b"(K\x03X\x01\x00\x00\x00|NNN" + b"J\xff\xff\xff\xff" * 2 + b"K\x00tb"
     text = b"X\x08\x00\x00\x00AAAAAAAAX\x06\x00\x00\x00latin1\x86R"
     scalar = b"cnumpy._core.multiarray\nscalar\n"
-    return b"\x80\x02" + dtype + flags + b"q\x00" + scalar + b"h\x00c_codecs\nencode\n" + text + (
-        b"\x86R."
+    return (
+        b"\x80\x02"
+        + dtype
+        + flags
+        + b"q\x00"
+        + scalar
+        + b"h\x00c_codecs\nencode\n"
+        + text
+        + (b"\x86R.")
     )
 
 

@@ -258,7 +258,7 @@ PARSES = {
 
 @pytest.mark.parametrize("caption", PARSES)
 def test_dependency_parses(caption):
-    spacy = pytest.importorskip("spacy", reason='not installed: pip install spacy')
+    spacy = pytest.importorskip("spacy", reason="not installed: pip install spacy")
     from spacy.tokens import Doc
 
     from vrd_d2.data.caption_dependencies import find_triplets

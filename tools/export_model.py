@@ -27,7 +27,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--config-file", help="YAML; a relation model's .pth brings its own config along"
+        "--config-file", default="", help="YAML; a relation model's .pth brings its own along"
     )
     parser.add_argument("--weights", required=True, help="checkpoint")
     parser.add_argument("--format", choices=FILES, default="onnx")
@@ -49,9 +49,8 @@ def main() -> None:
     parser.add_argument("--opts", nargs="+", default=[], help="KEY VALUE overrides of the config")
     args = parser.parse_args()
     fixed = ["MODEL.DEVICE", "cpu", "MODEL.CLIP.FEATURE_CACHE", ""]
-    files = (args.config_file, args.weights) if args.config_file else (args.weights,)
     try:
-        cfg = load_inference_config(*files, overrides=[*args.opts, *fixed])
+        cfg = load_inference_config(args.config_file, args.weights, [*args.opts, *fixed])
         module = exportable(build_trained_model(cfg), args.what)
         metadata = describe(cfg, module, what=args.what, file_format=args.format)
         name = FILES[args.format]

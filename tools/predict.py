@@ -55,9 +55,10 @@ def finite(text: str) -> float:
 
 def number(text: str) -> float:
     """A number that is not negative, for argparse."""
-    if finite(text) < 0:
+    value = finite(text)
+    if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is less than 0")
-    return finite(text)
+    return value
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -68,7 +69,9 @@ def parse_arguments() -> argparse.Namespace:
     add("--weights", default="", help="checkpoint; none for a model without anything to train")
     model = parser.add_mutually_exclusive_group()
     model.add_argument(
-        "--config-file", help="YAML of the model; a .pth of this project brings its own along"
+        "--config-file",
+        default="",
+        help="YAML of the model; a .pth of this project brings its own along",
     )
     model.add_argument("--model", help="in place of both an .onnx file of tools/export_model.py")
     add("--top-k", type=int, default=20, help="relations of a picture at most (%(default)s)")
@@ -167,8 +170,7 @@ def open_model(args: argparse.Namespace) -> tuple[Model, dict[str, Any]]:
     except ImportError as error:
         raise ValueError(f"{error}\nor use an exported model: --model model.onnx") from error
 
-    files = (args.config_file, args.weights) if args.config_file else (args.weights,)
-    predictor = Predictor(*files, overrides=[*args.opts, *_device()])
+    predictor = Predictor(args.config_file, args.weights, [*args.opts, *_device()])
     cfg = predictor.cfg.clone()
     cfg.defrost()
     weights = cfg.MODEL.WEIGHTS

@@ -52,14 +52,17 @@ def load_inference_config(
     """The config of a trained model for pictures of one's own.
 
     Args:
-        config_file: YAML; or, without `weights`, a checkpoint of this project, which brings its
-            config and its vocabulary along. The files of its data sets are not asked for.
+        config_file: YAML. A checkpoint of this project brings its config and its vocabulary along:
+            give it alone, as either of the two, and "" for the other. The files of its data sets
+            are not asked for.
         weights: the checkpoint, which becomes MODEL.WEIGHTS.
         overrides: KEY VALUE KEY VALUE ..., stronger than the file.
 
     Raises:
         ValueError: a file is missing, is no config, or does not say what it is.
     """
+    if not str(config_file):
+        config_file, weights = weights, ""
     if Path(config_file).suffix == ".safetensors":
         raise ValueError(f"{config_file} brings no config along: give the YAML as well")
     if str(weights) or Path(config_file).suffix != ".pth":

@@ -20,9 +20,7 @@ from typing import IO, Any
 from vrd_d2.data.vocabulary import Vocabulary
 
 # What a file system refuses, and what turns the direction of writing.
-_UNFIT = re.compile(
-    r'[\x00-\x1f\x7f<>:"/\\|?*\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]'
-)
+_UNFIT = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 # What some readers take for the end of a line; and bytes of a name that are no text.
 _ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 # What moves a terminal's cursor.
@@ -67,18 +65,19 @@ class PredictionFolder:
         self.shard, self.shards = shard, shards
         self._check_settings(json.loads(json.dumps({**settings, "shards": shards})))
         self._lock = self._locked()
+        present = [list(self._read(number)) for number in range(shards)]
         self._names = {
             _source(record): record["name"]
-            for number in range(shards)
-            for record in self._read(number)
+            for records in present
+            for record in records
             if "name" in record
         }
-        self._kept = [record for record in self._read(shard) if self._is_intact(record)]
-        # With new pictures among them, others fall to this process than before.
-        others = (record for number in range(shards) for record in self._read(number))
-        self._done = {_key(record) for record in others if self._is_intact(record)}
+        kept = [record for record in present.pop(shard) if self._is_intact(record)]
+        self._done = {_key(record) for record in kept}
+        # With new pictures among them, this process gets some that another has done.
+        self._elsewhere = {_key(record): record for records in present for record in records}
         unfinished = self._file(shard, ".part")
-        lines = "".join(f"{json_text(record)}\n" for record in self._kept)
+        lines = "".join(f"{json_text(record)}\n" for record in kept)
         self.write(unfinished.name, lines.encode())
         self._file(shard).unlink(missing_ok=True)
         self._journal = unfinished.open("a", encoding="utf-8")
@@ -180,7 +179,10 @@ class PredictionFolder:
 
     def is_done(self, source: str, frame: int | None = None) -> bool:
         """Whether the picture, or this frame of the video, needs nothing more."""
-        return (source, frame) in self._done
+        key = (source, frame)
+        return key in self._done or (
+            key in self._elsewhere and self._is_intact(self._elsewhere[key])
+        )
 
     def names(self, sources: Sequence[str]) -> dict[str, str]:
         """Names of the files of each source: that of the source, no two alike, the same next time.

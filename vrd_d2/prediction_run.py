@@ -28,7 +28,7 @@ from vrd_d2.prediction_folder import (
     printable,
 )
 from vrd_d2.prediction_model import Model
-from vrd_d2.scene_graph import SceneGraph
+from vrd_d2.scene_graph import SceneGraph, check_patterns
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class PredictionRun:
         for predicate in graph_options.get("predicates") or ():
             model.vocabulary.predicate_id(predicate)
         if not isinstance(files.heat_maps, int):
-            SceneGraph(np.zeros((0, 4)), [], []).find(files.heat_maps)  # what can match nothing
+            check_patterns(files.heat_maps)
         own = Path(boxes_file).read_bytes() if boxes_file else None
         settings = {
             **settings,

@@ -52,15 +52,10 @@ class SceneGraph:
                 "* riding *"; or a list of these. Case does not matter.
 
         Raises:
-            ValueError: a pattern can match nothing, as it has less than three parts.
+            ValueError: see :func:`check_patterns`.
         """
         patterns = [patterns] if isinstance(patterns, str) else patterns
-        for pattern in patterns:
-            if "*" not in pattern and len(pattern.split()) < 3:
-                raise ValueError(
-                    f"{pattern!r} is no triplet: write subject, predicate and object, * for any, "
-                    f'such as "* {pattern} *"'
-                )
+        check_patterns(patterns)
         texts = [" ".join(triplet).casefold() for triplet in self.triplets]
         return [
             i
@@ -155,7 +150,7 @@ class SceneGraph:
         """The picture with boxes and arrows, beside it the graph and the list of relations.
 
         Args:
-            image: uint8 (H, W, 3) RGB; None reads `file_name`.
+            image: uint8 (H, W, 3) RGB; None takes that of the graph, or reads `file_name`.
             graph: whether to draw the graph beside the picture.
             top_k: the first relations, which are drawn, as a picture with all of them is hard to
                 read; None for all.
@@ -188,7 +183,7 @@ class SceneGraph:
         """A page to point at, in one file that loads nothing: :mod:`vrd_d2.html_page`.
 
         Args:
-            image: uint8 (H, W, 3) RGB; None reads `file_name`.
+            image: uint8 (H, W, 3) RGB; None takes that of the graph, or reads `file_name`.
             title: default the name of the file.
             heat_maps: of :meth:`vrd_d2.predictor.Predictor.explain`, to lay over the picture.
 
@@ -227,6 +222,16 @@ class SceneGraph:
                 f"{self.size[0]} x {self.size[1]}: give the same one"
             )
         return image
+
+
+def check_patterns(patterns: Sequence[str]) -> None:
+    """Raise ValueError if one can match no triplet, as it has less than three parts."""
+    for pattern in patterns:
+        if "*" not in pattern and len(pattern.split()) < 3:
+            raise ValueError(
+                f"{pattern!r} is no triplet: write subject, predicate and object, * for any, "
+                f'such as "* {pattern} *"'
+            )
 
 
 def _six_digits(value: float) -> float:

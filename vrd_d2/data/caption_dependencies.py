@@ -56,7 +56,7 @@ def _load(model: str):
         import spacy
     except ModuleNotFoundError as error:
         raise ValueError(
-            'spaCy is not installed: pip install spacy, or choose the matcher'
+            "spaCy is not installed: pip install spacy, or choose the matcher"
         ) from error
     try:
         pipeline = spacy.load(model, exclude=["ner", "lemmatizer"])
