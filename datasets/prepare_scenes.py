@@ -53,7 +53,7 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
-import scene_layout  # noqa: E402
+from scene_generator import layout as scene_layout  # noqa: E402
 
 VERSION = 2  # of the drawing and its rules: another one replaces what is there
 ANNOTATION_RATE = 0.7

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vrd_d2.data.packed import PackedRecords, unseen_triplets
-from vrd_d2.data.relations_json import save_relations_json
-from vrd_d2.data.visual_genome import load_visual_genome_raw
+from vrd_d2.data.records.packed import PackedRecords, unseen_triplets
+from vrd_d2.data.formats.relations_json import save_relations_json
+from vrd_d2.data.datasets.visual_genome_raw import load_visual_genome_raw
 from vrd_d2.data.vocabulary import get_vocabulary
 
 

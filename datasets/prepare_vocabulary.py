@@ -14,12 +14,12 @@ import os
 import sys
 from pathlib import Path
 
-from vrd_d2.data import open_images
-from vrd_d2.data.gqa import gqa_vocabulary
-from vrd_d2.data.name_counts import write_vocabulary
-from vrd_d2.data.picture_folders import PictureFolders
-from vrd_d2.data.picture_sizes import write_sizes
-from vrd_d2.data.published import open_images_files
+from vrd_d2.data.datasets import open_images
+from vrd_d2.data.datasets.gqa import gqa_vocabulary
+from vrd_d2.data.datasets.name_counts import write_vocabulary
+from vrd_d2.data.images.folders import PictureFolders
+from vrd_d2.data.images.sizes import write_sizes
+from vrd_d2.data.datasets.published import open_images_files
 
 
 def main() -> None:

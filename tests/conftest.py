@@ -33,7 +33,7 @@ def samples() -> Path:
 @pytest.fixture(scope="module")
 def dataset_tool(repository):
     """tools/dataset.py as a module; the built-in data sets are put back where they were."""
-    from vrd_d2.data.builtin import register_builtin_datasets
+    from vrd_d2.data.datasets.builtin import register_builtin_datasets
 
     module = load_script(repository / "tools/dataset.py")
     yield module
@@ -106,7 +106,7 @@ def tiny_pictures(folder: Path) -> list[dict]:
 @pytest.fixture(scope="session")
 def tiny_json(tmp_path_factory) -> Path:
     """relations_json of :func:`tiny_pictures`."""
-    from vrd_d2.data.relations_json import save_relations_json
+    from vrd_d2.data.formats.relations_json import save_relations_json
     from vrd_d2.data.vocabulary import Vocabulary
 
     folder = tmp_path_factory.mktemp("tiny")
@@ -129,7 +129,7 @@ def make_cfg(tiny_json, tmp_path, repository):
     """(config name, overrides...) -> config of a small model on the tiny data, on the CPU."""
 
     def make(name: str, *overrides):
-        from vrd_d2.config_files import load_config
+        from vrd_d2.config.loading import load_config
 
         clip = tmp_path / "small_clip.json"
         clip.write_text(json.dumps(SMALL_CLIP))

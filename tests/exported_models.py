@@ -11,9 +11,9 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 from torch import nn
 
-from vrd_d2.config_files import load_config
-from vrd_d2.data.mapper import RelationMapper, relation_example
-from vrd_d2.engine import load_detector
+from vrd_d2.config.loading import load_config
+from vrd_d2.data.dataset_mapper import RelationMapper, relation_example
+from vrd_d2.engine.trainer import load_detector
 from vrd_d2.export import FILES, describe, exportable, write_model
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -7,7 +7,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from vrd_d2.array_pickle import read_array_pickle
+from vrd_d2.checkpoint.array_pickle import read_array_pickle
 
 CONTENT = OrderedDict(
     weight=np.arange(6, dtype=np.float32).reshape(2, 3),

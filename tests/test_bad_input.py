@@ -11,9 +11,9 @@ import pytest
 from conftest import TINY_OBJECTS, TINY_PREDICATES, tiny_pictures
 from PIL import Image
 
-from vrd_d2.data.relations_json import save_relations_json
+from vrd_d2.data.formats.relations_json import save_relations_json
 from vrd_d2.data.vocabulary import SCENES, Vocabulary
-from vrd_d2.engine import Trainer, build_mapper, build_trained_model
+from vrd_d2.engine.trainer import Trainer, build_mapper, build_trained_model
 
 TINY = Vocabulary(TINY_OBJECTS, TINY_PREDICATES)
 

@@ -11,12 +11,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from relations_document import DOCUMENT, write
 
-from vrd_d2.data.builtin import (
+from vrd_d2.data.datasets.builtin import (
     load_zero_shot,
     register_builtin_datasets,
     register_user_datasets,
 )
-from vrd_d2.data.relations_json import save_relations_json
+from vrd_d2.data.formats.relations_json import save_relations_json
 from vrd_d2.data.vocabulary import SCENES, VG150, Vocabulary
 
 KINDS = ("scenes", "vg150", "vg20", "vg_sgg", "vg20_sgg")
@@ -57,7 +57,7 @@ def test_import_registers_below_the_variable_and_reads_nothing(repository):
         "assert MetadataCatalog.get('scenes_val').image_root == '/nowhere/scenes'\n"
         "assert MetadataCatalog.get('vg150_test').json_file == "
         "'/nowhere/visual_genome/vg150_test.json'\n"
-        "importlib.reload(vrd_d2.data.builtin)\n"
+        "importlib.reload(vrd_d2.data.datasets.builtin)\n"
     )
     environment = {**os.environ, "DETECTRON2_DATASETS": "/nowhere"}
     subprocess.run([sys.executable, "-c", script], check=True, cwd=repository, env=environment)

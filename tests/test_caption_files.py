@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from vrd_d2.data import caption_counts, caption_files
-from vrd_d2.data.caption_counts import count_captions
-from vrd_d2.data.caption_files import CaptionFile, open_captions
-from vrd_d2.data.caption_parser import make_parser
+from vrd_d2.data.captions import counts as caption_counts, files as caption_files
+from vrd_d2.data.captions.counts import count_captions
+from vrd_d2.data.captions.files import CaptionFile, open_captions
+from vrd_d2.data.captions.build import make_parser
 from vrd_d2.data.vocabulary import SCENES
 
 SAID = ["a man riding a horse", "a dog on a café chair", "ein Hund", "a cup on a table"]

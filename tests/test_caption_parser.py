@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from vrd_d2.data.caption_lexicon import Lexicon
-from vrd_d2.data.caption_parser import VocabularyMatcher, make_parser
-from vrd_d2.data.caption_words import base_form, plural, split_words, verb_forms
-from vrd_d2.data.visual_genome import read_aliases
+from vrd_d2.data.captions.lexicon import Lexicon
+from vrd_d2.data.captions.build import VocabularyMatcher, make_parser
+from vrd_d2.data.captions.words import base_form, plural, split_words, verb_forms
+from vrd_d2.data.datasets.visual_genome_raw import read_aliases
 from vrd_d2.data.vocabulary import SCENES, VG20, VG150, VRD, Vocabulary
 
 
@@ -261,7 +261,7 @@ def test_dependency_parses(caption):
     spacy = pytest.importorskip("spacy", reason="not installed: pip install spacy")
     from spacy.tokens import Doc
 
-    from vrd_d2.data.caption_dependencies import find_triplets
+    from vrd_d2.data.captions.dependencies import find_triplets
 
     rows = [token.split() for token in PARSES[caption][0].split("|")]
     words, heads, labels, parts = zip(*rows, strict=True)

@@ -9,10 +9,16 @@ import torch
 from detectron2.engine import DefaultTrainer
 from safetensors.torch import save_file
 
-from vrd_d2.checkpoint import SafeCheckpointer, Stamp, check_stamp, load_weights, stamp_of
-from vrd_d2.data.relations_json import load_relations_json, save_relations_json
+from vrd_d2.checkpoint.checkpointer import (
+    SafeCheckpointer,
+    Stamp,
+    check_stamp,
+    load_weights,
+    stamp_of,
+)
+from vrd_d2.data.formats.relations_json import load_relations_json, save_relations_json
 from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
-from vrd_d2.engine import Trainer, build_trained_model
+from vrd_d2.engine.trainer import Trainer, build_trained_model
 from vrd_d2.version import __version__
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vrd_d2.modeling.clip import CLIPViT, TextEncoder, load_clip
+from vrd_d2.modeling.encoders.clip import CLIPViT, TextEncoder, load_clip
 
 SMALL = {
     "embed_dim": 24,

@@ -10,10 +10,10 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 from pycocotools.coco import COCO
 
-from vrd_d2.data.builtin import register_user_datasets
-from vrd_d2.data.coco import is_boxes_only, load_detections
-from vrd_d2.data.own_boxes import load_own_boxes, results_files
-from vrd_d2.data.relations_json import load_relations_json, validate_relations_json
+from vrd_d2.data.datasets.builtin import register_user_datasets
+from vrd_d2.data.formats.coco import is_boxes_only, load_detections
+from vrd_d2.data.detections import load_own_boxes, results_files
+from vrd_d2.data.formats.relations_json import load_relations_json, validate_relations_json
 from vrd_d2.evaluation import RelationEvaluator
 from vrd_d2.evaluation.detection import DetectionEvaluator
 

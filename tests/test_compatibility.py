@@ -7,8 +7,8 @@ from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from vrd_d2.compatibility import check_training_data
-from vrd_d2.data.relations_json import save_relations_json
+from vrd_d2.engine.checks import check_training_data
+from vrd_d2.data.formats.relations_json import save_relations_json
 from vrd_d2.data.vocabulary import Vocabulary
 
 
@@ -34,7 +34,7 @@ def test_relations_that_overlap_leaves_out_are_told(
     cfg = make_cfg("relclip_predcls.yaml", "MODEL.VOCABULARY", str(file), *changes)
     DatasetCatalog.get(name)
     if apart == 3:
-        monkeypatch.setattr("vrd_d2.compatibility._LOOKED_AT", 0)  # the rest may overlap
+        monkeypatch.setattr("vrd_d2.engine.checks._LOOKED_AT", 0)  # the rest may overlap
         check_training_data(cfg)
         monkeypatch.undo()
         with pytest.raises(ValueError, match=f"3 of 3 relations .*REQUIRE_OVERLAP.*{message}"):

@@ -8,9 +8,9 @@ from exported_models import REPOSITORY, build
 from union_models import DEEPER_CLIP, close, examples_of, gradients, union_config
 
 from vrd_d2 import Predictor
-from vrd_d2.engine import Trainer
-from vrd_d2.modeling import union_clip
-from vrd_d2.modeling.union_crops import cut_crops
+from vrd_d2.engine.trainer import Trainer
+from vrd_d2.modeling.union_clip import model as union_clip
+from vrd_d2.modeling.union_clip.crops import cut_crops
 
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)

@@ -10,7 +10,7 @@ from PIL import Image
 from vrd_d2.data.vocabulary import SCENES
 from vrd_d2.demo.answers import answer, boxes_of, found_boxes, names_of
 from vrd_d2.demo.models import DemoModel
-from vrd_d2.predictor import Predictor
+from vrd_d2.inference.predictor import Predictor
 
 ROWS = [[20, 30, 80, 90, "man"], [70, 60, 120, 70, "horse"], [None, None, None, None, ""]]
 

@@ -11,12 +11,12 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.utils.env import seed_all_rng
 
-from vrd_d2.data.candidate_weights import CandidateWeights
-from vrd_d2.data.knowledge_base import KnowledgeBase
-from vrd_d2.data.mapper import RelationMapper
-from vrd_d2.data.training_records import training_records
+from vrd_d2.data.knowledge.candidate_weights import CandidateWeights
+from vrd_d2.data.knowledge.knowledge_base import KnowledgeBase
+from vrd_d2.data.dataset_mapper import RelationMapper
+from vrd_d2.data.build import training_records
 from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
-from vrd_d2.engine import Trainer, build_trained_model
+from vrd_d2.engine.trainer import Trainer, build_trained_model
 from vrd_d2.modeling import RelCLIP
 from vrd_d2.modeling.distant import DistantLabels
 from vrd_d2.modeling.frequency import knowledge_counts
@@ -158,7 +158,7 @@ def test_distant_training_through_the_trainer_beside_labelled_pictures(distant_c
     cfg, _ = distant_cfg("SOLVER.MAX_ITER", 3)
     cfg.defrost()
     labelled = "labelled"
-    from vrd_d2.data.relations_json import register_relations_json
+    from vrd_d2.data.formats.relations_json import register_relations_json
 
     if labelled not in DatasetCatalog:
         register_relations_json(labelled, tiny_json)

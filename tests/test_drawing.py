@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vrd_d2 import placement
-from vrd_d2.drawing import LabelPlacer, curve, entity_colour, shorten
-from vrd_d2.visualization import draw_scene_graph
+from vrd_d2.visualization import placement
+from vrd_d2.visualization.canvas import LabelPlacer, curve, entity_colour, shorten
+from vrd_d2.visualization.scene_graph_image import draw_scene_graph
 
 
 def overlapping(rectangles: list) -> list[tuple]:

@@ -12,10 +12,10 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
-from vrd_d2.checkpoint import load_weights
-from vrd_d2.config_files import load_config
-from vrd_d2.data.builtin import register_user_datasets
-from vrd_d2.engine import SkippingSampler, Trainer, build_trained_model, check_vocabulary
+from vrd_d2.checkpoint.checkpointer import load_weights
+from vrd_d2.config.loading import load_config
+from vrd_d2.data.datasets.builtin import register_user_datasets
+from vrd_d2.engine.trainer import SkippingSampler, Trainer, build_trained_model, check_vocabulary
 
 CONFIGS = sorted(
     path.relative_to(Path(__file__).parent.parent / "configs").as_posix()

@@ -269,7 +269,7 @@ def test_unusable_files(tmp_path: Path) -> None:
 
 
 def test_benchmark_compares_like_with_like(repository: Path) -> None:
-    path = repository / "tools/benchmark_evaluator.py"
+    path = repository / "tools/benchmarks/evaluator.py"
     benchmark = load_script(path)
     generator = np.random.default_rng(0)
     pictures = [benchmark.make_picture(generator) for _ in range(4)]

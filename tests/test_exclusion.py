@@ -5,12 +5,12 @@ import pytest
 from conftest import tiny_pictures
 from detectron2.data import DatasetCatalog
 
-from vrd_d2.data.exclusion import exclude_pictures, read_name_list
-from vrd_d2.data.packed import PackedRecords
-from vrd_d2.data.pictures import drop_missing_pictures, leaving_out
-from vrd_d2.data.relations_json import register_relations_json, save_relations_json
+from vrd_d2.data.images.exclusion import exclude_pictures, read_name_list
+from vrd_d2.data.records.packed import PackedRecords
+from vrd_d2.data.image_existence import drop_missing_pictures, leaving_out
+from vrd_d2.data.formats.relations_json import register_relations_json, save_relations_json
 from vrd_d2.data.vocabulary import Vocabulary
-from vrd_d2.engine import Trainer
+from vrd_d2.engine.trainer import Trainer
 
 NAMES = Vocabulary(("man", "dog", "hat"), ("on", "holding", "wearing", "next to"))
 

@@ -20,7 +20,7 @@ from exported_models import (
 )
 from PIL import Image
 
-from vrd_d2.data.knowledge_base import KnowledgeBase
+from vrd_d2.data.knowledge.knowledge_base import KnowledgeBase
 from vrd_d2.data.vocabulary import SCENES, VG150
 from vrd_d2.export import describe, exportable, model_card, write_model
 from vrd_d2.export.detector import best_of_groups

@@ -5,9 +5,9 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog
 
-from vrd_d2.data.mapper import RelationMapper
+from vrd_d2.data.dataset_mapper import RelationMapper
 from vrd_d2.modeling import RelCLIP
-from vrd_d2.modeling.feature_cache import FeatureCache, fingerprint
+from vrd_d2.modeling.encoders.feature_cache import FeatureCache, fingerprint
 
 
 def pictures(count):

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from vrd_d2.given_boxes import load_given_boxes
+from vrd_d2.inference.coco_boxes import load_given_boxes
 from vrd_d2.onnx_runtime import checked_boxes
 
 GOOD = {

@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vrd_d2.graph_layout import layout_graph
+from vrd_d2.visualization.graph_layout import layout_graph
 
 
 def overlaps(centres: np.ndarray, sizes: np.ndarray) -> int:

@@ -11,8 +11,8 @@ import pytest
 from browser import Browser
 from PIL import Image
 
-from vrd_d2.drawing import entity_colour
-from vrd_d2.html_page import GraphPage, graph_page, in_frame
+from vrd_d2.visualization.canvas import entity_colour
+from vrd_d2.visualization.html_page import GraphPage, graph_page, in_frame
 from vrd_d2.scene_graph import SceneGraph
 
 PHOTO = np.full((300, 400, 3), 90, np.uint8)

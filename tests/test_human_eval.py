@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scripts import load_script
 
-from vrd_d2.evaluation.human import RATINGS_FORMAT, make_study
-from vrd_d2.evaluation.human_ratings import read_manifest
+from vrd_d2.evaluation.human.study import RATINGS_FORMAT, make_study
+from vrd_d2.evaluation.human.ratings import read_manifest
 from vrd_d2.evaluation.json_lines import LineError
 
 CLASSES, PREDICATES = ["man", "horse"], ["on", "holding", "near"]

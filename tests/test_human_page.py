@@ -14,10 +14,10 @@ import pytest
 from browser import CHROMIUM, DRIVER, ELEMENT, KEYS, Browser
 from PIL import Image
 
-from vrd_d2.evaluation.human import Entity, Item, Study, StudyPicture
-from vrd_d2.evaluation.human_page import write_page
-from vrd_d2.evaluation.human_ratings import Manifest, read_manifest, read_ratings
-from vrd_d2.evaluation.human_report import human_report
+from vrd_d2.evaluation.human.study import Entity, Item, Study, StudyPicture
+from vrd_d2.evaluation.human.page import write_page
+from vrd_d2.evaluation.human.ratings import Manifest, read_manifest, read_ratings
+from vrd_d2.evaluation.human.report import human_report
 from vrd_d2.tasks import Task
 
 NASTY = "</script><img src=x onerror=hacked=1>"

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vrd_d2.evaluation.human import RATINGS_FORMAT
-from vrd_d2.evaluation.human_ratings import Manifest, read_ratings
-from vrd_d2.evaluation.human_report import fleiss_kappa, human_report, report_markdown
+from vrd_d2.evaluation.human.study import RATINGS_FORMAT
+from vrd_d2.evaluation.human.ratings import Manifest, read_ratings
+from vrd_d2.evaluation.human.report import fleiss_kappa, human_report, report_markdown
 
 # --- Agreement ---
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripts import load_script
 
-from vrd_d2.data.knowledge_base import KnowledgeBase, merge
-from vrd_d2.data.ready_bases import read_ready_base
+from vrd_d2.data.knowledge.knowledge_base import KnowledgeBase, merge
+from vrd_d2.data.knowledge.published_bases import read_ready_base
 from vrd_d2.data.vocabulary import VG20, VG150, VRD, Vocabulary
 
 SMALL = Vocabulary(["man", "horse", "hat", "traffic light"], ["on", "riding", "wearing"])

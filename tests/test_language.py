@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from text_encoder import NAMES, Encoder
 
-from vrd_d2.modeling.language import RelationText, format_prompts
+from vrd_d2.modeling.text.language import RelationText, format_prompts
 
 
 def make_text(encoder, **prompts):

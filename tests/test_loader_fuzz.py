@@ -20,11 +20,11 @@ from published_documents import (
 )
 from relations_document import DOCUMENT
 
-from vrd_d2.data.gqa import load_gqa
-from vrd_d2.data.open_images import load_open_images
-from vrd_d2.data.panoptic_scene_graph import load_panoptic_scene_graph
-from vrd_d2.data.relations_json import load_relations_json
-from vrd_d2.data.stanford_vrd import load_stanford_vrd
+from vrd_d2.data.datasets.gqa import load_gqa
+from vrd_d2.data.datasets.open_images import load_open_images
+from vrd_d2.data.datasets.panoptic_scene_graph import load_panoptic_scene_graph
+from vrd_d2.data.formats.relations_json import load_relations_json
+from vrd_d2.data.datasets.stanford_vrd import load_stanford_vrd
 from vrd_d2.data.vocabulary import Vocabulary
 
 NAMES = Vocabulary(["man", "cup"], ["holding", "wearing"])

@@ -7,9 +7,13 @@ import torch
 import torch.nn.functional as F
 from detectron2.data import DatasetCatalog
 
-from vrd_d2.engine import Trainer
+from vrd_d2.engine.trainer import Trainer
 from vrd_d2.modeling.frequency import training_counts
-from vrd_d2.modeling.long_tail import PredicatePrior, predicate_loss, predicate_repeat_factors
+from vrd_d2.modeling.relation_heads.long_tail import (
+    PredicatePrior,
+    predicate_loss,
+    predicate_repeat_factors,
+)
 
 COUNTS = torch.zeros(2, 2, 4)
 COUNTS[0, 1] = torch.tensor([6.0, 1, 0, 3])

@@ -12,7 +12,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from vrd_d2.data.mapper import RelationMapper, relation_example
+from vrd_d2.data.dataset_mapper import RelationMapper, relation_example
 
 HEIGHT, WIDTH = 40, 60
 # The second box has no area, the fourth is partly and the fifth entirely outside, and the third a

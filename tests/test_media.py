@@ -12,8 +12,8 @@ import pytest
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 
-from vrd_d2.media import read_frames, read_picture
-from vrd_d2.media_files import find_media
+from vrd_d2.media.images import read_frames, read_picture
+from vrd_d2.media.search import find_media
 
 needs_opencv = pytest.mark.skipif(
     importlib.util.find_spec("cv2") is None, reason="OpenCV is not installed"

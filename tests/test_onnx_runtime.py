@@ -16,13 +16,13 @@ from exported_models import exported, random_boxes
 from PIL import Image
 
 from vrd_d2 import onnx_runtime
-from vrd_d2.config_files import load_config
-from vrd_d2.data.mapper import RelationMapper, relation_example
+from vrd_d2.config.loading import load_config
+from vrd_d2.data.dataset_mapper import RelationMapper, relation_example
 from vrd_d2.data.vocabulary import SCENES
-from vrd_d2.graph_reading import predicted_graph
-from vrd_d2.media import read_picture
+from vrd_d2.inference.selection import predicted_graph
+from vrd_d2.media.images import read_picture
 from vrd_d2.onnx_runtime import OnnxPredictor, output_size
-from vrd_d2.predictor import Predictor
+from vrd_d2.inference.predictor import Predictor
 from vrd_d2.scene_graph import SceneGraph
 
 pytest.importorskip("onnxscript")

@@ -21,15 +21,15 @@ from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.structures import BoxMode
 from torch.utils.data import ConcatDataset, DataLoader
 
-from vrd_d2.data.packed import PackedRecords, unseen_triplets
-from vrd_d2.data.relations_document import annotation_xyxy
-from vrd_d2.data.training_records import training_records
+from vrd_d2.data.records.packed import PackedRecords, unseen_triplets
+from vrd_d2.data.formats.relations_document import annotation_xyxy
+from vrd_d2.data.build import training_records
 from vrd_d2.data.vocabulary import Vocabulary
-from vrd_d2.engine import Trainer
+from vrd_d2.engine.trainer import Trainer
 from vrd_d2.evaluation import RelationEvaluator
 from vrd_d2.modeling.frequency import count_relations
 from vrd_d2.modeling.geometry import candidate_pairs
-from vrd_d2.modeling.long_tail import predicate_repeat_factors
+from vrd_d2.modeling.relation_heads.long_tail import predicate_repeat_factors
 
 VOCABULARY = Vocabulary(TINY_OBJECTS, TINY_PREDICATES)
 

@@ -5,7 +5,7 @@ import pytest
 from detectron2.data import detection_utils
 from PIL import Image
 
-from vrd_d2.data.picture_check import check_pictures
+from vrd_d2.data.images.check import check_pictures
 
 SIZE = (64, 48)
 

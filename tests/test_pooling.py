@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.ops import roi_align
 
-from vrd_d2.modeling.pooling import roi_mean
+from vrd_d2.modeling.encoders.pooling import roi_mean
 
 
 def random_boxes(count, width, height, seed):

@@ -13,12 +13,12 @@ from PIL import Image
 from scripts import load_script
 
 from vrd_d2 import Predictor
-from vrd_d2.checkpoint import SafeCheckpointer, Stamp
-from vrd_d2.config_files import load_config
-from vrd_d2.data.relations_json import load_relations_json, validate_relations_json
+from vrd_d2.checkpoint.checkpointer import SafeCheckpointer, Stamp
+from vrd_d2.config.loading import load_config
+from vrd_d2.data.formats.relations_json import load_relations_json, validate_relations_json
 from vrd_d2.data.vocabulary import SCENES
-from vrd_d2.engine import Trainer, load_detector
-from vrd_d2.prediction_run import PredictionRun
+from vrd_d2.engine.trainer import Trainer, load_detector
+from vrd_d2.inference.batch_run import PredictionRun
 
 TOOL = Path(__file__).resolve().parent.parent / "tools" / "predict.py"
 
@@ -288,7 +288,7 @@ def test_frames_of_a_video(run, scenes, tmp_path):
 
 SLOW_MERGE = """
 import runpy, sys, time
-from vrd_d2.prediction_run import PredictionRun
+from vrd_d2.inference.batch_run import PredictionRun
 
 merge = PredictionRun.merge
 PredictionRun.merge = lambda run: (time.sleep(3), merge(run))[1]

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from vrd_d2.data.relations_json import load_relations_json, validate_relations_json
+from vrd_d2.data.formats.relations_json import load_relations_json, validate_relations_json
 from vrd_d2.data.vocabulary import Vocabulary
-from vrd_d2.prediction_folder import PredictionFolder, predictions_document
+from vrd_d2.inference.batch_folder import PredictionFolder, predictions_document
 
 SETTINGS = {"weights": "abc", "top_k": 5, "objects": ("man", "hat")}
 GRAPH = {

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vrd_d2.data.relations_json import load_relations_json
+from vrd_d2.data.formats.relations_json import load_relations_json
 from vrd_d2.data.vocabulary import Vocabulary
-from vrd_d2.media_files import find_media
-from vrd_d2.prediction_folder import PredictionFolder
-from vrd_d2.prediction_run import FileOptions, PredictionRun
+from vrd_d2.media.search import find_media
+from vrd_d2.inference.batch_folder import PredictionFolder
+from vrd_d2.inference.batch_run import FileOptions, PredictionRun
 from vrd_d2.scene_graph import SceneGraph
 
 
@@ -136,7 +136,7 @@ def test_a_page_of_all_leaves_out_what_was_moved_away(tmp_path):
 
 
 def test_a_page_of_all_holds_few_pictures_at_a_time(tmp_path, monkeypatch):
-    import vrd_d2.prediction_run as module
+    import vrd_d2.inference.batch_run as module
 
     photos = [picture(tmp_path / f"{i}.png") for i in range(8)]
     run = predicted(photos, tmp_path / "out", html="one")
@@ -261,7 +261,7 @@ def test_folders_that_cannot_be_read_are_among_what_is_not_used(tmp_path, monkey
     photo = picture(tmp_path / "in/a.png")
     found = find_media([photo])
     found.unreadable.append("the folder in/locked cannot be read: Permission denied")
-    monkeypatch.setattr("vrd_d2.prediction_run.find_media", lambda *_, **__: found)
+    monkeypatch.setattr("vrd_d2.inference.batch_run.find_media", lambda *_, **__: found)
     runs = [predicted([photo], tmp_path / "out", rank=rank, shards=2) for rank in (0, 1)]
     assert [run.broken for run in runs] == [found.unreadable, []]
 

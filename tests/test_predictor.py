@@ -9,11 +9,11 @@ import torch
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
-from vrd_d2.checkpoint import SafeCheckpointer, Stamp
-from vrd_d2.engine import Trainer
-from vrd_d2.modeling.clip import load_clip
-from vrd_d2.predictor import Predictor
-from vrd_d2.visualization import draw_scene_graph
+from vrd_d2.checkpoint.checkpointer import SafeCheckpointer, Stamp
+from vrd_d2.engine.trainer import Trainer
+from vrd_d2.modeling.encoders.clip import load_clip
+from vrd_d2.inference.predictor import Predictor
+from vrd_d2.visualization.scene_graph_image import draw_scene_graph
 
 
 @pytest.fixture

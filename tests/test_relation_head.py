@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import roi_align
 
-from vrd_d2.modeling.attention import SegmentAttention, segments_by
+from vrd_d2.modeling.relation_heads.attention import SegmentAttention, segments_by
 from vrd_d2.modeling.geometry import candidate_pairs, pair_geometry, union_boxes
-from vrd_d2.modeling.relation_head import RelationHead
+from vrd_d2.modeling.relation_heads.relclip_head import RelationHead
 
 STRIDE = 14  # of ViT-L/14: no power of two, which a ROIPooler refuses
 

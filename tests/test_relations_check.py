@@ -6,7 +6,7 @@ import re
 import pytest
 from relations_document import DOCUMENT, changed, without, write
 
-from vrd_d2.data.relations_json import load_relations_json, validate_relations_json
+from vrd_d2.data.formats.relations_json import load_relations_json, validate_relations_json
 
 ERRORS = [
     (without("relations"), "relations: is missing: add a list"),

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from relations_document import DOCUMENT, changed, write
 
-from vrd_d2.data.relations_json import (
+from vrd_d2.data.formats.relations_json import (
     load_relations_json,
     register_relations_json,
     save_relations_json,

@@ -5,8 +5,8 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
 
-from vrd_d2.data.mapper import RelationMapper
-from vrd_d2.engine import Trainer
+from vrd_d2.data.dataset_mapper import RelationMapper
+from vrd_d2.engine.trainer import Trainer
 from vrd_d2.modeling import RelCLIP
 from vrd_d2.modeling.structures import Entities
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vrd_d2.graph_comparison import compare_relations
-from vrd_d2.graph_reading import ground_truth_graph, predicted_graph, read_picture
+from vrd_d2.inference.comparison import compare_relations
+from vrd_d2.inference.selection import ground_truth_graph, predicted_graph, read_picture
 from vrd_d2.scene_graph import SceneGraph
 
 

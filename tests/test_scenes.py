@@ -9,7 +9,7 @@ import pytest
 from pycocotools.coco import COCO
 from scripts import load_script
 
-from vrd_d2.data.relations_json import load_relations_json
+from vrd_d2.data.formats.relations_json import load_relations_json
 from vrd_d2.data.vocabulary import SCENES
 
 SCRIPT = Path(__file__).parents[1] / "datasets" / "prepare_scenes.py"
@@ -48,8 +48,8 @@ def situations(scenes, *placements, height=240, width=320):
 
 
 def layout_drawing(scenes, name):
-    import scene_drawing
-    import scene_things
+    from scene_generator import drawing as scene_drawing
+    from scene_generator import things as scene_things
 
     return scene_drawing.person if name in scene_drawing.PEOPLE else scene_things.thing
 
@@ -100,7 +100,7 @@ def test_an_animal_looks_at_what_it_meets_first(scenes):
 
 
 def test_contact_replaces_what_geometry_would_say(scenes):
-    import scene_groups
+    from scene_generator import groups as scene_groups
 
     for build, hows in ((scene_groups.ride, {"ride"}), (scene_groups.supported, {"sit", "stand"})):
         group = build(np.random.default_rng(3))

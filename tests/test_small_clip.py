@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from scripts import load_script
 
 from vrd_d2.data.vocabulary import SCENES, VG150
-from vrd_d2.modeling.clip import ASSETS, CLIPViT, load_clip
-from vrd_d2.modeling.pooling import roi_mean
+from vrd_d2.modeling.encoders.clip import ASSETS, CLIPViT, load_clip
+from vrd_d2.modeling.encoders.pooling import roi_mean
 
 FLOOR_CROP, FLOOR_DENSE = 0.55, 0.5  # chance is about 0.1
 SYNONYMS = [{"bike", "bicycle"}, {"board", "surfboard"}, {"man", "person"}, {"woman", "person"}]
@@ -136,8 +136,8 @@ def test_its_dense_map_names_objects_where_they_are(clip, drawn):
 
 def test_it_tells_riding_from_carrying(clip, scenes):
     """Union crops of one class pair: the predicate must come from the picture."""
-    import scene_groups
-    import scene_layout
+    from scene_generator import groups as scene_groups
+    from scene_generator import layout as scene_layout
 
     texts = ["a photo of a man riding a surfboard.", "a photo of a man carrying a surfboard."]
     words = F.normalize(clip.model.encode_text(clip.tokenizer(texts)), dim=-1)

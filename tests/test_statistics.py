@@ -9,9 +9,14 @@ from conftest import TINY_OBJECTS, TINY_PREDICATES, tiny_pictures
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from vrd_d2.data.packed import PackedRecords
-from vrd_d2.data.statistics import ClassPair, dataset_statistics, statistics_json, statistics_table
-from vrd_d2.data.statistics_plots import write_statistics_plots
+from vrd_d2.data.records.packed import PackedRecords
+from vrd_d2.data.analysis.statistics import (
+    ClassPair,
+    dataset_statistics,
+    statistics_json,
+    statistics_table,
+)
+from vrd_d2.data.analysis.plots import write_statistics_plots
 
 
 @pytest.fixture

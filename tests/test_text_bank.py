@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from conftest import SMALL_CLIP
 
 from vrd_d2.data.vocabulary import Vocabulary
-from vrd_d2.modeling.clip import TextEncoder, load_clip
-from vrd_d2.modeling.text_bank import TextBank
-from vrd_d2.modeling.union_encoders import AdapterMLP, PhraseEncoder
-from vrd_d2.modeling.union_texts import UnionTexts
+from vrd_d2.modeling.encoders.clip import TextEncoder, load_clip
+from vrd_d2.modeling.union_clip.text_bank import TextBank
+from vrd_d2.modeling.union_clip.encoders import AdapterMLP, PhraseEncoder
+from vrd_d2.modeling.union_clip.texts import UnionTexts
 
 CLASSES, PREDICATES, WIDTH = 5, 3, 16
 

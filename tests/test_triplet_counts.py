@@ -8,9 +8,9 @@ from conftest import TINY_OBJECTS, TINY_PREDICATES
 from detectron2.data import DatasetCatalog
 
 from vrd_d2.data.vocabulary import VG150, Vocabulary
-from vrd_d2.engine import Trainer, build_trained_model
+from vrd_d2.engine.trainer import Trainer, build_trained_model
 from vrd_d2.modeling.frequency import count_relations, training_counts
-from vrd_d2.modeling.triplet_counts import load_triplet_counts
+from vrd_d2.data.knowledge.counts import load_triplet_counts
 
 TINY = Vocabulary(TINY_OBJECTS, TINY_PREDICATES)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vrd_d2.modeling.union_crops import (
+from vrd_d2.modeling.union_clip.crops import (
     bicubic,
     crop_windows,
     cut_crops,

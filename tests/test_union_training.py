@@ -21,9 +21,9 @@ from union_models import (
     union_config,
 )
 
-from vrd_d2.engine import Trainer, build_trained_model
+from vrd_d2.engine.trainer import Trainer, build_trained_model
 from vrd_d2.modeling import UnionCLIP
-from vrd_d2.modeling.clip import load_clip
+from vrd_d2.modeling.encoders.clip import load_clip
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ def test_every_tower_is_split_and_trained(name, make_cfg, tmp_path, monkeypatch)
     parts = load_clip(str(path))
     clip = parts.model
     # One set of weights in both, since large ones take long to draw.
-    monkeypatch.setattr("vrd_d2.modeling.union_clip.load_clip", lambda *_, **__: parts)
+    monkeypatch.setattr("vrd_d2.modeling.union_clip.model.load_clip", lambda *_, **__: parts)
     model = UnionCLIP(cfg)
     crops = torch.randint(256, (2, 3, *model.crops.size), dtype=torch.uint8)
     texts = ["dog on man", "a much longer text than the other one"]

@@ -6,9 +6,9 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import GeneralizedRCNN
 
-from vrd_d2.data.mapper import RelationMapper
+from vrd_d2.data.dataset_mapper import RelationMapper
 from vrd_d2.modeling import RelCLIP
-from vrd_d2.modeling.visual_encoder import build_backbone_encoder, encode_by_size
+from vrd_d2.modeling.encoders.visual_encoder import build_backbone_encoder, encode_by_size
 
 TIMM = ["MODEL.VISUAL.ENCODER", "timm/resnet10t", "MODEL.VISUAL.FEATURE", "map2"]
 FPN = ["MODEL.VISUAL.ENCODER", "build_resnet_fpn_backbone", "MODEL.VISUAL.FEATURE", "p3"]

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vrd_d2.data.relations_json import (
+from vrd_d2.data.formats.relations_json import (
     load_relations_json,
     save_relations_json,
     validate_relations_json,
 )
-from vrd_d2.data.visual_genome import (
+from vrd_d2.data.datasets.visual_genome_raw import (
     NameTable,
     load_visual_genome_raw,
     normalise_name,

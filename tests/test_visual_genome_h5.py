@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from vrd_d2.data.builtin import register_builtin_datasets
-from vrd_d2.data.visual_genome_files import CORRUPT_IMAGES
-from vrd_d2.data.visual_genome_h5 import VisualGenomeH5, load_visual_genome_h5
+from vrd_d2.data.datasets.builtin import register_builtin_datasets
+from vrd_d2.data.datasets.visual_genome_h5_files import CORRUPT_IMAGES
+from vrd_d2.data.datasets.visual_genome_h5 import VisualGenomeH5, load_visual_genome_h5
 from vrd_d2.data.vocabulary import VG20, VG150, Vocabulary, get_vocabulary
 from vrd_d2.evaluation import RelationEvaluator
 
@@ -358,7 +358,7 @@ def test_registered_names_share_one_reading(root, monkeypatch):
     assert MetadataCatalog.get("vg_sgg_test").get("zero_shot_triplets") is None
     with pytest.raises(ValueError, match="has no image of split 'train' with val_images=5000"):
         DatasetCatalog.get("vg_sgg_train")
-    monkeypatch.setattr("vrd_d2.data.visual_genome_h5.read_h5", None)
+    monkeypatch.setattr("vrd_d2.data.datasets.visual_genome_h5.read_h5", None)
     assert len(DatasetCatalog.get("vg_sgg_test")) == sizes["test"]
     metadata = MetadataCatalog.get("vg_sgg_test")
     assert metadata.thing_classes == list(VG150.objects)

@@ -8,9 +8,9 @@ import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
-from vrd_d2.drawing import Canvas, entity_colour
+from vrd_d2.visualization.canvas import Canvas, entity_colour
 from vrd_d2.scene_graph import SceneGraph
-from vrd_d2.visualization import (
+from vrd_d2.visualization.scene_graph_image import (
     STATUS,
     draw_ground_truth,
     draw_predictions,

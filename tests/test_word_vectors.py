@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from text_encoder import NAMES, Encoder
 
 from vrd_d2.data.vocabulary import Vocabulary
-from vrd_d2.modeling.word_vectors import (
+from vrd_d2.modeling.text.word_vectors import (
     PhraseVectors,
     SentencePhrases,
     build_phrases,

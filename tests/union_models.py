@@ -7,7 +7,7 @@ import torch
 from conftest import SMALL_CLIP
 from detectron2.data import DatasetCatalog
 
-from vrd_d2.data.mapper import RelationMapper
+from vrd_d2.data.dataset_mapper import RelationMapper
 from vrd_d2.modeling import UnionCLIP
 
 DEEPER_CLIP = copy.deepcopy(SMALL_CLIP)

@@ -23,7 +23,7 @@ import matplotlib
 import yaml
 from tqdm import tqdm
 
-from vrd_d2.config_files import load_config
+from vrd_d2.config.loading import load_config
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

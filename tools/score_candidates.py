@@ -29,13 +29,13 @@ from detectron2.utils.env import seed_all_rng
 from torch.utils.data import Subset
 from tqdm import tqdm
 
-from vrd_d2.config_files import load_config
-from vrd_d2.data.candidate_weights import CandidateWeights
-from vrd_d2.data.mapper import RelationMapper
-from vrd_d2.data.training_records import training_records
-from vrd_d2.engine import build_trained_model, check_vocabulary
+from vrd_d2.config.loading import load_config
+from vrd_d2.data.knowledge.candidate_weights import CandidateWeights
+from vrd_d2.data.dataset_mapper import RelationMapper
+from vrd_d2.data.build import training_records
+from vrd_d2.engine.trainer import build_trained_model, check_vocabulary
 from vrd_d2.modeling.distant import DistantLabels
-from vrd_d2.modeling.feature_cache import fingerprint
+from vrd_d2.modeling.encoders.feature_cache import fingerprint
 
 
 def score(model, labels: DistantLabels, example: dict) -> tuple:

@@ -35,9 +35,9 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from vrd_d2.data.vocabulary import SCENES, VG150
-from vrd_d2.modeling.clip import ASSETS, CLIPViT, load_clip
-from vrd_d2.modeling.pooling import roi_mean
-from vrd_d2.modeling.word_vectors import vocabulary_words
+from vrd_d2.modeling.encoders.clip import ASSETS, CLIPViT, load_clip
+from vrd_d2.modeling.encoders.pooling import roi_mean
+from vrd_d2.modeling.text.word_vectors import vocabulary_words
 
 CONFIG = {
     "embed_dim": 192,

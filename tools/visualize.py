@@ -16,9 +16,9 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from tqdm import tqdm
 
-from vrd_d2.config_files import load_config
-from vrd_d2.engine import build_mapper, build_trained_model
-from vrd_d2.visualization import draw_predictions, save_image
+from vrd_d2.config.loading import load_config
+from vrd_d2.engine.trainer import build_mapper, build_trained_model
+from vrd_d2.visualization.scene_graph_image import draw_predictions, save_image
 
 
 def main() -> None:

@@ -31,11 +31,11 @@ if not _MISSING:
 
     # Importing them registers the built-in data sets and the meta-architectures with Detectron2.
     from vrd_d2 import modeling  # noqa: F401
-    from vrd_d2.config import add_vrd_config
-    from vrd_d2.config_files import load_config
-    from vrd_d2.data import builtin  # noqa: F401
+    from vrd_d2.config.defaults import add_vrd_config
+    from vrd_d2.config.loading import load_config
+    from vrd_d2.data.datasets import builtin  # noqa: F401
     from vrd_d2.data.vocabulary import get_vocabulary
-    from vrd_d2.predictor import Predictor
+    from vrd_d2.inference.predictor import Predictor
 else:
 
     def __getattr__(name: str) -> NoReturn:

@@ -90,7 +90,7 @@ class OnnxPredictor:
     ) -> dict[str, Any]:
         """The scene graph of a picture.
 
-        Arguments are those of ``vrd_d2.predictor.Predictor``.
+        Arguments are those of ``vrd_d2.inference.predictor.Predictor``.
 
         Args:
             image: path, or uint8 (H, W, 3) RGB.

@@ -156,12 +156,12 @@ class SceneGraph:
                 read; None for all.
 
         Returns:
-            uint8 (H', W', 3) RGB; :func:`vrd_d2.visualization.save_image` writes it.
+            uint8 (H', W', 3) RGB; :func:`vrd_d2.visualization.scene_graph_image.save_image` writes it.
 
         Raises:
             ValueError: there is no image to draw on, or it cannot be read.
         """
-        from vrd_d2.visualization import draw_scene_graph  # it imports this module
+        from vrd_d2.visualization.scene_graph_image import draw_scene_graph
 
         return draw_scene_graph(
             self._picture(image),
@@ -180,17 +180,17 @@ class SceneGraph:
         title: str | None = None,
         heat_maps: Mapping[int, np.ndarray] | None = None,
     ) -> str:
-        """A page to point at, in one file that loads nothing: :mod:`vrd_d2.html_page`.
+        """A page to point at, in one file that loads nothing: :mod:`vrd_d2.visualization.html_page`.
 
         Args:
             image: uint8 (H, W, 3) RGB; None takes that of the graph, or reads `file_name`.
             title: default the name of the file.
-            heat_maps: of :meth:`vrd_d2.predictor.Predictor.explain`, to lay over the picture.
+            heat_maps: of :meth:`vrd_d2.inference.predictor.Predictor.explain`, to lay over the picture.
 
         Raises:
             ValueError: there is no image, or it cannot be read.
         """
-        from vrd_d2.html_page import GraphPage, graph_page  # it imports this module
+        from vrd_d2.visualization.html_page import GraphPage, graph_page
 
         if title is None:
             title = "scene graph" if self.file_name is None else Path(self.file_name).name
@@ -198,7 +198,7 @@ class SceneGraph:
 
     def _repr_html_(self) -> str | None:
         """What a notebook shows: the page in a frame; None, its text, where there is no picture."""
-        from vrd_d2.html_page import in_frame
+        from vrd_d2.visualization.html_page import in_frame
 
         try:
             return in_frame(self.to_html())
@@ -206,7 +206,7 @@ class SceneGraph:
             return None
 
     def _picture(self, image: np.ndarray | None) -> np.ndarray:
-        from vrd_d2.media import read_picture
+        from vrd_d2.media.images import read_picture
 
         image = self.image if image is None else image
         if image is None:

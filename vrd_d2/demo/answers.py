@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from vrd_d2.demo.models import DemoModel
-from vrd_d2.html_page import GraphPage, graph_page
-from vrd_d2.media import read_picture
+from vrd_d2.visualization.html_page import GraphPage, graph_page
+from vrd_d2.media.images import read_picture
 from vrd_d2.scene_graph import SceneGraph
 
 MAX_BOXES = 50  # their pairs are what takes time
@@ -88,7 +88,7 @@ def answer(
         rows: of the table of boxes; none: the model finds its own.
         objects, predicates: names in place of the model's own, where it takes some; in PredCls the
             objects are those of the table.
-        top_k, min_score, min_entity_score: see :class:`~vrd_d2.predictor.Predictor`.
+        top_k, min_score, min_entity_score: see :class:`~vrd_d2.inference.predictor.Predictor`.
         heat_maps: one for each relation, where the model has them.
         max_pixels: a larger picture is refused.
 

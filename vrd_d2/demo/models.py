@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from vrd_d2.config_files import load_config
+from vrd_d2.config.loading import load_config
 from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
 from vrd_d2.modeling.relclip import RelCLIP
-from vrd_d2.modeling.union_clip import UnionCLIP
-from vrd_d2.predictor import Predictor
+from vrd_d2.modeling.union_clip.model import UnionCLIP
+from vrd_d2.inference.predictor import Predictor
 from vrd_d2.tasks import Task
 
 MAX_NAMES, MAX_NAME_LENGTH = 200, 60
@@ -21,7 +21,7 @@ class DemoModel:
     """A model of the demo; loaded when it is first needed, and used by one caller at a time.
 
     Args:
-        config_file, weights, overrides: as for :class:`~vrd_d2.predictor.Predictor`.
+        config_file, weights, overrides: as for :class:`~vrd_d2.inference.predictor.Predictor`.
         name: for the list of models; None for one out of the config.
 
     Attributes:

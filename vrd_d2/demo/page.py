@@ -16,7 +16,7 @@ from gradio.data_classes import ImageData
 
 from vrd_d2.demo.answers import Answer, Example, answer, found_boxes, names_of
 from vrd_d2.demo.models import DemoModel
-from vrd_d2.html_page import in_frame
+from vrd_d2.visualization.html_page import in_frame
 from vrd_d2.tasks import Task
 
 TASKS = {

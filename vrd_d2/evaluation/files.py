@@ -15,7 +15,7 @@ from vrd_d2.evaluation.json_lines import (
     prediction_from_json,
     read_json_lines,
 )
-from vrd_d2.evaluation.picture import evaluate_picture, ground_truth_rows
+from vrd_d2.evaluation.image import evaluate_picture, ground_truth_rows
 from vrd_d2.evaluation.protocols import Protocol, get_protocol
 from vrd_d2.evaluation.recall import DEFAULT_KS, RowStore, Summary, checked_ks, summarize
 from vrd_d2.tasks import Task

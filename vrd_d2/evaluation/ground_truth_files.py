@@ -60,7 +60,7 @@ def _read_document(path: Path, document: object) -> tuple[list[str], int, Pictur
     Read here and not by the data set loader, which asks for the picture files: an evaluation
     needs none.
     """
-    from vrd_d2.data.relations_check import check_document
+    from vrd_d2.data.formats.relations_check import check_document
 
     errors = check_document(document, str(path)).errors
     if errors:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vrd_d2.evaluation.matching import MISS
-from vrd_d2.evaluation.picture import ROW
+from vrd_d2.evaluation.image import ROW
 from vrd_d2.evaluation.protocols import Protocol
 from vrd_d2.tasks import Task
 

@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import log_first_n
 
 from vrd_d2.evaluation.json_lines import prediction_line
-from vrd_d2.evaluation.picture import evaluate_picture, ground_truth_rows
+from vrd_d2.evaluation.image import evaluate_picture, ground_truth_rows
 from vrd_d2.evaluation.prediction_file import PredictionFile
 from vrd_d2.evaluation.protocols import Protocol, get_protocol
 from vrd_d2.evaluation.recall import DEFAULT_KS, RowStore, Summary, checked_ks, summarize

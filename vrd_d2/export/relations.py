@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from vrd_d2.export.detector import ExportableDetector
 from vrd_d2.export.image import padded
-from vrd_d2.modeling.adaptor import FeatureAdaptor
-from vrd_d2.modeling.attention import SegmentAttention
-from vrd_d2.modeling.clip import CLIPViT
+from vrd_d2.modeling.relation_heads.adaptor import FeatureAdaptor
+from vrd_d2.modeling.relation_heads.attention import SegmentAttention
+from vrd_d2.modeling.encoders.clip import CLIPViT
 from vrd_d2.modeling.frequency import FrequencyBaseline
 from vrd_d2.modeling.geometry import (
     candidate_pairs,
@@ -22,10 +22,10 @@ from vrd_d2.modeling.geometry import (
     pair_geometry,
     union_boxes,
 )
-from vrd_d2.modeling.pooling import roi_mean
+from vrd_d2.modeling.encoders.pooling import roi_mean
 from vrd_d2.modeling.relation_model import NO_CANDIDATE
 from vrd_d2.modeling.relclip import RelCLIP
-from vrd_d2.modeling.union_clip import UnionCLIP
+from vrd_d2.modeling.union_clip.model import UnionCLIP
 
 _REASONS = {
     UnionCLIP: "its texts are encoded as their class pairs come up, by a tower with a tokenizer",

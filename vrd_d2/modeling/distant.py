@@ -7,8 +7,8 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from vrd_d2.data.candidate_weights import CandidateWeights
-from vrd_d2.data.knowledge_base import KnowledgeBase
+from vrd_d2.data.knowledge.candidate_weights import CandidateWeights
+from vrd_d2.data.knowledge.knowledge_base import KnowledgeBase
 from vrd_d2.data.vocabulary import Vocabulary
 
 

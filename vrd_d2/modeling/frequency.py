@@ -12,13 +12,13 @@ from detectron2.data import DatasetCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from vrd_d2.data.columns import flat_ranges
-from vrd_d2.data.knowledge_base import KnowledgeBase
-from vrd_d2.data.packed import PackedRecords
+from vrd_d2.data.records.columns import flat_ranges
+from vrd_d2.data.knowledge.knowledge_base import KnowledgeBase
+from vrd_d2.data.records.packed import PackedRecords
 from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
 from vrd_d2.modeling.relation_model import RelationModel
 from vrd_d2.modeling.structures import Entities, PairPrediction, TrainingPairs
-from vrd_d2.modeling.triplet_counts import load_triplet_counts
+from vrd_d2.data.knowledge.counts import load_triplet_counts
 
 _PICTURES_AT_ONCE = 2000  # some hundred thousand pairs of boxes
 

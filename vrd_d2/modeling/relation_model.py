@@ -12,7 +12,7 @@ from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from vrd_d2.data.own_boxes import results_files
+from vrd_d2.data.detections import results_files
 from vrd_d2.data.vocabulary import Vocabulary
 from vrd_d2.modeling.distant import DistantLabels
 from vrd_d2.modeling.geometry import candidate_pairs
@@ -124,7 +124,7 @@ class RelationModel(nn.Module, ABC):
         """Losses in training; predictions in the pictures' own pixels otherwise.
 
         Args:
-            batched_inputs: examples of :class:`~vrd_d2.data.mapper.RelationMapper`: "image",
+            batched_inputs: examples of :class:`~vrd_d2.data.dataset_mapper.RelationMapper`: "image",
                 "height", "width", and, where boxes or classes are given or in training,
                 "instances" (gt_boxes, gt_classes) and "relations" (R, 3), in whose stead
                 MODEL.DISTANT labels pictures that are marked "distant". "detections"

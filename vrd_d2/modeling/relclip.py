@@ -9,16 +9,16 @@ from torch import Tensor
 
 from vrd_d2.data.vocabulary import get_vocabulary
 from vrd_d2.modeling.activation import activation, over_picture
-from vrd_d2.modeling.clip import CLIPViT, TextEncoder, load_clip
+from vrd_d2.modeling.encoders.clip import CLIPViT, TextEncoder, load_clip
 from vrd_d2.modeling.contrastive import RelationalContrast, Triplets
-from vrd_d2.modeling.feature_cache import FeatureCache, fingerprint
+from vrd_d2.modeling.encoders.feature_cache import FeatureCache, fingerprint
 from vrd_d2.modeling.geometry import union_boxes
-from vrd_d2.modeling.language import RelationText
-from vrd_d2.modeling.relation_head import HeadOutput, RelationHead
+from vrd_d2.modeling.text.language import RelationText
+from vrd_d2.modeling.relation_heads.relclip_head import HeadOutput, RelationHead
 from vrd_d2.modeling.relation_model import RelationModel
 from vrd_d2.modeling.structures import Entities, PairPrediction, TrainingPairs
-from vrd_d2.modeling.visual_encoder import FrozenBackbone, build_backbone_encoder
-from vrd_d2.modeling.word_vectors import PhraseVectors, SentencePhrases, build_phrases
+from vrd_d2.modeling.encoders.visual_encoder import FrozenBackbone, build_backbone_encoder
+from vrd_d2.modeling.text.word_vectors import PhraseVectors, SentencePhrases, build_phrases
 
 RANKINGS = ("softmax", "logit")
 

@@ -1,0 +1,193 @@
+#!/usr/bin/env python
+"""Cost of RelCLIP at full size: each stage as time, share and ratio to the frozen ViT forward.
+
+A ViT-B/32 with random weights, one 800x600 picture, 80 boxes, all 6,320 ordered pairs. All stages
+run side by side in one process; read the ratios, not the seconds.
+
+    python tools/benchmarks/model.py [--precision fp32 bf16] [--attention full subject axial]
+        [--device cuda]
+"""
+
+import argparse
+import statistics
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torchvision.ops import roi_align
+
+from vrd_d2.config.loading import load_config
+from vrd_d2.modeling import RelCLIP
+from vrd_d2.modeling.geometry import candidate_pairs, pair_geometry, union_boxes
+from vrd_d2.modeling.encoders.pooling import roi_mean
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def reset_peak(device: str = "cpu") -> None:
+    """Forget the peak of resident memory so far (Linux), or of a GPU's."""
+    if device == "cpu":
+        Path("/proc/self/clear_refs").write_text("5")
+    else:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_mib(device: str = "cpu") -> float:
+    """Peak of memory since the last reset, in MiB."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def measure(stages: dict, repeats: int, device: str = "cpu") -> dict[str, tuple[float, float]]:
+    """Median seconds and peak MiB above the start of each stage.
+
+    Stages are interleaved, so that a noisy minute hits all of them alike.
+    """
+    times = {name: [] for name in stages}
+    peaks = dict.fromkeys(stages, 0.0)
+    for repeat in range(repeats + 1):
+        for name, stage in stages.items():
+            reset_peak(device)
+            before = peak_mib(device)
+            start = time.perf_counter()
+            stage()
+            peak = peak_mib(device)  # waits for a GPU
+            elapsed = time.perf_counter() - start
+            if repeat:  # the first round warms up
+                times[name].append(elapsed)
+            peaks[name] = max(peaks[name], peak - before)
+    return {name: (statistics.median(times[name]), peaks[name]) for name in stages}
+
+
+def make_example(boxes: int, num_relations: int, seed: int) -> dict:
+    """A random 800x600 picture with boxes that all overlap at its centre or not, as they fall."""
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand((boxes, 2), generator=generator) * torch.tensor([700.0, 500.0])
+    size = 20 + torch.rand((boxes, 2), generator=generator) * 300
+    xyxy = torch.cat([corner, corner + size], 1)
+    xyxy = xyxy.clamp(max=torch.tensor([800.0, 600.0, 800.0, 600.0]))
+    instances = Instances((600, 800), gt_boxes=Boxes(xyxy))
+    instances.gt_classes = torch.randint(150, (boxes,), generator=generator)
+    subject = torch.randint(boxes, (num_relations,), generator=generator)
+    object = (subject + torch.randint(1, boxes, (num_relations,), generator=generator)) % boxes
+    predicate = torch.randint(50, (num_relations,), generator=generator)
+    image = torch.randint(256, (3, 600, 800), generator=generator, dtype=torch.uint8)
+    return {
+        "image": image,
+        "height": 600,
+        "width": 800,
+        "instances": instances,
+        "relations": torch.stack([subject, object, predicate], 1),
+    }
+
+
+def build(attention: str, device: str = "cpu") -> RelCLIP:
+    """The full-size PredCls model with random weights, all ordered pairs as candidates."""
+    cfg = load_config(
+        ROOT / "configs/relclip_predcls.yaml",
+        [
+            *("MODEL.CLIP.NAME", "ViT-B-32", "MODEL.CLIP.PRETRAINED", "", "MODEL.DEVICE", device),
+            *("MODEL.RELATION.REQUIRE_OVERLAP", "False", "MODEL.RELATION.ATTENTION", attention),
+        ],
+    )
+    torch.manual_seed(0)
+    return RelCLIP(cfg).to(device)
+
+
+def stages_of(model: RelCLIP, example: dict) -> dict:
+    """Closures over prepared inputs, one a stage."""
+    model.eval()
+    head, size = model.head, (600, 800)
+    boxes = example["instances"].gt_boxes.tensor.to(model.device)
+    classes = example["instances"].gt_classes.to(model.device)
+    pairs = candidate_pairs(boxes, require_overlap=False)
+    subjects, objects = boxes[pairs[:, 0]], boxes[pairs[:, 1]]
+    unions = union_boxes(subjects, objects)
+    adaptor = head.relation_adaptor
+    feature_map = model.visual_maps([example])[0]
+    projected = adaptor.project(feature_map)
+    geometry = pair_geometry(subjects, objects, size)
+    pooled = roi_mean(projected, unions, scale=head.scale)
+    segments = head._segments(pairs, [len(pairs)], len(adaptor.attention))
+    relations = adaptor(pooled, geometry, None, segments)
+
+    def roi_align_mean():
+        return roi_align(feature_map[None], [unions], 7, head.scale, 2, True).mean((2, 3))
+
+    def relation_stage():
+        return head([feature_map], [boxes], [classes], [pairs], [size])
+
+    error = (roi_align_mean() - roi_mean(feature_map, unions, scale=head.scale)).abs().max()
+    print(f"union features: largest difference to roi_align 7x7 + mean {error:.1e}")
+    return {
+        "ViT forward": lambda: model.visual_maps([example]),
+        "pooling, roi_align 7x7 + mean": roi_align_mean,
+        "pooling, ours": lambda: roi_mean(projected, unions, scale=head.scale),
+        "geometry": lambda: pair_geometry(subjects, objects, size),
+        "pair adaptor": lambda: adaptor(pooled, geometry, None, segments),
+        "classifier": lambda: head.predicate_classifier(relations),
+        "relation stage": relation_stage,
+        "whole inference": lambda: model([example]),
+    }
+
+
+def training_stages(model: RelCLIP, example: dict) -> dict:
+    """A whole iteration (512 sampled pairs) with and without RCL; their difference is RCL."""
+    levels = model.contrast.levels
+
+    def iteration(active: list) -> None:
+        model.train()
+        model.contrast.levels = active
+        losses = model([example])
+        sum(losses.values()).backward()
+        model.zero_grad()
+        model.contrast.levels = levels
+        model.eval()
+
+    return {
+        "training iteration": lambda: iteration(levels),
+        "training iteration without RCL": lambda: iteration([]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
+    parser.add_argument("--attention", nargs="+", default=["full", "subject", "axial"])
+    parser.add_argument("--boxes", type=int, default=80)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    args = parser.parse_args()
+    example = make_example(args.boxes, 20, seed=0)
+    pairs = args.boxes * (args.boxes - 1)
+    where = f"{torch.get_num_threads()} threads" if args.device == "cpu" else args.device
+    print(f"{where}, {args.boxes} boxes, {pairs} pairs")
+    for precision in args.precision:
+        for attention in args.attention:
+            model = build(attention, args.device)
+            bf16 = torch.autocast(args.device, torch.bfloat16)
+            context = bf16 if precision == "bf16" else nullcontext()
+            with context:
+                with torch.no_grad():
+                    inference = stages_of(model, example)
+                    rows = measure(inference, args.repeats, args.device)
+                training = training_stages(model, example)
+                rows.update(measure(training, args.repeats, args.device))
+            vit, whole = rows["ViT forward"][0], rows["whole inference"][0]
+            print(f"\n{precision}, attention {attention}")
+            print(f"{'stage':34}{'seconds':>9}{'share':>8}{'x ViT':>8}{'peak MiB':>10}")
+            for name, (seconds, peak) in rows.items():
+                share = seconds / whole
+                print(f"{name:34}{seconds:9.4f}{share:8.1%}{seconds / vit:8.2f}{peak:10.0f}")
+            slow, fast = rows["pooling, roi_align 7x7 + mean"][0], rows["pooling, ours"][0]
+            print(f"pooling: ours {slow / fast:.1f} times as fast as roi_align + mean")
+
+
+if __name__ == "__main__":
+    main()

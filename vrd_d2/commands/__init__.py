@@ -1,0 +1,1 @@
+"""Console commands: each module has a `main`, which the scripts in tools/ call."""

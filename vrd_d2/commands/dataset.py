@@ -1,0 +1,352 @@
+"""Look at a data set of relations, check it, convert it and split it.
+
+    python tools/dataset.py check mine/train.json --bad-list bad.txt
+    python tools/dataset.py stats vg_sgg_test --output output/statistics
+    python tools/dataset.py convert vrd_test vrd/test.json --copy-images
+    python tools/dataset.py split mine/all.json --output mine --val 0.1 --test 500
+    python tools/dataset.py zero-shot mine/train.json mine/test.json
+
+A data set is a relations_json file, a COCO instances file (boxes only), or the name of a
+registered data set, whose files are below --root. datasets/README.md describes formats and names.
+"""
+
+import argparse
+import difflib
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from tqdm import tqdm
+
+from vrd_d2.data.datasets.builtin import register_builtin_datasets
+from vrd_d2.data.images.check import check_pictures
+from vrd_d2.data.image_existence import POLICIES
+from vrd_d2.data.formats.relations_check import check_document
+from vrd_d2.data.formats.relations_document import to_document
+from vrd_d2.data.formats.relations_json import (
+    load_relations_json,
+    register_relations_json,
+    save_relations_json,
+    validate_relations_json,
+)
+from vrd_d2.data.analysis.splits import split_indices, write_zero_shot, zero_shot_names
+from vrd_d2.data.analysis.statistics import dataset_statistics, statistics_json, statistics_table
+from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
+
+UNKNOWN = 10**8  # pixels, of a size that is not annotated
+
+
+@dataclass
+class Source:
+    """A data set that has been read: its pictures and names."""
+
+    name: str
+    records: Sequence[dict]
+    objects: list[str]
+    predicates: list[str]
+    image_root: str | None
+
+    def vocabulary(self) -> Vocabulary:
+        """Raises ValueError for boxes only."""
+        if not self.predicates:
+            raise ValueError(
+                f"{self.name} has boxes only: name the predicates that go with it, "
+                "--vocabulary vg150 or a JSON"
+            )
+        return Vocabulary(self.objects, self.predicates)
+
+
+def is_file(data: str) -> bool:
+    """Whether a data set is given as a file."""
+    return data.endswith(".json") or Path(data).is_file()
+
+
+def read(
+    data: str, args: argparse.Namespace, *, missing_images: str = "keep", exact: bool = False
+) -> Source:
+    """Load a file or a registered data set; `exact` keeps all digits of a file's boxes."""
+    register_builtin_datasets(args.root, missing_images=missing_images)
+    if is_file(data):
+        register_relations_json(data, data, args.images, missing_images=missing_images)
+    elif data not in DatasetCatalog:
+        near = difflib.get_close_matches(data, list(DatasetCatalog), n=3)
+        raise ValueError(
+            f"there is neither a file nor a registered data set {data!r}"
+            + (f"; did you mean {' or '.join(near)}?" if near else ": give the path of its JSON")
+        )
+    records = DatasetCatalog.get(data)
+    metadata = MetadataCatalog.get(data)  # after the catalog, which may set it
+    if exact and metadata.get("json_file"):
+        records = load_relations_json(
+            metadata.json_file, metadata.image_root, missing_images=missing_images
+        )
+    source = Source(
+        data,
+        records,
+        list(metadata.get("thing_classes", ())),
+        list(metadata.get("predicate_classes", ())),
+        metadata.get("image_root"),
+    )
+    if getattr(args, "vocabulary", None):
+        return renamed(source, get_vocabulary(args.vocabulary))
+    return source
+
+
+def renamed(source: Source, vocabulary: Vocabulary) -> Source:
+    """The data set with the ids of another vocabulary, which must have all names that occur."""
+    object_ids = {name: i for i, name in enumerate(vocabulary.objects)}
+    predicate_ids = {name: i for i, name in enumerate(vocabulary.predicates)}
+    records, unknown = [], set()
+
+    def translate(number: int, names: list[str], ids: dict[str, int]) -> int:
+        if names[number] not in ids:
+            unknown.add(names[number])
+        return ids.get(names[number], 0)
+
+    for record in source.records:
+        annotations = [
+            {**a, "category_id": translate(a["category_id"], source.objects, object_ids)}
+            for a in record["annotations"]
+        ]
+        rows = [
+            (s, o, translate(p, source.predicates, predicate_ids))
+            for s, o, p in record["relations"].tolist()
+        ]
+        relations = np.array(rows, np.int64).reshape(-1, 3)
+        records.append({**record, "annotations": annotations, "relations": relations})
+    if unknown:
+        raise ValueError(
+            f"{source.name} has names that the vocabulary lacks: {some(sorted(unknown))}; name "
+            "another --vocabulary, or write a JSON with all of them"
+        )
+    names = list(vocabulary.objects), list(vocabulary.predicates)
+    return Source(source.name, records, *names, source.image_root)
+
+
+def some(texts: Sequence[object], count: int = 5) -> str:
+    """The first of a list, and how many more there are."""
+    more = f" and {len(texts) - count} more" if len(texts) > count else ""
+    return ", ".join(map(str, texts[:count])) + more
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """Records and pictures; 1 if there is an error."""
+    errors, warnings, source = check_records(args)
+    bad = []
+    if source is not None:
+        listed = any("there is no picture" in text for text in errors)
+        for problem in check_pictures(source.records, workers=args.workers, progress=True):
+            if problem.is_error:
+                bad.append(problem.file_name)
+            if problem.kind != "missing" or not listed:
+                text = f"{source.name}: {problem.message}"
+                (errors if problem.is_error else warnings).append(text)
+    show(errors, "error", args.show)
+    show(warnings, "warning", args.show)
+    if source is None:
+        print(
+            "Repair these records and check again: what records refer to, and the pictures, are "
+            "looked at after that" + (", and a bad list is written then." if args.bad_list else ".")
+        )
+    elif args.bad_list is not None:
+        names = [below(file_name, source.image_root) for file_name in bad]
+        args.bad_list.parent.mkdir(parents=True, exist_ok=True)
+        args.bad_list.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        print(f"{args.bad_list}: {len(names)} pictures, for DATASETS.EXCLUDE")
+    size = "" if source is None else f"{len(source.records)} pictures, "
+    print(f"{args.data}: {size}{len(errors)} errors, {len(warnings)} warnings")
+    return int(bool(errors))
+
+
+def check_records(args: argparse.Namespace) -> tuple[list[str], list[str], Source | None]:
+    """Errors, warnings, and the data set if it can be read."""
+    if not is_file(args.data):
+        source = read(args.data, args)
+        json_file = MetadataCatalog.get(args.data).get("json_file")
+        if json_file is None:
+            root = source.image_root or os.curdir
+            # Where the annotation does not state a size, the missing picture is the error.
+            sized = [{"width": UNKNOWN, "height": UNKNOWN, **record} for record in source.records]
+            document = to_document(sized, source.vocabulary(), root)
+            findings = check_document(document, source.name)
+            return findings.errors, findings.warnings, source
+        messages = validate_relations_json(json_file, source.image_root)
+    else:
+        messages = validate_relations_json(args.data, args.images)
+    errors = [text.removeprefix("error: ") for text in messages if text.startswith("error: ")]
+    warnings = [text.removeprefix("warning: ") for text in messages if text.startswith("warning: ")]
+    readable = all("there is no picture" in text for text in errors)
+    return errors, warnings, read(args.data, args) if readable else None
+
+
+def show(messages: list[str], kind: str, count: int) -> None:
+    """Print the first messages of a kind."""
+    for text in messages[: count or None]:
+        print(f"{kind}: {text}")
+    if count and len(messages) > count:
+        print(f"... and {len(messages) - count} more {kind}s (--show 0 prints all)")
+
+
+def below(file_name: str, folder: str | None) -> str:
+    """The path relative to a folder if it is below it, else as it is."""
+    path, root = os.path.abspath(file_name), os.path.abspath(folder or os.curdir)
+    return os.path.relpath(path, root) if Path(path).is_relative_to(root) else path
+
+
+def run_stats(args: argparse.Namespace) -> int:
+    source = read(args.data, args)
+    statistics = dataset_statistics(
+        source.records,
+        num_classes=len(source.objects),
+        num_predicates=len(source.predicates),
+    )
+    print(statistics_table(statistics, source.objects, source.predicates, title=source.name))
+    if args.output is not None:
+        from vrd_d2.data.analysis.plots import write_statistics_plots
+
+        args.output.mkdir(parents=True, exist_ok=True)
+        content = statistics_json(statistics, source.objects, source.predicates)
+        path = args.output / "statistics.json"
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        names = {"objects": source.objects, "predicates": source.predicates}
+        title = Path(source.name).name
+        plots = write_statistics_plots(statistics, args.output, title=title, **names)
+        print(f"\nwritten: {', '.join(map(str, [path, *plots]))}")
+    return 0
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    source = read(args.data, args, missing_images=args.missing_images, exact=True)
+    records, vocabulary = list(source.records), source.vocabulary()
+    if args.copy_images:
+        records = copy_pictures(records, source.image_root, args.output.parent / "images")
+    save_relations_json(records, vocabulary, args.output, always_relative=True)
+    report(args.output, records)
+    return 0
+
+
+def copy_pictures(records: list[dict], root: str | None, folder: Path) -> list[dict]:
+    """Copy the pictures, by their names below the root, and refer to the copies."""
+    origin: dict[Path, str] = {}
+    copies = []
+    names = [Path(below(record["file_name"], root)) for record in records]
+    if all(len(name.parts) > 1 and name.parts[0] == folder.name for name in names):
+        names = [name.relative_to(folder.name) for name in names]  # no images/images
+    for record, name in zip(records, names, strict=True):
+        target = folder / (name.name if name.is_absolute() else name)
+        if origin.setdefault(target, record["file_name"]) != record["file_name"]:
+            raise ValueError(
+                f"{origin[target]} and {record['file_name']} would both become {target}: convert "
+                "without --copy-images, or rename one of them"
+            )
+        copies.append({**record, "file_name": str(target)})
+    for target, file_name in tqdm(origin.items(), desc="copying", unit=""):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists() or not os.path.samefile(file_name, target):
+            shutil.copyfile(file_name, target)
+    return copies
+
+
+def report(path: Path, records: Sequence[dict]) -> None:
+    relations = sum(len(record["relations"]) for record in records)
+    print(f"{path}: {len(records)} pictures, {relations} relations")
+
+
+def run_split(args: argparse.Namespace) -> int:
+    source = read(args.data, args, missing_images=args.missing_images, exact=True)
+    records, vocabulary = list(source.records), source.vocabulary()
+    parts = split_indices(
+        len(records), {"test": args.test, "val": args.val}, rest="train", seed=args.seed
+    )
+    for name in ("train", "val", "test"):
+        chosen = [records[i] for i in parts[name]]
+        path = args.output / f"{name}.json"
+        save_relations_json(chosen, vocabulary, path, always_relative=True)
+        report(path, chosen)
+    return 0
+
+
+def run_zero_shot(args: argparse.Namespace) -> int:
+    train, test = read(args.data, args), read(args.test, args)
+    vocabulary = train.vocabulary()
+    if vocabulary != test.vocabulary():
+        raise ValueError(
+            f"{train.name} and {test.name} have different classes or predicates: convert one of "
+            "them with the --vocabulary of the other"
+        )
+    rows = zero_shot_names(train.records, test.records, vocabulary)
+    write_zero_shot(rows, args.output)
+    print(f"{args.output}: {len(rows)} triplets of {test.name} that {train.name} lacks")
+    return 0
+
+
+def amount(text: str) -> float | int:
+    """A number of pictures (500), or a share of them (0.1)."""
+    try:
+        return float(text) if "." in text else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a number of pictures (500) nor a share of them (0.1)"
+        ) from None
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("data", metavar="DATA", help="JSON file, or name of a registered data set")
+    common.add_argument("--images", help="folder of the pictures of a file; default: its own")
+    common.add_argument("--root", help="folder of all registered data sets")
+    names = argparse.ArgumentParser(add_help=False)
+    names.add_argument("--vocabulary", help="ids to write, by name: vg150, vrd, ..., or a JSON")
+    names.add_argument("--missing-images", choices=POLICIES, default="error")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run, text: str, parents: Sequence = (common,)):
+        added = commands.add_parser(name, parents=parents, help=text, description=text)
+        added.set_defaults(run=run)
+        return added
+
+    check = command("check", run_check, "records and pictures; exit code 1 if there are errors")
+    check.add_argument("--bad-list", type=Path, help="file to write: pictures to leave out")
+    check.add_argument("--workers", type=int, help="processes that decode; 0: none but this one")
+    check.add_argument("--show", type=int, default=20, help="messages to print; 0: all")
+    stats = command("stats", run_stats, "counts, long tails, and oddities of the annotation")
+    stats.add_argument("--output", type=Path, help="folder for statistics.json and PNG files")
+    both = (common, names)
+    convert = command("convert", run_convert, "write a data set as relations_json", both)
+    convert.add_argument("output", type=Path, metavar="OUTPUT", help="JSON file to write")
+    convert.add_argument(
+        "--copy-images", action="store_true", help="copy the pictures to images/ beside it"
+    )
+    split = command("split", run_split, "train.json, val.json and test.json, by chance", both)
+    split.add_argument("--output", type=Path, required=True, help="folder")
+    split.add_argument("--val", type=amount, default=0.1, help="pictures, or their share (0.1)")
+    split.add_argument("--test", type=amount, default=0.2, help="pictures, or their share (0.2)")
+    split.add_argument("--seed", type=int, default=0)
+    zero_shot = command("zero-shot", run_zero_shot, "test triplets that training lacks")
+    zero_shot.add_argument("test", metavar="TEST", help="as DATA, which is the training set")
+    zero_shot.add_argument("--output", type=Path, default=Path("zero_shot.json"))
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse_arguments(argv)
+    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    try:
+        return arguments.run(arguments)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""Scene-graph metrics of a file of predictions, whoever made them.
+
+    python tools/evaluate.py --ground-truth test.json --predictions predictions.jsonl.gz \
+        --task sgdet --protocol sgb --output results.json --plots figures
+
+Formats, protocols and the definition of each number: vrd_d2/evaluation/README.md.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+from vrd_d2.evaluation import PROTOCOLS, evaluate_files
+from vrd_d2.evaluation.report import results_json, results_table, write_json
+from vrd_d2.tasks import Task
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--ground-truth", required=True, type=Path, help="relations_json, or JSON Lines (.gz)"
+    )
+    parser.add_argument("--predictions", required=True, type=Path, help="JSON Lines (.gz)")
+    parser.add_argument("--task", default="sgdet", choices=[task.value for task in Task])
+    parser.add_argument("--protocol", default="sgb", choices=list(PROTOCOLS))
+    parser.add_argument(
+        "--zero-shot", type=Path, help="JSON list of [subject class, object class, predicate]"
+    )
+    parser.add_argument("--num-predicates", type=int, help="where the files do not tell")
+    parser.add_argument("--vocabulary", help="names of the predicates: vg150, vg20, vrd, or a JSON")
+    parser.add_argument(
+        "--training-counts", type=Path, help="JSON list: frequency of each predicate in training"
+    )
+    parser.add_argument("--k", type=int, nargs="+", default=[20, 50, 100], help="of Recall@K")
+    parser.add_argument(
+        "--bootstrap", type=int, default=1000, help="resamples for 95 %% intervals, 0 for none"
+    )
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    parser.add_argument("--plots", type=Path, help="folder for PNG and CSV files")
+    return parser.parse_args()
+
+
+def read_list(path: Path | None, name: str, row_length: int | None) -> list | None:
+    """A JSON list of whole numbers, or of rows of them."""
+    if path is None:
+        return None
+    values = json.loads(path.read_text(encoding="utf-8"))
+    rows = values if row_length else [values]
+    if not isinstance(values, list) or not all(
+        isinstance(row, list)
+        and (row_length is None or len(row) == row_length)
+        and all(type(number) is int and number >= 0 for number in row)
+        for row in rows
+    ):
+        wanted = f"rows of {row_length} " if row_length else ""
+        raise ValueError(f"--{name} {path}: must be a JSON list of {wanted}whole numbers >= 0")
+    return values
+
+
+def run(arguments: argparse.Namespace) -> None:
+    results = evaluate_files(
+        arguments.ground_truth,
+        arguments.predictions,
+        task=arguments.task,
+        protocol=arguments.protocol,
+        zero_shot=read_list(arguments.zero_shot, "zero-shot", 3),
+        num_predicates=arguments.num_predicates,
+        ks=arguments.k,
+        training_counts=read_list(arguments.training_counts, "training-counts", None),
+        bootstrap=arguments.bootstrap,
+        progress=True,
+    )
+    names = results.predicate_names
+    if arguments.vocabulary is not None:
+        from vrd_d2.data.vocabulary import get_vocabulary
+
+        names = list(get_vocabulary(arguments.vocabulary).predicates)
+    summary = results.summary
+    if names is not None and len(names) != len(summary.predicate_counts):
+        raise ValueError(
+            f"the vocabulary has {len(names)} predicates, the predictions have "
+            f"{len(summary.predicate_counts)}"
+        )
+    protocol, task = PROTOCOLS[arguments.protocol], Task(arguments.task)
+    title = f"{arguments.predictions.name} on {arguments.ground_truth.name}"
+    print(results_table(summary, protocol=protocol, task=task, title=title))
+    if arguments.output is not None:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        document = results_json(summary, protocol=protocol, task=task, predicate_names=names)
+        write_json(document, arguments.output)
+    if arguments.plots is not None:
+        from vrd_d2.evaluation.plots import write_plots
+
+        title = f"{task.value}, protocol {protocol.name}"
+        write_plots(summary, arguments.plots, predicate_names=names, title=title)
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    try:
+        run(arguments)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

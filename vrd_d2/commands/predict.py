@@ -1,0 +1,283 @@
+"""Scene graphs of pictures, folders, patterns and videos: as JSON, drawn, and as HTML.
+
+    python tools/predict.py photos street.jpg "more/**/*.png" clip.mp4 --output output/graphs \\
+        --weights output/quickstart/sgdet/model_final.pth
+
+An exported model needs onnxruntime in place of torch and Detectron2, which need not be there:
+
+    python tools/predict.py photos --output output/graphs --model output/exported/model.onnx
+
+The same command again goes on where it was stopped. Under torchrun each process takes its share:
+
+    torchrun --nproc-per-node 2 tools/predict.py photos --output output/graphs ...
+
+Exit code: 0, all is well; 2, some pictures could not be used, which are named; 1, none could, or
+the command is wrong. (torchrun turns 2 into 1.)
+"""
+
+import argparse
+import contextlib
+import hashlib
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NoReturn
+
+from vrd_d2.media.images import MAX_PIXELS
+from vrd_d2.inference.batch_folder import printable
+from vrd_d2.inference.batch_model import ExportedModel, Model
+from vrd_d2.inference.batch_run import FileOptions, PredictionRun
+
+GRAPH_OPTIONS = ("top_k", "min_score", "min_entity_score", "predicates", "max_overlap")
+
+
+class Parser(argparse.ArgumentParser):
+    """2 is for pictures that could not be used; a wrong command exits with 1."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.endswith("INPUT"):  # an option with several words has taken it
+            message += "; write it first, before the options"
+        self.print_usage(sys.stderr)
+        self.exit(1, f"error: {message}\n")
+
+
+def finite(text: str) -> float:
+    """A number, for argparse."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is no number to compare with")
+    return value
+
+
+def number(text: str) -> float:
+    """A number that is not negative, for argparse."""
+    value = finite(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    return value
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="INPUT", help="picture, video, folder or quoted pattern")
+    add("--output", required=True, type=Path, help="folder of the results")
+    add("--weights", default="", help="checkpoint; none for a model without anything to train")
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument(
+        "--config-file",
+        default="",
+        help="YAML of the model; a .pth of this project brings its own along",
+    )
+    model.add_argument("--model", help="in place of both an .onnx file of tools/export_model.py")
+    add("--top-k", type=int, default=20, help="relations of a picture at most (%(default)s)")
+    add(
+        "--min-score",
+        type=finite,  # models that rank by logits have negative ones
+        default=0.0,
+        help="least score of a relation (%(default)s)",
+    )
+    add(
+        "--min-entity-score",
+        type=number,
+        default=0.0,
+        help="least score of an object (%(default)s)",
+    )
+    add("--predicates", nargs="+", help='only these, such as riding "sitting on"')
+    add(
+        "--max-overlap",
+        type=number,
+        default=0.7,
+        help="of found objects that overlap by a larger IoU, only the best stays; 1 keeps all "
+        "(%(default)s)",
+    )
+    add(
+        "--boxes",
+        help="COCO JSON with images, annotations and categories: boxes of your own, for pictures "
+        "of the same file name",
+    )
+    add("--every", type=int, default=30, help="of a video, take every n-th frame (%(default)s)")
+    add(
+        "--batch-size",
+        type=int,
+        default=1,
+        help="pictures that go through the model at once (%(default)s)",
+    )
+    add(
+        "--max-pixels",
+        type=number,
+        default=MAX_PIXELS / 1e6,
+        help="refuse pictures with more million pixels (%(default)g)",
+    )
+    drawings = parser.add_mutually_exclusive_group()
+    drawings.add_argument(
+        "--drawn",
+        type=int,
+        default=12,
+        metavar="N",
+        help="relations in a drawing, the best (%(default)s)",
+    )
+    drawings.add_argument(
+        "--no-drawings", dest="drawn", action="store_const", const=0, help="write no PNG"
+    )
+    add(
+        "--html",
+        choices=("pages", "one", "none"),
+        default="pages",
+        help="a page for each picture, one page with a picker for all, or none (%(default)s)",
+    )
+    add(
+        "--heat-maps",
+        nargs="+",
+        default=[],
+        metavar="WHAT",
+        help="where relations show (Grad-CAM): of the best N of a picture, or of all that match "
+        '"man riding horse" or "* on *"',
+    )
+    add(
+        "--heat-method",
+        choices=("grad_cam", "elementwise"),
+        default="grad_cam",
+        help="(%(default)s)",
+    )
+    add("--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides of the config")
+    args = parser.parse_args()
+    for name in ("every", "batch_size", "top_k"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}: 1 at least")
+    if not (args.config_file or args.weights or args.model):
+        parser.error("no model: give --weights, --config-file and --weights, or --model")
+    if args.drawn < 0:
+        parser.error(f"--drawn is {args.drawn}: 1 at least, or --no-drawings")
+    if args.model and (args.weights or args.opts):
+        parser.error("--weights and --opts belong to --config-file: an exported model is complete")
+    if len(args.heat_maps) == 1 and args.heat_maps[0].isdecimal():
+        args.heat_maps = int(args.heat_maps[0])
+    return args
+
+
+def open_model(args: argparse.Namespace) -> tuple[Model, dict[str, Any]]:
+    """The model, and what tells it from others."""
+    if args.model:
+        model = ExportedModel(args.model)
+        return model, {"model": _sha256(args.model)}
+    try:
+        from vrd_d2 import Predictor  # here, as it needs torch and Detectron2
+    except ImportError as error:
+        raise ValueError(f"{error}\nor use an exported model: --model model.onnx") from error
+
+    predictor = Predictor(args.config_file, args.weights, [*args.opts, *_device()])
+    cfg = predictor.cfg.clone()
+    cfg.defrost()
+    weights = cfg.MODEL.WEIGHTS
+    # Neither changes a prediction: where the model is, and the path of what is hashed below.
+    cfg.MODEL.DEVICE = cfg.MODEL.WEIGHTS = ""
+    return predictor, {
+        "config": hashlib.sha256(cfg.dump().encode()).hexdigest(),
+        "weights": _sha256(weights) if os.path.isfile(weights) else weights,
+    }
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _device() -> list[str]:
+    """The GPU of this process, where torchrun started several and there are some."""
+    import torch
+
+    if "LOCAL_RANK" not in os.environ or not torch.cuda.is_available():
+        return []
+    return ["MODEL.DEVICE", f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"]
+
+
+@contextlib.contextmanager
+def _all_processes(together: bool) -> Iterator[Callable[[list[int]], list[int]]]:
+    """Adds counts up over processes, and holds them together until all have come to its end.
+
+    torchrun ends the others as soon as one exits with an error, be it in the middle of the merge.
+    """
+    if not together:
+        yield lambda values: values
+        return
+    import torch
+
+    def total(values: list[int]) -> list[int]:
+        values = torch.tensor(values)
+        torch.distributed.all_reduce(values)
+        return values.tolist()
+
+    torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
+    yield total
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def report(run: PredictionRun, counts: list[int]) -> None:
+    """Put the shards together, if they are complete, and say what was done."""
+    merged = run.merge()
+    for reason in run.off_page:
+        print(f"not in index.html: {printable(reason)}", file=sys.stderr)
+    passed_over = f", {run.passed_over} other files passed over" if run.passed_over else ""
+    print(
+        f"{counts[0]} predicted, {counts[1]} already there, {counts[2]} not used{passed_over}; "
+        + printable(merged or "predictions.json follows with the last shard")
+    )
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Predict, report and merge; the exit code."""
+    rank, shards = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    model, settings = open_model(args)
+    run = PredictionRun(
+        model,
+        args.inputs,
+        args.output,
+        settings=settings,
+        graph_options={name: getattr(args, name) for name in GRAPH_OPTIONS},
+        files=FileOptions(
+            drawings=args.drawn,
+            html=args.html,
+            every=args.every,
+            max_pixels=round(args.max_pixels * 1e6),
+            heat_maps=args.heat_maps,
+            heat_method=args.heat_method,
+        ),
+        boxes_file=args.boxes,
+        batch_size=args.batch_size,
+        rank=rank,
+        shards=shards,
+    )
+    run.work()
+    for reason in run.broken:
+        print(f"not used: {printable(reason)}", file=sys.stderr)
+    counts = [run.done, run.skipped, len(run.broken)]
+    together = shards > 1 and "MASTER_ADDR" in os.environ
+    with _all_processes(together) as total:
+        counts = total(counts)
+        if rank == 0 or not together:
+            report(run, counts)
+    if not counts[2]:
+        return 0
+    return 2 if counts[0] + counts[1] else 1
+
+
+def main() -> int:
+    """The exit code."""
+    args = parse_arguments()
+    try:
+        return predict(args)
+    except (ValueError, OSError) as error:  # OSError: the results cannot be written
+        print("error: " + "\n".join(map(printable, str(error).splitlines())), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""Seeded splits of a data set by picture, and the triplets that a split leaves unseen."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vrd_d2.data.records.packed import PackedRecords, unseen_triplets
+from vrd_d2.data.vocabulary import Vocabulary
+
+
+def split_indices(
+    count: int, parts: Mapping[str, float | int], *, rest: str, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Divide pictures by chance.
+
+    Args:
+        count: pictures.
+        parts: part -> number of pictures (int), or share of all of them (float in 0..1).
+        rest: part that gets all other pictures.
+        seed: the same seed, count and parts give the same split on every machine.
+
+    Returns:
+        Part -> sorted indices: those of `parts`, then `rest`. Every picture is in exactly one.
+
+    Raises:
+        ValueError: a share or number is out of range, or they are more than there are pictures.
+    """
+    sizes = {name: _size(name, part, count) for name, part in parts.items()}
+    left = count - sum(sizes.values())
+    if left < 0:
+        asked = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ValueError(f"{asked} are more than the {count} pictures: take fewer")
+    order = np.random.default_rng(seed).permutation(count)
+    found, start = {}, 0
+    for name, size in {**sizes, rest: left}.items():
+        found[name] = np.sort(order[start : start + size])
+        start += size
+    return found
+
+
+def _size(name: str, part: float | int, count: int) -> int:
+    if isinstance(part, float):
+        if not 0 <= part <= 1:  # also for NaN
+            raise ValueError(f"{name} is {part:g}: a share must be in 0..1, a number an integer")
+        return math.floor(part * count + 0.5)
+    if part < 0:
+        raise ValueError(f"{name} is {part}: a number of pictures must not be negative")
+    return part
+
+
+def zero_shot_names(
+    train: Sequence[dict], test: Sequence[dict], vocabulary: Vocabulary
+) -> list[list[str]]:
+    """Test triplets that training lacks, as rows [subject, predicate, object] of names.
+
+    Args:
+        train, test: data set dicts, lists or PackedRecords, of the same vocabulary.
+        vocabulary: their names.
+    """
+    unseen = unseen_triplets(_packed(test).triplets(), _packed(train).triplets())
+    return [
+        [vocabulary.objects[subject], vocabulary.predicates[predicate], vocabulary.objects[object_]]
+        for subject, object_, predicate in unseen
+    ]
+
+
+def write_zero_shot(rows: Sequence[Sequence[str]], path: str | os.PathLike) -> None:
+    """Write :func:`zero_shot_names` as :func:`~vrd_d2.data.datasets.builtin.load_zero_shot` reads them."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(list(rows)) + "\n", encoding="utf-8")
+
+
+def _packed(records: Sequence[dict]) -> PackedRecords:
+    if isinstance(records, PackedRecords):
+        return records
+    return PackedRecords.pack(records, drop_other_keys=True)

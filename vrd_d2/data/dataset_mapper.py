@@ -1,0 +1,216 @@
+"""From data set dicts to what relation models take, without losing a box or a relation."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import detection_utils
+from detectron2.data import transforms as T
+from detectron2.structures import Boxes, Instances
+
+from vrd_d2.data.formats.coco import Detections
+from vrd_d2.data.formats.relations_document import annotation_xyxy
+
+
+class RelationMapper:
+    """Callable from a data set dict to an example of a relation model, in training and test alike.
+
+    Detectron2's own mapper drops empty boxes and crowds, and at test time all annotations; either
+    shifts or loses the indices of relations. This one keeps every box, as annotated: also one
+    without area, or reaching outside the picture (it is not clipped, so that in PredCls and SGCls
+    the boxes of the output are those of the annotation). The data set dict is not changed.
+
+    Flips are up to ``INPUT.RANDOM_FLIP``, in training: relations keep their indices, but "left of"
+    or "facing left" do not survive a horizontal flip, so flip only where no predicate
+    tells left from right ("none" is right for the built-in configs).
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        augmentations: Sequence[T.Augmentation | T.Transform],
+        image_format: str,
+        detections: Mapping[str, Detections] | None = None,
+    ):
+        """
+        Args:
+            augmentations: resizing and flips, applied to picture and boxes.
+            image_format: channel order of the example's picture, such as "BGR".
+            detections: boxes of the user's own by file name, of
+                :func:`~vrd_d2.data.detections.load_own_boxes`.
+        """
+        self.augmentations = tuple(augmentations)
+        self.image_format = image_format
+        self.detections = detections or {}
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """INPUT.MIN_SIZE_*, MAX_SIZE_*, RANDOM_FLIP (training only) and FORMAT.
+
+        Raises:
+            ValueError: INPUT.CROP.ENABLED in training: a crop loses boxes and so relations.
+        """
+        if is_train and cfg.INPUT.CROP.ENABLED:
+            raise ValueError(
+                "INPUT.CROP.ENABLED is True: a crop loses boxes, and their relations with them; "
+                "set it to False"
+            )
+        return {
+            "augmentations": detection_utils.build_augmentation(cfg, is_train),
+            "image_format": cfg.INPUT.FORMAT,
+        }
+
+    def __call__(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        Args:
+            dataset_dict: Detectron2's, with "relations"; "annotations" and "relations" may lack.
+
+        Returns:
+            :func:`relation_example` of it, and "file_name", "image_id" and, where the record has
+            it, "distant".
+
+        Raises:
+            ValueError: names the picture that is missing, broken or of another size than stated,
+                or whose relations do not fit its annotations.
+        """
+        image = _read_picture(dataset_dict, self.image_format)
+        annotations = dataset_dict.get("annotations", ())
+        try:
+            example = relation_example(
+                image,
+                [annotation_xyxy(annotation) for annotation in annotations],
+                [annotation["category_id"] for annotation in annotations],
+                relations=dataset_dict.get("relations", ()),
+                augmentations=self.augmentations,
+                detections=self.detections.get(dataset_dict["file_name"]),
+            )
+        except ValueError as error:
+            raise ValueError(f"{_name(dataset_dict)}: {error}") from error
+        example["file_name"] = dataset_dict["file_name"]
+        for key in ("image_id", "distant"):
+            if key in dataset_dict:
+                example[key] = dataset_dict[key]
+        return example
+
+
+def relation_example(
+    image: np.ndarray,
+    boxes: np.ndarray | Sequence[Sequence[float]] = (),
+    classes: np.ndarray | Sequence[int] | None = None,
+    *,
+    relations: np.ndarray | Sequence[Sequence[int]] = (),
+    augmentations: Sequence[T.Augmentation | T.Transform] = (),
+    detections: Detections | None = None,
+) -> dict[str, Any]:
+    """One example for a relation model out of arrays: for boxes of one's own, without a data set.
+
+    Args:
+        image: uint8 (H, W, 3), channels as the model's ``INPUT.FORMAT`` says (BGR by default).
+        boxes: (M, 4) XYXY in pixels of `image`; none for SGDet, where the model finds them.
+        classes: (M,) ids, or None where they are not known (SGCls).
+        relations: (R, 3) rows (subject index, object index, predicate id) into `boxes`.
+        augmentations: applied to picture and boxes; ``RelationMapper(cfg, is_train=False)
+            .augmentations`` resizes as the config does at test time.
+        detections: what stands in for a detector's answer, in pixels of `image`.
+
+    Returns:
+        "image": uint8 (3, H', W'), resized; "height", "width": H and W, to which the model maps its
+        output back; "instances": Instances(M) of size (H', W') with gt_boxes in the resized
+        picture and, where given, gt_classes; "relations": int64 (R, 3). The M boxes and R
+        relations are those given, in their order. With `detections` also "detections": Instances
+        of size (H', W') with pred_boxes, scores and, where known, pred_classes.
+
+    Raises:
+        ValueError: an array has a wrong shape or type, a box is not finite, or an index does not
+            point at a box.
+    """
+    boxes, rows = _checked(image, boxes, classes, relations)
+    height, width = image.shape[:2]
+    count = len(boxes)
+    if detections is not None:
+        boxes = np.concatenate([boxes, detections.boxes])
+    augmented = T.AugInput(image, boxes=boxes)
+    T.AugmentationList(augmentations)(augmented)
+    resized = torch.tensor(augmented.boxes, dtype=torch.float32).reshape(-1, 4)
+    instances = Instances(augmented.image.shape[:2])
+    instances.gt_boxes = Boxes(resized[:count])
+    if classes is not None:
+        instances.gt_classes = torch.tensor(np.asarray(classes, np.int64))
+    # Always a copy: without a resize the pixels are the caller's own.
+    pixels = np.array(augmented.image.transpose(2, 0, 1), order="C")
+    example = {
+        "image": torch.from_numpy(pixels),
+        "height": height,
+        "width": width,
+        "instances": instances,
+        "relations": torch.tensor(rows),
+    }
+    if detections is not None:
+        found = example["detections"] = Instances(instances.image_size)
+        found.pred_boxes = Boxes(resized[count:])
+        found.scores = torch.tensor(np.asarray(detections.scores, np.float32))
+        if detections.classes is not None:
+            found.pred_classes = torch.tensor(np.asarray(detections.classes, np.int64))
+    return example
+
+
+def _checked(
+    image: np.ndarray, boxes: Any, classes: Any, relations: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes as float64 (M, 4) and relations as int64 (R, 3), all arguments checked."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
+        found = f"{getattr(image, 'dtype', type(image))} {getattr(image, 'shape', '')}"
+        raise ValueError(f"image is {found}: it must be a uint8 array (H, W, 3)")
+    boxes = np.asarray(boxes, np.float64)
+    if boxes.size == 0:
+        boxes = boxes.reshape(0, 4)
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
+        raise ValueError(
+            f"boxes of shape {boxes.shape}: they must be (M, 4), finite, x1 y1 x2 y2 in pixels"
+        )
+    count = len(boxes)
+    if classes is not None and np.shape(classes) != (count,):
+        raise ValueError(f"classes of shape {np.shape(classes)} for {count} boxes: one for each")
+    rows = np.asarray(relations, np.int64)
+    if rows.size == 0:
+        rows = rows.reshape(0, 3)
+    if rows.ndim != 2 or rows.shape[1] != 3:
+        raise ValueError(f"relations of shape {rows.shape}: they must be (R, 3)")
+    outside = ((rows[:, :2] < 0) | (rows[:, :2] >= count)).any(1).nonzero()[0]
+    if len(outside):
+        raise ValueError(
+            f"relations[{outside[0]}] is {rows[outside[0]].tolist()}: subject and object must be "
+            f"indices of the {count} boxes"
+        )
+    return boxes, rows
+
+
+def _name(dataset_dict: Mapping[str, Any]) -> str:
+    return f"picture {dataset_dict['file_name']} (image {dataset_dict.get('image_id')!r})"
+
+
+def _read_picture(dataset_dict: Mapping[str, Any], image_format: str) -> np.ndarray:
+    file_name = dataset_dict["file_name"]
+    try:
+        image = detection_utils.read_image(file_name, format=image_format)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{_name(dataset_dict)} is missing: put it there or correct the image folder"
+        ) from error
+    except (OSError, SyntaxError) as error:  # PIL's errors for what it cannot decode
+        size = os.path.getsize(file_name) if os.path.isfile(file_name) else 0
+        raise ValueError(
+            f"{_name(dataset_dict)}, {size} bytes, cannot be read ({error}): get it again"
+        ) from error
+    stated = (dataset_dict.get("width", image.shape[1]), dataset_dict.get("height", image.shape[0]))
+    if stated != (image.shape[1], image.shape[0]):
+        raise ValueError(
+            f"{_name(dataset_dict)} has {image.shape[1]} x {image.shape[0]} pixels, turned upright "
+            f"as its EXIF says, but the data set states {stated[0]} x {stated[1]}: correct the "
+            "data set, or use the picture that its boxes were drawn on"
+        )
+    return image

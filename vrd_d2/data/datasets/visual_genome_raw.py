@@ -1,0 +1,263 @@
+"""Visual Genome (Krishna et al. 2017) as it is published, into data set dicts.
+
+The raw annotation is free text. Names are normalised and looked up in a vocabulary, with lists
+of aliases where given; what the vocabulary lacks is left out. The VG150 split of Xu et al. 2017
+also merges boxes and filters pictures: raw annotation read here is close to it, not equal.
+"""
+
+import itertools
+import json
+import logging
+import os
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.structures import BoxMode
+
+from vrd_d2.data.images.folders import PictureFolders
+from vrd_d2.data.image_existence import check_policy, drop_missing_pictures
+from vrd_d2.data.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+# Where the pictures lie after unpacking, by the folders of the two published archives or in one.
+PICTURE_FOLDERS = ("images", "VG_100K", "VG_100K_2", "images/VG_100K", "images/VG_100K_2")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalise_name(name: str) -> str:
+    """Lower case, without punctuation, single spaces: what names are compared by."""
+    return re.sub(r"\s+", " ", name.lower().translate(_PUNCTUATION)).strip()
+
+
+def read_aliases(path: str | os.PathLike) -> dict[str, str]:
+    """Normalised alias -> normalised canonical name.
+
+    Args:
+        path: text file; each line comma separated, its first name the canonical one. A canonical
+            name that an earlier line made an alias stands for that line's name; where lines
+            contradict each other, the last one counts.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no alias file {path}: check the path") from error
+    aliases: dict[str, str] = {}
+    for line in lines:
+        names = [name for name in map(normalise_name, line.split(",")) if name]
+        if names:
+            canonical = aliases.get(names[0], names[0])
+            aliases.update(dict.fromkeys(names, canonical))
+    return aliases
+
+
+class NameTable:
+    """Ids of free-text names.
+
+    Args:
+        names: of a vocabulary.
+        aliases: as :func:`read_aliases` returns them.
+    """
+
+    def __init__(self, names: Iterable[str], aliases: Mapping[str, str]):
+        self._ids = {normalise_name(name): index for index, name in enumerate(names)}
+        self._aliases = aliases
+        self._seen: dict[str, int | None] = {}
+
+    def find(self, name: str) -> int | None:
+        """Id of a name, itself or by its alias; None if the vocabulary lacks it."""
+        if name not in self._seen:
+            key = normalise_name(name)
+            # The vocabulary's own names come first: an alias must not hide one of them.
+            self._seen[name] = self._ids.get(key, self._ids.get(self._aliases.get(key, key)))
+        return self._seen[name]
+
+
+@dataclass
+class _Counts:
+    """What of the raw annotation the vocabulary covers."""
+
+    objects: int = 0
+    objects_kept: int = 0
+    relations: int = 0
+    relations_kept: int = 0
+    unknown_objects: Counter = field(default_factory=Counter)
+    unknown_predicates: Counter = field(default_factory=Counter)
+
+
+def load_visual_genome_raw(
+    root: str | os.PathLike,
+    vocabulary: Vocabulary,
+    *,
+    object_aliases: str | os.PathLike | None = None,
+    predicate_aliases: str | os.PathLike | None = None,
+    missing_images: str = "error",
+    image_ids: Iterable[int] | None = None,
+) -> list[dict]:
+    """Read ``image_data.json``, ``objects.json`` and ``relationships.json``.
+
+    An object takes the first of its names that the vocabulary has. Objects that only occur in
+    relationships are objects too. Boxes are clipped to the picture, and kept where that leaves no
+    area. A relation is left out if the vocabulary lacks its subject, predicate or object.
+
+    Args:
+        root: folder of the JSON files; pictures are ID.jpg in one of PICTURE_FOLDERS
+            below it.
+        vocabulary: names to keep.
+        object_aliases, predicate_aliases: alias files, see :func:`read_aliases`.
+        missing_images: "error" raises for a picture that is missing, "skip" logs its name.
+        image_ids: pictures to read; None is all of image_data.json.
+
+    Returns:
+        Data set dicts in the order of image_data.json, as
+        :func:`~vrd_d2.data.formats.relations_json.load_relations_json` returns them; "id" of an
+        annotation is Visual Genome's object_id.
+
+    Raises:
+        ValueError: names the file and the record that is missing or wrong.
+    """
+    check_policy(missing_images)
+    root = Path(root)
+    images = _by_image(root / "image_data.json")
+    wanted = list(images) if image_ids is None else _chosen(image_ids, images, root)
+    objects = _by_image(root / "objects.json")
+    relationships = _by_image(root / "relationships.json")
+    tables = [
+        NameTable(names, read_aliases(aliases) if aliases is not None else {})
+        for names, aliases in (
+            (vocabulary.objects, object_aliases),
+            (vocabulary.predicates, predicate_aliases),
+        )
+    ]
+    pictures = PictureFolders(root, PICTURE_FOLDERS)
+    counts = _Counts()
+    dicts = []
+    for image_id in wanted:
+        try:
+            record = _picture(
+                images[image_id],
+                objects.get(image_id, {}).get("objects", []),
+                relationships.get(image_id, {}).get("relationships", []),
+                *tables,
+                counts,
+            )
+        except KeyError as error:
+            raise ValueError(
+                f"{root}: a record of image {image_id} lacks the key {error}: "
+                "are these the raw files of Visual Genome?"
+            ) from error
+        file_name = pictures.path(f"{image_id}.jpg")
+        dicts.append({"file_name": file_name, "image_id": image_id, **record})
+    _report(root, len(dicts), counts)
+    return drop_missing_pictures(dicts, missing_images=missing_images, source=str(root))
+
+
+def _picture(
+    image: Mapping,
+    objects: list[Mapping],
+    relationships: list[Mapping],
+    object_names: NameTable,
+    predicate_names: NameTable,
+    counts: _Counts,
+) -> dict[str, Any]:
+    """Size, annotations and relations of one picture."""
+    width, height = image["width"], image["height"]
+    ends = (row[end] for row in relationships for end in ("subject", "object"))
+    annotations: list[dict] = []
+    index: dict[int, int | None] = {}  # object_id -> position in annotations, None: left out
+    for found in itertools.chain(objects, ends):
+        object_id = found["object_id"]
+        if object_id in index:
+            continue
+        names = found["names"] if "names" in found else [found["name"]]
+        category = next((i for i in map(object_names.find, names) if i is not None), None)
+        counts.objects += 1
+        if category is None:
+            counts.unknown_objects.update(map(normalise_name, names[:1]))
+        position = None if category is None else len(annotations)
+        # Later releases merge repeated boxes and list the ids that the one box stands for.
+        index.update(dict.fromkeys([object_id, *found.get("merged_object_ids", ())], position))
+        if category is not None:
+            annotations.append(
+                {
+                    "id": object_id,
+                    "bbox": _clipped(found, width, height),
+                    "bbox_mode": BoxMode.XYXY_ABS,
+                    "category_id": category,
+                }
+            )
+    rows = []
+    for row in relationships:
+        predicate = predicate_names.find(row["predicate"])
+        if predicate is None:
+            counts.unknown_predicates[normalise_name(row["predicate"])] += 1
+        triplet = (index[row["subject"]["object_id"]], index[row["object"]["object_id"]], predicate)
+        if None not in triplet:
+            rows.append(triplet)
+    counts.objects_kept += len(annotations)
+    counts.relations += len(relationships)
+    counts.relations_kept += len(rows)
+    return {
+        "height": height,
+        "width": width,
+        "annotations": annotations,
+        "relations": np.array(rows, np.int64).reshape(-1, 3),
+    }
+
+
+def _clipped(box: Mapping, width: int, height: int) -> list[float]:
+    def inside(value: float, limit: int) -> float:
+        return float(min(max(value, 0), limit))
+
+    x, y = box["x"], box["y"]
+    return [
+        inside(x, width),
+        inside(y, height),
+        inside(x + box["w"], width),
+        inside(y + box["h"], height),
+    ]
+
+
+def _by_image(path: Path) -> dict[int, dict]:
+    """Image id -> its record in one of the published files."""
+    try:
+        records = json.loads(path.read_bytes())
+        # The first release calls the image's id "id" in all files.
+        return {record.get("image_id", record.get("id")): record for record in records}
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no file {path}: it is part of Visual Genome") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no complete JSON file ({error}): get it again") from error
+    except AttributeError as error:
+        raise ValueError(f"{path} is no list with one record for each image") from error
+
+
+def _chosen(image_ids: Iterable[int], images: Mapping, root: Path) -> list[int]:
+    wanted = set(image_ids)
+    unknown = sorted(wanted.difference(images))
+    if unknown:
+        raise ValueError(
+            f"image_ids {unknown[:10]} ({len(unknown)} in all) are not in {root}/image_data.json"
+        )
+    return [image_id for image_id in images if image_id in wanted]
+
+
+def _report(root: Path, pictures: int, counts: _Counts) -> None:
+    def most(unknown: Counter) -> str:
+        return ", ".join(f"{name!r} {number}" for name, number in unknown.most_common(5)) or "none"
+
+    logger.info(
+        "%s: %d pictures; the vocabulary covers %d of %d objects (left out most: %s) and %d of %d "
+        "relations (unknown predicates most: %s)",
+        root, pictures, counts.objects_kept, counts.objects, most(counts.unknown_objects),
+        counts.relations_kept, counts.relations, most(counts.unknown_predicates),
+    )  # fmt: skip

@@ -1,0 +1,90 @@
+"""Boxes of the user's own in place of the detector's or the annotation's: DATASETS.DETECTIONS."""
+
+import logging
+from collections.abc import Sequence
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from vrd_d2.data.formats.coco import Detections, load_detections, no_detections
+
+logger = logging.getLogger(__name__)
+
+
+def results_files(rows: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Data set name -> results file.
+
+    Args:
+        rows: DATASETS.DETECTIONS, rows of [data set name, COCO results file].
+
+    Raises:
+        ValueError: a row is not two strings, or a data set comes twice.
+    """
+    files: dict[str, str] = {}
+    for index, row in enumerate(rows):
+        if (
+            not isinstance(row, list | tuple)
+            or len(row) != 2
+            or not all(isinstance(part, str) and part for part in row)
+        ):
+            raise ValueError(
+                f"DATASETS.DETECTIONS[{index}] is {row!r}: it must be [data set name, COCO results "
+                "file]"
+            )
+        name, path = row
+        if name in files:
+            raise ValueError(
+                f"DATASETS.DETECTIONS[{index}]: data set {name!r} already has {files[name]}: keep "
+                "one row a data set"
+            )
+        files[name] = path
+    return files
+
+
+def load_own_boxes(
+    rows: Sequence[Sequence[str]], dataset_names: Sequence[str]
+) -> dict[str, Detections]:
+    """The boxes of those data sets that have a row.
+
+    Category ids are what the data set's own file calls them, as in COCO's results: those of its
+    JSON, or, for a data set that is not read from one, 0-based ids of the vocabulary. These are
+    the ids that Detectron2's COCOEvaluator writes into ``coco_instances_results.json``, too.
+
+    Args:
+        rows: DATASETS.DETECTIONS.
+        dataset_names: of a loader.
+
+    Returns:
+        Picture's file name -> boxes, in its own pixels; every picture of such a data set is there.
+
+    Raises:
+        ValueError: a file cannot be used, see :func:`~vrd_d2.data.formats.coco.load_detections`; or none
+            of its image ids is one of the data set.
+    """
+    files = results_files(rows)
+    found: dict[str, Detections] = {}
+    for name in dict.fromkeys(dataset_names):
+        if name not in files:
+            continue
+        image_ids = {r["file_name"]: r["image_id"] for r in DatasetCatalog.get(name)}
+        metadata = MetadataCatalog.get(name)  # after the catalog, which may set it
+        ids = metadata.get("thing_dataset_id_to_contiguous_id") or {
+            i: i for i in range(len(metadata.get("thing_classes", ())))
+        }
+        by_image = load_detections(files[name], ids)
+        met = by_image.keys() & set(image_ids.values())
+        if by_image and not met:
+            raise ValueError(
+                f"{files[name]}: no image_id ({', '.join(map(repr, list(by_image)[:3]))}, ...) is "
+                f"one of data set {name!r} "
+                f"({', '.join(map(repr, list(image_ids.values())[:3]))}, ...): give the results "
+                "of this very data set; 1 and '1' differ"
+            )
+        logger.info(
+            "%s: %d boxes of %s for %d of %d pictures; %d of its image ids are not in the data set",
+            name, sum(len(by_image[i].boxes) for i in met), files[name], len(met),
+            len(image_ids), len(by_image) - len(met),
+        )  # fmt: skip
+        nothing = no_detections()
+        for file_name, image_id in image_ids.items():
+            found[file_name] = by_image.get(image_id, nothing)
+    return found

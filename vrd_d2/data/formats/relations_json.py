@@ -1,0 +1,297 @@
+"""The interchange format: a COCO instances JSON that also lists predicates and relations.
+
+``datasets/README.md`` documents it key by key. COCO tools read the files as they are. What real
+data contain is kept: boxes without area or partly outside the picture, relations of a box to
+itself, repeated relations, pictures without any. Nothing is dropped, so indices never shift.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from vrd_d2.data.formats.coco import is_boxes_only, with_empty_relations
+from vrd_d2.data.records.packed import PackedRecords
+from vrd_d2.data.image_existence import check_policy, drop_missing_pictures, missing_files
+from vrd_d2.data.source_files import collector_paused
+from vrd_d2.data.formats.relations_check import Findings, check_document
+from vrd_d2.data.formats.relations_document import (
+    contiguous_ids,
+    names_by_id,
+    pack_document,
+    to_document,
+)
+from vrd_d2.data.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 5  # errors that an exception quotes
+# Metadata that reading the file sets.
+_FROM_FILE = ("name", "thing_classes", "predicate_classes", "thing_dataset_id_to_contiguous_id")
+
+
+def load_relations_json(
+    json_file: str | os.PathLike,
+    image_root: str | os.PathLike | None = None,
+    *,
+    missing_images: str = "error",
+) -> list[dict]:
+    """Read a relations_json file into Detectron2 data set dicts with relations.
+
+    Args:
+        json_file: the file; a COCO instances file, with neither "predicates" nor "relations", is
+            read as well: pictures without relations.
+        image_root: folder that its file names are relative to; None is the file's own folder.
+        missing_images: "error" raises when a picture file is missing; "skip" leaves the picture
+            out and logs a warning with the names.
+
+    Returns:
+        One dict a picture, in the order of the file: "file_name", "image_id", "height", "width",
+        "annotations" (each "id", "bbox" as XYXY_ABS floats, "bbox_mode", "category_id" 0-based in
+        the order of the file's category ids, "iscrowd" where it is 1), "relations": int64 (R, 3)
+        rows (subject index, object index, predicate id) into the annotations, and "captions"
+        where there are any.
+
+    Raises:
+        ValueError: names the file, the first wrong records and the remedy.
+    """
+    check_policy(missing_images)
+    with collector_paused():
+        # Doubles, so that a file that is loaded and saved again keeps its last digits.
+        records = pack_document(
+            _read_valid(json_file), _root(json_file, image_root), box_dtype=np.float64
+        )
+        return list(_existing(records, json_file, missing_images))
+
+
+def validate_relations_json(
+    json_file: str | os.PathLike, image_root: str | os.PathLike | None = None
+) -> list[str]:
+    """Every problem of a relations_json file.
+
+    Args:
+        json_file: the file.
+        image_root: as in :func:`load_relations_json`.
+
+    Returns:
+        Messages, each with file, record and remedy: first those that begin with "error:", which
+        must be repaired before the file can be loaded (missing pictures among them), then those
+        that begin with "warning:". An empty list means that all is well.
+    """
+    try:
+        document, findings = _read_checked(json_file)
+    except ValueError as error:
+        return [f"error: {error}"]
+    if not findings.errors:
+        root = _root(json_file, image_root)
+        paths = [os.path.join(root, image["file_name"]) for image in document["images"]]
+        missing = set(missing_files(paths))
+        for index, path in enumerate(paths):
+            if path in missing:
+                findings.error(
+                    f"images[{index}] (id {document['images'][index]['id']!r})",
+                    f"there is no picture {path}: put it there or correct the image folder",
+                )
+    return [f"error: {text}" for text in findings.errors] + [
+        f"warning: {text}" for text in findings.warnings
+    ]
+
+
+def save_relations_json(
+    dataset_dicts: Sequence[Mapping[str, Any]],
+    vocabulary: Vocabulary,
+    json_file: str | os.PathLike,
+    *,
+    image_root: str | os.PathLike | None = None,
+    always_relative: bool = False,
+) -> None:
+    """Write data set dicts as relations_json; loading the file gives them back
+    (box corners up to the last bit of a float, because COCO stores widths and heights).
+
+    Annotation ids are kept if every annotation has one and all differ; else they are numbered
+    from 1. Other keys than those that :func:`load_relations_json` returns are not written. The
+    file appears when it is complete.
+
+    Args:
+        dataset_dicts: as :func:`load_relations_json` returns them. Boxes may be in any BoxMode.
+        vocabulary: what category and predicate ids stand for.
+        json_file: file to write; its folder is made.
+        image_root: file names below this folder are written relative to it, others as absolute
+            paths; None is the file's own folder.
+        always_relative: write those others as relative ("../pictures/1.jpg"), too, so that file
+            and pictures can be moved together.
+
+    Raises:
+        ValueError: names the record that cannot be written.
+    """
+    document = to_document(
+        dataset_dicts, vocabulary, _root(json_file, image_root), always_relative=always_relative
+    )
+    _raise_errors(check_document(document, f"data set dicts for {json_file}"))
+    path = Path(json_file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def register_relations_json(
+    name: str,
+    json_file: str | os.PathLike,
+    image_root: str | os.PathLike | None = None,
+    *,
+    missing_images: str = "error",
+    **metadata: Any,
+) -> None:
+    """Register a relations_json file as a data set of Detectron2; it is read when it is asked for.
+
+    ``thing_classes`` and ``predicate_classes`` enter the metadata when the file is read, unless
+    they are given here: then the file must have the very same.
+
+    Args:
+        name: name of the data set. Registering a name again with the same file replaces it, and
+            keeps metadata that was added meanwhile.
+        json_file, image_root, missing_images: see :func:`load_relations_json`.
+        metadata: more metadata, such as ``zero_shot_triplets``.
+
+    Raises:
+        ValueError: the name belongs to another data set.
+    """
+    check_policy(missing_images)
+    json_file = os.fspath(json_file)
+    root = _root(json_file, image_root)
+    if name in DatasetCatalog:
+        if MetadataCatalog.get(name).get("json_file") != json_file:
+            raise ValueError(
+                f"data set name {name!r} is taken by "
+                f"{MetadataCatalog.get(name).get('json_file', 'another data set')}; "
+                f"choose another name for {json_file}"
+            )
+        added = {
+            key: value
+            for key, value in MetadataCatalog.get(name).as_dict().items()
+            if key not in _FROM_FILE
+        }
+        metadata = {**added, **metadata}
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    DatasetCatalog.register(
+        name, lambda: load_registered(name, json_file, root, missing_images=missing_images)
+    )
+    places = {"json_file": json_file, "image_root": root}
+    MetadataCatalog.get(name).set(**{"evaluator_type": "relation", **metadata, **places})
+
+
+def load_registered(
+    name: str, json_file: str, image_root: str, *, missing_images: str = "error"
+) -> PackedRecords:
+    """Load the file of a registered data set and complete the metadata with its names.
+
+    The content is kept until the file changes: trainer, evaluator and baselines ask for the same.
+
+    Raises:
+        ValueError: see :func:`load_relations_json`; or the file's classes are not those that the
+            data set was registered with.
+    """
+    records, names, class_ids = _read_packed(json_file, image_root, file_stamp(json_file))
+    metadata = MetadataCatalog.get(name)
+    for key, found in names.items():
+        known = metadata.get(key)
+        if known is not None and list(known) != found:
+            raise ValueError(
+                f"{json_file} has {len(found)} {key} that differ from the {len(known)} that data "
+                f"set {name!r} was registered with: write the file with the same list, or register "
+                "it under another name"
+            )
+        metadata.set(**{key: list(found)})
+    # COCOEvaluator turns class ids back into the file's with this.
+    metadata.set(thing_dataset_id_to_contiguous_id=dict(class_ids))
+    return _existing(records, json_file, missing_images)
+
+
+@lru_cache(maxsize=8)
+def _read_packed(
+    json_file: str, image_root: str, stamp: tuple[int, int]
+) -> tuple[PackedRecords, dict[str, list[str]], dict[int, int]]:
+    """Records, names by metadata key, and file id -> 0-based id of the classes."""
+    with collector_paused():
+        document = _read_valid(json_file)
+        names = {"thing_classes": names_by_id(document["categories"])}
+        if document["predicates"]:  # else there are boxes only
+            names["predicate_classes"] = names_by_id(document["predicates"])
+        return (
+            pack_document(document, image_root),
+            names,
+            contiguous_ids(document["categories"]),
+        )
+
+
+def file_stamp(path: str | os.PathLike) -> tuple[int, int]:
+    """Changes when the file does; (0, 0) where there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
+
+
+def _root(json_file: str | os.PathLike, image_root: str | os.PathLike | None) -> str:
+    return os.path.dirname(os.fspath(json_file)) if image_root is None else os.fspath(image_root)
+
+
+def _read(json_file: str | os.PathLike) -> Any:
+    try:
+        # As text: json.loads(bytes) would keep the bytes beside the text while it parses.
+        return json.loads(Path(json_file).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no file {json_file}: check the path") from error
+    except OSError as error:
+        raise ValueError(f"{json_file} cannot be read ({error}): check the path") from error
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
+        raise ValueError(
+            f"{json_file} is no complete JSON file ({error}): write or copy it again"
+        ) from error
+
+
+def _read_checked(json_file: str | os.PathLike) -> tuple[Any, Findings]:
+    document = _read(json_file)
+    boxes_only = is_boxes_only(document)
+    if boxes_only:
+        document = with_empty_relations(document)
+    return document, check_document(document, str(json_file), boxes_only=boxes_only)
+
+
+def _read_valid(json_file: str | os.PathLike) -> dict:
+    document, findings = _read_checked(json_file)
+    _raise_errors(findings)
+    if findings.warnings:
+        logger.info(
+            "%s: %d oddities are kept (validate_relations_json lists them), such as: %s",
+            json_file, len(findings.warnings), findings.warnings[0],
+        )  # fmt: skip
+    return document
+
+
+def _raise_errors(findings: Findings) -> None:
+    if not findings.errors:
+        return
+    more = len(findings.errors) - _SHOWN
+    raise ValueError(
+        "\n".join(findings.errors[:_SHOWN])
+        + (f"\nand {more} more (validate_relations_json lists them all)" if more > 0 else "")
+    )
+
+
+def _existing(
+    records: PackedRecords, json_file: str | os.PathLike, missing_images: str
+) -> PackedRecords:
+    return drop_missing_pictures(records, missing_images=missing_images, source=str(json_file))

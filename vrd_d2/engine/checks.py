@@ -1,0 +1,128 @@
+"""Whether data sets suit a model, told before anything is trained or evaluated."""
+
+import difflib
+import itertools
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY
+
+from vrd_d2.data.detections import results_files
+from vrd_d2.data.records.packed import annotation_xyxy
+from vrd_d2.data.vocabulary import get_vocabulary
+from vrd_d2.modeling.relation_model import RelationModel
+from vrd_d2.tasks import Task
+
+logger = logging.getLogger(__name__)
+_LOOKED_AT = 1000  # pictures
+
+
+def is_relation_model(cfg: CfgNode) -> bool:
+    """Whether the config's meta-architecture predicts relations (else it is a plain detector)."""
+    return issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), RelationModel)
+
+
+def check_datasets(dataset_names: Sequence[str]) -> None:
+    """Check that data sets are registered and have pictures.
+
+    Raises:
+        ValueError: names the data set and the remedy.
+    """
+    for name in dataset_names:
+        if name not in DatasetCatalog:
+            near = difflib.get_close_matches(name, list(DatasetCatalog), n=3)
+            raise ValueError(
+                f"there is no data set {name!r}"
+                + (f" (did you mean {' or '.join(near)}?)" if near else "")
+                + ": correct DATASETS.TRAIN and TEST, or name its file in DATASETS.REGISTER"
+            )
+        if not len(DatasetCatalog.get(name)):
+            raise ValueError(
+                f"data set {name!r} has no pictures (DATASETS.EXCLUDE and MISSING_IMAGES leave "
+                "some out): take another one"
+            )
+
+
+def check_vocabulary(cfg: CfgNode, dataset_names: list[str] | tuple[str, ...]) -> None:
+    """Check that data sets have the very classes and predicates of MODEL.VOCABULARY.
+
+    Raises:
+        ValueError: names the data set, the first difference and the remedy.
+    """
+    vocabulary = get_vocabulary(cfg.MODEL.VOCABULARY)
+    kinds = [("thing_classes", vocabulary.objects)]
+    if is_relation_model(cfg):
+        kinds.append(("predicate_classes", vocabulary.predicates))
+    for dataset_name in dataset_names:
+        metadata = MetadataCatalog.get(dataset_name)
+        for kind, names in kinds:
+            found = list(metadata.get(kind, []))
+            if found == list(names) or (kind == "predicate_classes" and not found):
+                continue  # boxes only: the model's predicates are as good as any
+            index = next(
+                (i for i, (a, b) in enumerate(zip(found, names, strict=False)) if a != b),
+                min(len(found), len(names)),
+            )
+            raise ValueError(
+                f"data set {dataset_name!r} has {len(found)} {kind}, MODEL.VOCABULARY "
+                f"{cfg.MODEL.VOCABULARY!r} has {len(names)}; they differ at id {index} "
+                f"({found[index : index + 1]} and {list(names[index : index + 1])}): set "
+                "MODEL.VOCABULARY to the data set's own JSON"
+            )
+
+
+def check_training_data(cfg: CfgNode) -> None:
+    """Check that DATASETS.TRAIN has what the model learns from; the data sets have been read.
+
+    Raises:
+        ValueError: the classes are not MODEL.VOCABULARY's, a data set has boxes only or no related
+            boxes that overlap though the model takes no others, or DATASETS.DETECTIONS would
+            replace annotated boxes that are learnt from.
+    """
+    check_vocabulary(cfg, cfg.DATASETS.TRAIN)
+    if not is_relation_model(cfg):
+        return
+    files = results_files(cfg.DATASETS.DETECTIONS)
+    for name in cfg.DATASETS.TRAIN:
+        labelled = name not in cfg.DATASETS.DISTANT  # else a knowledge base gives the relations
+        if labelled and not MetadataCatalog.get(name).get("predicate_classes"):
+            raise ValueError(
+                f"data set {name!r} of DATASETS.TRAIN has boxes only, and no relations to learn "
+                "from: train on one with relations, or name it in DATASETS.DISTANT as well"
+            )
+        if labelled and cfg.MODEL.RELATION.REQUIRE_OVERLAP:
+            _check_overlap(name)
+        if name in files and Task(cfg.MODEL.RELATION.TASK).boxes_given:
+            raise ValueError(
+                f"DATASETS.DETECTIONS has a row for the training set {name!r}, but "
+                f"{cfg.MODEL.RELATION.TASK} learns from annotated boxes: keep the rows of test "
+                "sets only, or set MODEL.RELATION.TASK to sgdet"
+            )
+
+
+def _check_overlap(name: str) -> None:
+    """How many relations REQUIRE_OVERLAP leaves out, judged by the first pictures."""
+    related = apart = 0
+    records = DatasetCatalog.get(name)
+    for record in itertools.islice(records, _LOOKED_AT):
+        rows = np.asarray(record.get("relations", ()), np.int64).reshape(-1, 3)
+        boxes = np.array([annotation_xyxy(a) for a in record["annotations"]]).reshape(-1, 4)
+        subjects, objects = boxes[rows[:, 0]], boxes[rows[:, 1]]
+        low = np.maximum(subjects[:, :2], objects[:, :2])
+        high = np.minimum(subjects[:, 2:], objects[:, 2:])
+        related += len(rows)
+        apart += int((high <= low).any(1).sum())
+    if not apart:
+        return
+    found = (
+        f"{apart} of {related} relations in the first {min(len(records), _LOOKED_AT)} pictures of "
+        f"the training set {name!r} are between boxes that do not overlap, which "
+        "MODEL.RELATION.REQUIRE_OVERLAP leaves out"
+    )
+    if apart == related and len(records) <= _LOOKED_AT:
+        raise ValueError(f"{found}: nothing is left to learn from; set it to False")
+    if 2 * apart > related:
+        logger.warning("%s: with False they are learnt, too", found)

@@ -1,0 +1,304 @@
+"""Training and evaluation on Detectron2's trainer, hooks and evaluators."""
+
+import contextlib
+import functools
+import itertools
+import logging
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import (
+    DatasetMapper,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
+from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
+from detectron2.engine import DefaultTrainer, defaults, hooks
+from detectron2.evaluation import DatasetEvaluators
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from detectron2.utils import comm
+from torch import nn
+from torch.utils.data import Dataset, Sampler
+
+from vrd_d2.checkpoint.checkpointer import (
+    STAMP,
+    SafeCheckpointer,
+    Stamp,
+    detector_file,
+    load_weights,
+    stamp_of,
+)
+from vrd_d2.engine.checks import (
+    check_datasets,
+    check_training_data,
+    check_vocabulary,
+    is_relation_model,
+)
+from vrd_d2.data.dataset_mapper import RelationMapper
+from vrd_d2.data.detections import load_own_boxes, results_files
+from vrd_d2.data.build import training_records
+from vrd_d2.data.vocabulary import get_vocabulary
+from vrd_d2.evaluation import RelationEvaluator
+from vrd_d2.evaluation.detection import DetectionEvaluator
+from vrd_d2.modeling.frequency import training_counts
+from vrd_d2.modeling.relation_heads.long_tail import predicate_repeat_factors
+
+logger = logging.getLogger(__name__)
+
+
+def build_mapper(
+    cfg: CfgNode, dataset_names: Sequence[str], *, is_train: bool
+) -> RelationMapper | DatasetMapper:
+    """What turns the dicts of these data sets into examples, with the boxes that
+    DATASETS.DETECTIONS has for them."""
+    if not is_relation_model(cfg):
+        return DatasetMapper(cfg, is_train=is_train)
+    detections = load_own_boxes(cfg.DATASETS.DETECTIONS, dataset_names)
+    return RelationMapper(cfg, is_train=is_train, detections=detections)
+
+
+def load_detector(cfg: CfgNode, model: nn.Module) -> None:
+    """Load MODEL.DETECTOR.WEIGHTS, a file or the name of one that ships, into the detector."""
+    weights = cfg.MODEL.DETECTOR.WEIGHTS
+    if weights and getattr(model, "detector", None) is not None:
+        file = detector_file(weights)
+        load_weights(model.detector, file, expected=stamp_of(cfg, part="detector"))
+
+
+def build_trained_model(cfg: CfgNode) -> nn.Module:
+    """A model ready for evaluation, from MODEL.WEIGHTS alone where that is set.
+
+    Raises:
+        ValueError: there are no weights for a model that needs them, or they do not fit.
+    """
+    model = DefaultTrainer.build_model(cfg).eval()
+    if cfg.MODEL.WEIGHTS:
+        load_weights(model, cfg.MODEL.WEIGHTS, expected=stamp_of(cfg))
+        return model
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            f"{cfg.MODEL.META_ARCHITECTURE} has no weights: set MODEL.WEIGHTS (--weights, or "
+            "`weights` of a Predictor) to the checkpoint of a finished training, such as "
+            f"{Path(cfg.OUTPUT_DIR) / 'model_final.pth'}"
+        )
+    load_detector(cfg, model)
+    return model
+
+
+@contextlib.contextmanager
+def _cpu_ddp(cfg: CfgNode) -> Iterator[None]:
+    """DefaultTrainer tells DDP the rank as a GPU number, which DDP refuses on the CPU."""
+    if cfg.MODEL.DEVICE != "cpu":
+        yield
+        return
+    original = defaults.create_ddp_model
+    defaults.create_ddp_model = functools.partial(original, device_ids=None)
+    try:
+        yield
+    finally:
+        defaults.create_ddp_model = original
+
+
+class SkippingSampler(Sampler):
+    """An infinite sampler without its first indices: where a resumed run had come to.
+
+    Args:
+        sampler: of this process.
+        skip: indices that this process has already consumed.
+    """
+
+    def __init__(self, sampler: Sampler, skip: int):
+        self.sampler = sampler
+        self.skip = skip
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.islice(iter(self.sampler), self.skip, None)
+
+
+def _without_grad_scaler(cfg: CfgNode) -> CfgNode:
+    """SOLVER.AMP as Detectron2 understands it: its trainer is float16 with a scaler, on CUDA.
+
+    bfloat16 has the range of float32 and needs neither: the model's own autocast is enough.
+    """
+    amp = cfg.SOLVER.AMP
+    if not amp.ENABLED:
+        return cfg
+    if amp.PRECISION == "float16" and cfg.MODEL.DEVICE != "cpu":
+        return cfg
+    if amp.PRECISION != "bfloat16" or not is_relation_model(cfg):
+        raise ValueError(
+            f"SOLVER.AMP.PRECISION is {amp.PRECISION!r}: choose float16 (on CUDA) or bfloat16 "
+            "(relation models, on CUDA and on the CPU)"
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.AMP.ENABLED = False
+    return cfg
+
+
+def _training_sampler(cfg: CfgNode, dataset: list[dict] | Dataset) -> Sampler:
+    seed = cfg.SEED if cfg.SEED >= 0 else None
+    name = cfg.DATALOADER.SAMPLER_TRAIN
+    if name == "TrainingSampler":
+        return TrainingSampler(len(dataset), seed=seed)
+    if name != "RepeatFactorTrainingSampler":
+        raise ValueError(
+            f"DATALOADER.SAMPLER_TRAIN is {name!r}: choose TrainingSampler or "
+            "RepeatFactorTrainingSampler"
+        )
+    threshold = cfg.DATALOADER.REPEAT_THRESHOLD
+    if is_relation_model(cfg):
+        num_predicates = len(get_vocabulary(cfg.MODEL.VOCABULARY).predicates)
+        factors = predicate_repeat_factors(dataset, num_predicates, threshold)
+    else:
+        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            dataset, threshold
+        )
+    return RepeatFactorTrainingSampler(factors, seed=seed)
+
+
+class Trainer(DefaultTrainer):
+    """Detectron2's trainer with relation data, relation evaluators and a few solver options.
+
+    It trains plain detectors too: their configs keep Detectron2's own mapper and evaluator.
+
+    With SEED >= 0 a run is reproducible and a resumed run goes on as if it had not been stopped:
+    the data stream is taken up where it was, and every iteration draws its pairs from a seed of its
+    own. (Not so for augmentation by chance, scales or flips, whose state lies in the loader's
+    workers.)
+    """
+
+    def __init__(self, cfg: CfgNode):
+        with _cpu_ddp(cfg):
+            super().__init__(_without_grad_scaler(cfg))
+        if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.PRECISION == "bfloat16":
+            self.checkpointer.model.autocast_dtype = torch.bfloat16
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Load weights, or all states of the last checkpoint and the place in the data stream."""
+        super().resume_or_load(resume)
+        model = self.checkpointer.model
+        if (
+            not self.start_iter
+            and getattr(model, "detector", None) is not None
+            and not (self.cfg.MODEL.DETECTOR.WEIGHTS or self.cfg.MODEL.WEIGHTS)
+        ):
+            raise ValueError(
+                "the detector has no weights: train it (configs/faster_rcnn_vg.yaml) and set "
+                "MODEL.DETECTOR.WEIGHTS to its checkpoint"
+            )
+        if not self.start_iter and getattr(model, "needs_counts", False):
+            model.set_counts(training_counts(self.cfg))
+        if self.start_iter:
+            self._trainer.reset_data_loader(
+                lambda: self.build_train_loader(self.cfg, start_iter=self.start_iter)
+            )
+
+    def before_step(self) -> None:
+        """Seed the iteration, so that what it draws does not depend on how the run got there."""
+        super().before_step()
+        if self.cfg.SEED >= 0:
+            torch.manual_seed(self.cfg.SEED + self.iter * comm.get_world_size() + comm.get_rank())
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """The meta-architecture, its frozen detector loaded from MODEL.DETECTOR.WEIGHTS."""
+        model = super().build_model(cfg)
+        load_detector(cfg, model)
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """SOLVER.OPTIMIZER: "SGD" or "AdamW"."""
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ValueError(
+                f"this {cfg.MODEL.META_ARCHITECTURE} has nothing to train: run it with --eval-only"
+            )
+        if cfg.SOLVER.OPTIMIZER == "SGD":
+            return super().build_optimizer(cfg, model)
+        if cfg.SOLVER.OPTIMIZER != "AdamW":
+            raise ValueError(f"SOLVER.OPTIMIZER is {cfg.SOLVER.OPTIMIZER!r}: choose SGD or AdamW")
+        params = get_default_optimizer_params(
+            model,
+            base_lr=cfg.SOLVER.BASE_LR,
+            weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+            bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
+            weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+        )
+        optimizer = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
+        return optimizer(params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode, *, start_iter: int = 0):
+        """Training batches from an iteration on.
+
+        Raises:
+            ValueError: the data set has other classes than MODEL.VOCABULARY.
+        """
+        check_datasets(cfg.DATASETS.TRAIN)
+        dataset = training_records(
+            cfg.DATASETS.TRAIN,
+            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            distant=cfg.DATASETS.DISTANT if is_relation_model(cfg) else (),
+        )
+        check_training_data(cfg)
+        per_process = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+        return build_detection_train_loader(
+            cfg,
+            dataset=dataset,
+            mapper=build_mapper(cfg, cfg.DATASETS.TRAIN, is_train=True),
+            sampler=SkippingSampler(_training_sampler(cfg, dataset), start_iter * per_process),
+        )
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        """All pictures of a data set once, split among the processes."""
+        check_datasets([dataset_name])
+        mapper = build_mapper(cfg, [dataset_name], is_train=False)
+        loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        check_vocabulary(cfg, [dataset_name])
+        return loader
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None):
+        """Relation metrics; detection AP as well where boxes are detected."""
+        folder = output_folder or str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name)
+        evaluators = []
+        task = cfg.MODEL.RELATION.TASK
+        if dataset_name in results_files(cfg.DATASETS.DETECTIONS):
+            task = "sgdet"  # the boxes are not the annotation's: they must be matched
+        if is_relation_model(cfg):
+            evaluators.append(
+                RelationEvaluator(
+                    dataset_name,
+                    task=task,
+                    protocol=cfg.TEST.RELATION.PROTOCOL,
+                    output_dir=folder,
+                    write_predictions=cfg.TEST.RELATION.WRITE_PREDICTIONS,
+                )
+            )
+        if not is_relation_model(cfg) or cfg.MODEL.RELATION.TASK == "sgdet":
+            evaluators.append(DetectionEvaluator(dataset_name, output_dir=folder))
+        return DatasetEvaluators(evaluators)
+
+    def build_hooks(self) -> list:
+        """Detectron2's hooks, and the best checkpoint by TEST.BEST_METRIC."""
+        # Here, as Detectron2 makes its own checkpointer just before and its hooks keep theirs.
+        self.checkpointer = SafeCheckpointer(
+            self.checkpointer.model,
+            self.cfg.OUTPUT_DIR,
+            trainer=weakref.proxy(self),
+            **{STAMP: Stamp(self.cfg)},
+        )
+        built = super().build_hooks()
+        if self.cfg.TEST.BEST_METRIC and self.cfg.TEST.EVAL_PERIOD > 0:
+            best = hooks.BestCheckpointer(
+                self.cfg.TEST.EVAL_PERIOD, self.checkpointer, self.cfg.TEST.BEST_METRIC
+            )
+            # Behind EvalHook, which stores the metric, and before the writers.
+            kinds = [type(hook) for hook in built]
+            built.insert(kinds.index(hooks.EvalHook) + 1, best)
+        return built

@@ -1,0 +1,210 @@
+"""A page that shows scene graphs in any browser: one file, nothing loaded from anywhere.
+
+The picture is embedded, its boxes and the graph are SVG. Pointing at a box, a node, an arrow or a
+line of the list lights up what belongs to it everywhere, and lays the heat map of the relation, if
+it has one, over the picture; sliders choose how many relations show.
+"""
+
+import base64
+import html
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vrd_d2.visualization.canvas import Rectangle, entity_colour, on_paper, text_colour
+from vrd_d2.visualization.heat_map import heat_layer
+from vrd_d2.visualization.placement import (
+    STATUS,
+    GraphSpace,
+    Placement,
+    Row,
+    arrow_colour,
+    number_names,
+    place_on_picture,
+)
+from vrd_d2.scene_graph import SceneGraph
+
+_TEMPLATE = Path(__file__).resolve().parent / "assets" / "graph_page.html"
+_LONGER_SIDE = 1280  # pixels of the embedded picture
+_VIEW = 900  # longer side of the picture in the units in which a name is 13 high
+
+
+@dataclass(frozen=True)
+class GraphPage:
+    """One picture of a page.
+
+    Attributes:
+        graph: what is shown of it.
+        image: uint8 (H, W, 3) RGB.
+        title: of the picture, such as its file name.
+        notes: facts to state beside the title.
+        heat_maps: by position of a relation, (h, w) values in 0..1 that cover the picture; shown
+            when the relation is pointed at.
+    """
+
+    graph: SceneGraph
+    image: np.ndarray
+    title: str
+    notes: Sequence[str] = field(default_factory=list)
+    heat_maps: Mapping[int, np.ndarray] = field(default_factory=dict)
+
+
+def graph_page(pictures: Iterable[GraphPage], *, title: str | None = None) -> str:
+    """The page as a string; with several pictures it has a picker.
+
+    Args:
+        pictures: one at least; each is let go before the next is asked for.
+        title: of the document, default that of the picture, or the number of several.
+
+    Raises:
+        ValueError: there is no picture.
+    """
+    contents = [_content(picture) for picture in pictures]
+    if not contents:
+        raise ValueError("a page needs one picture at least")
+    if title is None:
+        title = contents[0]["title"] if len(contents) == 1 else f"{len(contents)} pictures"
+    data = json.dumps(
+        {"pictures": contents},
+        ensure_ascii=False,
+        allow_nan=False,
+        separators=(",", ":"),
+    )
+    # Inside a script element nothing is decoded, but "</script" and "<!--" would end it.
+    for character in "<>&":
+        data = data.replace(character, f"\\u{ord(character):04x}")
+    template = _TEMPLATE.read_text(encoding="utf-8")
+    before, rest = template.split("{{TITLE}}")
+    between, after = rest.split("{{DATA}}")
+    return f"{before}{html.escape(title)}{between}{data}{after}"
+
+
+def in_frame(page: str, height: int = 860) -> str:
+    """A page within a page: its scripts run, and reach nothing outside their frame."""
+    return (
+        f'<iframe title="scene graph" sandbox="allow-scripts" style="width:100%;height:{height}px;'
+        f'border:0;border-radius:8px" srcdoc="{html.escape(page, quote=True)}"></iframe>'
+    )
+
+
+def _content(page: GraphPage) -> dict[str, Any]:
+    graph = page.graph
+    height, width = page.image.shape[:2]
+    rows = _rows(graph)
+    names = number_names(graph.labels)
+    scale = _VIEW / max(height, width)
+    shown = (max(1.0, scale * width), max(1.0, scale * height))
+    boxes = (scale * np.asarray(graph.boxes, dtype=float).reshape(-1, 4)).clip(0, shown * 2)
+    # A very narrow picture gets a margin, or its names would find no room.
+    area = (0.0, 0.0, max(shown[0], 300.0), max(shown[1], 200.0))
+    on_picture = place_on_picture(area, boxes, names, rows, 1.0, entities=range(len(names)))
+    picture = _view(on_picture, area, rows, paper=False)
+    picture["shown"] = [round(side, 1) for side in shown]
+    picture["boxes"] = [_xywh(tuple(box)) for box in boxes.tolist()]
+    space = GraphSpace(names, boxes, rows, 1.0)
+    sheet = (0.0, 0.0, max(space.width, 560.0), max(space.height, 300.0))
+    facts = [f"{width} × {height} pixels", f"{len(names)} objects", *page.notes]
+    return {
+        "title": page.title,
+        "facts": " · ".join(facts),
+        "image": _photograph(page.image),
+        "entities": _entities(graph, names),
+        "relations": _relations(rows, page.heat_maps),
+        "greatest": max((row[4] for row in rows if row[4] is not None), default=0.0),
+        "picture": picture,
+        "graph": _view(space.place(sheet), sheet, rows, paper=True) if space.nodes else None,
+    }
+
+
+def _rows(graph: SceneGraph) -> list[Row]:
+    scores = graph.scores if graph.scores is not None else [None] * len(graph.relations)
+    rows = []
+    for relation, score in zip(graph.relations, scores, strict=True):
+        subject, object_, predicate, status = (*relation, None)[:4]
+        value = None if score is None or not math.isfinite(score) else float(score)
+        rows.append((int(subject), int(object_), str(predicate), status, value))
+    return rows
+
+
+def _entities(graph: SceneGraph, names: Sequence[str]) -> list[dict[str, Any]]:
+    entities = []
+    for i, (name, label) in enumerate(zip(names, graph.labels, strict=True)):
+        tip = name if len(name) > len(str(label)) else str(label)
+        if graph.entity_scores is not None:
+            tip += f" ({graph.entity_scores[i]:.2f})"
+        colour = entity_colour(i)
+        entities.append(
+            {"name": name, "tip": tip, "colour": _hex(colour), "ink": _hex(text_colour(colour))}
+        )
+    return entities
+
+
+def _relations(rows: Sequence[Row], heat_maps: Mapping[int, np.ndarray]) -> list[dict[str, Any]]:
+    relations = []
+    for i, (subject, object_, predicate, status, score) in enumerate(rows):
+        relation = {"subject": subject, "object": object_, "predicate": predicate, "score": score}
+        if i in heat_maps:
+            relation["heat"] = _data_uri(heat_layer(heat_maps[i]), "PNG", optimize=True)
+        if status:
+            colour, text = STATUS[status]
+            relation |= {"status": status, "statusColour": _hex(colour), "statusText": text}
+        relations.append(relation)
+    return relations
+
+
+def _view(
+    placement: Placement, area: Rectangle, rows: Sequence[Row], *, paper: bool
+) -> dict[str, Any]:
+    arrows = []
+    for arrow, points in placement.arrows.items():
+        colour = arrow_colour(arrow)
+        arrows.append(
+            {
+                "relations": [j for j, row in enumerate(rows) if (row[0], row[1], row[3]) == arrow],
+                "path": _path(points),
+                "colour": _hex(on_paper(colour) if paper else colour),
+                "label": _xywh(placement.labels[arrow]),
+                "text": placement.texts[arrow],
+            }
+        )
+    return {
+        "width": round(area[2], 1),
+        "height": round(area[3], 1),
+        "chips": {str(entity): _xywh(chip) for entity, chip in placement.chips.items()},
+        "arrows": arrows,
+    }
+
+
+def _path(points: np.ndarray) -> str:
+    """SVG path through about every fourth point, and the last."""
+    kept = [*points[:-1:4].tolist(), points[-1].tolist()]
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in kept)
+
+
+def _xywh(rectangle: Rectangle) -> list[float]:
+    x1, y1, x2, y2 = rectangle
+    return [round(value, 1) for value in (x1, y1, x2 - x1, y2 - y1)]
+
+
+def _hex(colour: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+def _photograph(image: np.ndarray) -> str:
+    picture = Image.fromarray(image)
+    picture.thumbnail((_LONGER_SIDE, _LONGER_SIDE), Image.Resampling.LANCZOS)
+    return _data_uri(picture, "JPEG", quality=88)
+
+
+def _data_uri(picture: Image.Image, kind: str, **options: Any) -> str:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    content = base64.b64encode(file.getvalue()).decode("ascii")
+    return f"data:image/{kind.lower()};base64,{content}"
