@@ -26,12 +26,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from vrd_d2.data.captions.build import make_parser
 from vrd_d2.data.captions.counts import Progress, count_captions
 from vrd_d2.data.captions.files import FORMATS, open_captions
-from vrd_d2.data.captions.build import make_parser
+from vrd_d2.data.datasets.visual_genome_raw import read_aliases
 from vrd_d2.data.knowledge.knowledge_base import KnowledgeBase, merge
 from vrd_d2.data.knowledge.published_bases import read_ready_base
-from vrd_d2.data.datasets.visual_genome_raw import read_aliases
 from vrd_d2.data.vocabulary import get_vocabulary
 
 

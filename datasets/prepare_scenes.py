@@ -4,8 +4,8 @@
         [--seed 0] [--annotation-rate 0.7] [--first 0] [--workers N] [--report]
 
 writes {train,val,test}.json (relations_json), images/, zero_shot.json (a list of [subject,
-predicate, object], never true in a training picture) and manifest.json. A finished folder with the
-same arguments is left as it is. Picture i depends on (seed, split, i) alone.
+predicate, object], never true in a training image) and manifest.json. A finished folder with the
+same arguments is left as it is. Image i depends on (seed, split, i) alone.
 
 Boxes are tight to the *whole* drawn shape, hidden parts included. Each object is visible for at
 least 35 % of its shape (20 % for what is worn, held or rests on something).
@@ -21,10 +21,10 @@ What is true in a scene are *situations*; `NAMES` gives the predicates that say 
  - by geometry, for pairs without contact, among objects that are not worn, held or rested:
    front / behind when the whole shapes overlap by 12 % of the smaller one, by who is drawn over
    whom (foot lines decide, and may be nearly the same); under, when the middle of a box lies
-   below a tree or an open umbrella at the same level (foot lines within 7 % of the picture's
-   height); beside, when at the same level with a gap of at most 6 % of the picture's width; near,
+   below a tree or an open umbrella at the same level (foot lines within 7 % of the image's
+   height); beside, when at the same level with a gap of at most 6 % of the image's width; near,
    up to 9 % and 9 % level difference; an animal looks at what the line of its head meets first,
-   within 25 % of the picture's width, at the same level;
+   within 25 % of the image's width, at the same level;
  - things resting on one surface are beside each other, with the same gap.
 
 What geometry says of both (front / behind, beside, near) is told from the livelier side (people,
@@ -98,9 +98,9 @@ def draft(rng: np.random.Generator) -> tuple[list, list[tuple[int, str, int]], i
 def make_scene(
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, list[dict[str, Any]], list[tuple[int, str, int]]]:
-    """A scene: picture RGB uint8 (H, W, 3), objects, situations (subject, situation, object).
+    """A scene: image RGB uint8 (H, W, 3), objects, situations (subject, situation, object).
 
-    Objects are dicts of `name` and `bbox` (XYXY, whole shape, inside the picture).
+    Objects are dicts of `name` and `bbox` (XYXY, whole shape, inside the image).
     """
     figures, situations, height, width = draft(rng)
     return scene_layout.render(rng, figures, height, width), boxed(figures), situations
@@ -180,7 +180,7 @@ def zero_shot_triples(seed: int) -> frozenset[Triple]:
 
 
 def make_record(seed: int, rate: float, split: str, index: int) -> dict[str, Any]:
-    """Picture `index` of a split with its annotations: image, objects, relations, captions."""
+    """Image `index` of a split with its annotations: image, objects, relations, captions."""
     held_back = zero_shot_triples(seed) if split == "train" else frozenset()
     for attempt in range(1000):
         key = [seed, SPLITS.index(split), index, attempt]
@@ -189,21 +189,21 @@ def make_record(seed: int, rate: float, split: str, index: int) -> dict[str, Any
         if not true_triples([f.name for f in figures], found) & held_back:
             break
     else:
-        raise RuntimeError(f"no {split} picture {index} of seed {seed} without zero-shot triples")
-    picture, objects = scene_layout.render(rng, figures, height, width), boxed(figures)
+        raise RuntimeError(f"no {split} image {index} of seed {seed} without zero-shot triples")
+    image, objects = scene_layout.render(rng, figures, height, width), boxed(figures)
     relations = annotate(rng, found, rate)
     said = captions(rng, objects, relations)
-    return {"picture": picture, "objects": objects, "relations": relations, "captions": said}
+    return {"image": image, "objects": objects, "relations": relations, "captions": said}
 
 
 def _write(output: Path, seed: int, rate: float, job: tuple[str, int]) -> dict[str, Any]:
     cv2.setNumThreads(0)
     record = make_record(seed, rate, *job)
-    picture = record.pop("picture")
+    image = record.pop("image")
     name = f"images/{job[0]}_{job[1]:06d}.jpg"
-    if not cv2.imwrite(str(output / name), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92]):
+    if not cv2.imwrite(str(output / name), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92]):
         raise OSError(f"cannot write {output / name}")
-    return {**record, "file_name": name, "height": picture.shape[0], "width": picture.shape[1]}
+    return {**record, "file_name": name, "height": image.shape[0], "width": image.shape[1]}
 
 
 def relations_json(records: list[dict[str, Any]]) -> dict[str, list]:
@@ -243,9 +243,9 @@ def prepare(
     first: int = 0,
     workers: int = 2,
 ) -> bool:
-    """Write the data set; False when it is there already with the same arguments.
+    """Write the dataset; False when it is there already with the same arguments.
 
-    Pictures are numbered from `first`: another range gives other pictures of the same world, with
+    Images are numbered from `first`: another range gives other images of the same world, with
     the same zero-shot triples.
     """
     if not 0 < annotation_rate <= 1:
@@ -321,10 +321,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", default=str(ROOT / "scenes"))
     for split, count in zip(SPLITS, (2000, 200, 500), strict=True):
-        parser.add_argument(f"--{split}", type=int, default=count, help="number of pictures")
+        parser.add_argument(f"--{split}", type=int, default=count, help="number of images")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--annotation-rate", type=float, default=ANNOTATION_RATE)
-    parser.add_argument("--first", type=int, default=0, help="number of the first picture")
+    parser.add_argument("--first", type=int, default=0, help="number of the first image")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--report", action="store_true", help="print how far class names alone go")
     args = parser.parse_args()

@@ -5,7 +5,7 @@
     python datasets/prepare_vg.py --root /data/visual_genome --missing-images skip
     python datasets/prepare_vg.py --vocabulary vg20
 
-The split is by chance over pictures that have a relation of the vocabulary. The public split needs
+The split is by chance over images that have a relation of the vocabulary. The public split needs
 none of this: vg_sgg_* and vg20_sgg_* read its own files.
 """
 
@@ -17,16 +17,16 @@ from pathlib import Path
 
 import numpy as np
 
-from vrd_d2.data.records.packed import PackedRecords, unseen_triplets
-from vrd_d2.data.formats.relations_json import save_relations_json
 from vrd_d2.data.datasets.visual_genome_raw import load_visual_genome_raw
+from vrd_d2.data.formats.relations_json import save_relations_json
+from vrd_d2.data.records.packed import PackedRecords, unseen_triplets
 from vrd_d2.data.vocabulary import get_vocabulary
 
 
 def split_records(
     records: list[dict], *, test: float, validation: int, seed: int
 ) -> dict[str, list[dict]]:
-    """Pictures with relations, shuffled: a share for test, then a number for validation."""
+    """Images with relations, shuffled: a share for test, then a number for validation."""
     related = [record for record in records if len(record["relations"])]
     order = np.random.default_rng(seed).permutation(len(related))
     cut = round(test * len(related))
@@ -47,8 +47,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="default: the same folder")
     parser.add_argument("--vocabulary", choices=["vg150", "vg20"], default="vg150")
     parser.add_argument("--missing-images", choices=["error", "skip"], default="error")
-    parser.add_argument("--test", type=float, default=0.3, help="share of pictures for test")
-    parser.add_argument("--validation", type=int, default=5000, help="pictures for validation")
+    parser.add_argument("--test", type=float, default=0.3, help="share of images for test")
+    parser.add_argument("--validation", type=int, default=5000, help="images for validation")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     aliases = {}
@@ -65,7 +65,7 @@ def main() -> None:
         json_file = output / f"{args.vocabulary}_{name}.json"
         save_relations_json(part, vocabulary, json_file, image_root=output / "images")
         count = sum(len(record["relations"]) for record in part)
-        print(f"{json_file}: {len(part)} pictures, {count} relations")
+        print(f"{json_file}: {len(part)} images, {count} relations")
     test, train = (PackedRecords.pack(parts[name]).triplets() for name in ("test", "train"))
     names = [
         [vocabulary.objects[s], vocabulary.predicates[p], vocabulary.objects[o]]

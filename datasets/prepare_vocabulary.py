@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Write vocabulary.json of a data set with open names, gqa or oiv6, from its training file.
+"""Write vocabulary.json of a dataset with open names, gqa or oiv6, from its training file.
 
     python datasets/prepare_vocabulary.py gqa --objects 200 --predicates 100
     python datasets/prepare_vocabulary.py oiv6 --sizes
 
 The names are the most frequent ones, all without --objects and --predicates. gqa_* and oiv6_* are
 read with them, and MODEL.VOCABULARY of a config is the path of the file. --sizes also stores the
-sizes of the pictures, which Open Images does not state, so that they are read only once.
+sizes of the images, which Open Images does not state, so that they are read only once.
 """
 
 import argparse
@@ -17,9 +17,9 @@ from pathlib import Path
 from vrd_d2.data.datasets import open_images
 from vrd_d2.data.datasets.gqa import gqa_vocabulary
 from vrd_d2.data.datasets.name_counts import write_vocabulary
-from vrd_d2.data.images.folders import PictureFolders
-from vrd_d2.data.images.sizes import write_sizes
 from vrd_d2.data.datasets.published import open_images_files
+from vrd_d2.data.images.folders import ImageFolders
+from vrd_d2.data.images.sizes import write_sizes
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     )
     parser.add_argument("name", choices=["gqa", "oiv6"])
     root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
-    parser.add_argument("--root", type=Path, default=root, help="folder of all data sets")
+    parser.add_argument("--root", type=Path, default=root, help="folder of all datasets")
     parser.add_argument("--objects", type=int, help="object classes to keep")
     parser.add_argument("--predicates", type=int, help="predicates to keep")
     parser.add_argument("--sizes", action="store_true", help="oiv6: also write sizes.json")
@@ -48,9 +48,9 @@ def main() -> None:
         f"{path}: {len(vocabulary.objects)} object classes, {len(vocabulary.predicates)} predicates"
     )
     if args.sizes:
-        pictures = PictureFolders(folder, open_images.PICTURE_FOLDERS).found
-        write_sizes(pictures, folder / "sizes.json")
-        print(f"{folder / 'sizes.json'}: {len(pictures)} pictures")
+        images = ImageFolders(folder, open_images.IMAGE_FOLDERS).found
+        write_sizes(images, folder / "sizes.json")
+        print(f"{folder / 'sizes.json'}: {len(images)} images")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ class Browser:
         # Nothing but what the tests ask for goes over the network.
         flags += " --no-first-run --disable-background-networking --disable-component-update"
         flags += " --disable-sync"
-        # A camera that shows a test picture, and may be used.
+        # A camera that shows a test image, and may be used.
         flags += " --use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
         options = {"binary": CHROMIUM, "args": [*flags.split(), "--window-size=1400,1000"]}
         wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}

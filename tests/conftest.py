@@ -10,7 +10,6 @@ from browser import CHROMIUM, DRIVER, Browser
 from detectron2.engine import launch
 from detectron2.structures import BoxMode
 from PIL import Image
-from scripts import load_script
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -23,7 +22,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def samples() -> Path:
-    """Folder of small real data (Visual Genome pictures, VRD annotations, evaluator cases)."""
+    """Folder of small real data (Visual Genome images, VRD annotations, evaluator cases)."""
     folder = Path(os.environ.get("VRD_D2_SAMPLES", REPOSITORY / "../shared/data")).resolve()
     if not folder.is_dir():
         pytest.skip(f"sample data not found at {folder}: set VRD_D2_SAMPLES to its folder")
@@ -32,11 +31,11 @@ def samples() -> Path:
 
 @pytest.fixture(scope="module")
 def dataset_tool(repository):
-    """tools/dataset.py as a module; the built-in data sets are put back where they were."""
+    """The command vrd-dataset as a module; the built-in datasets are put back where they were."""
+    from vrd_d2.commands import dataset
     from vrd_d2.data.datasets.builtin import register_builtin_datasets
 
-    module = load_script(repository / "tools/dataset.py")
-    yield module
+    yield dataset
     register_builtin_datasets()
 
 
@@ -49,9 +48,9 @@ TINY_OBJECTS = ("man", "dog", "hat")
 TINY_PREDICATES = ("on", "holding", "wearing", "next to")
 
 
-def tiny_pictures(folder: Path) -> list[dict]:
-    """Five small pictures of boxes: several predicates on a pair, a repeated triplet, a
-    self-relation, a box without area, a single object, and a picture without relations."""
+def tiny_images(folder: Path) -> list[dict]:
+    """Five small images of boxes: several predicates on a pair, a repeated triplet, a
+    self-relation, a box without area, a single object, and an image without relations."""
     boxes = [
         [[5, 5, 60, 80], [40, 30, 90, 85], [20, 0, 40, 20]],
         [[10, 10, 50, 90], [45, 40, 95, 95], [60, 20, 60, 50]],
@@ -69,18 +68,18 @@ def tiny_pictures(folder: Path) -> list[dict]:
     ]
     rng = np.random.default_rng(0)
     records, number = [], 1
-    for index, (picture_boxes, picture_classes, rows) in enumerate(
+    for index, (image_boxes, image_classes, rows) in enumerate(
         zip(boxes, classes, relations, strict=True)
     ):
         height, width = 100 - 5 * index, 100 + 6 * index
-        picture = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
-        for box, category in zip(picture_boxes, picture_classes, strict=True):
+        image = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
+        for box, category in zip(image_boxes, image_classes, strict=True):
             x1, y1, x2, y2 = box
-            picture[y1:y2, x1:x2] = np.array([60 * category, 200 - 60 * category, 90])
+            image[y1:y2, x1:x2] = np.array([60 * category, 200 - 60 * category, 90])
         path = folder / f"{index}.png"
-        Image.fromarray(picture).save(path)
+        Image.fromarray(image).save(path)
         annotations = []
-        for box, category in zip(picture_boxes, picture_classes, strict=True):
+        for box, category in zip(image_boxes, image_classes, strict=True):
             annotations.append(
                 {
                     "id": number,
@@ -105,21 +104,21 @@ def tiny_pictures(folder: Path) -> list[dict]:
 
 @pytest.fixture(scope="session")
 def tiny_json(tmp_path_factory) -> Path:
-    """relations_json of :func:`tiny_pictures`."""
+    """relations_json of :func:`tiny_images`."""
     from vrd_d2.data.formats.relations_json import save_relations_json
     from vrd_d2.data.vocabulary import Vocabulary
 
     folder = tmp_path_factory.mktemp("tiny")
     path = folder / "tiny.json"
-    save_relations_json(tiny_pictures(folder), Vocabulary(TINY_OBJECTS, TINY_PREDICATES), path)
+    save_relations_json(tiny_images(folder), Vocabulary(TINY_OBJECTS, TINY_PREDICATES), path)
     return path
 
 
 @pytest.fixture(scope="session")
-def noise_picture(tmp_path_factory) -> Path:
-    """A picture in which nothing is to be seen, 220 x 160."""
+def noise_image(tmp_path_factory) -> Path:
+    """An image in which nothing is to be seen, 220 x 160."""
     pixels = np.random.default_rng(0).integers(0, 256, (160, 220, 3), dtype=np.uint8)
-    file = tmp_path_factory.mktemp("picture") / "street.png"
+    file = tmp_path_factory.mktemp("image") / "street.png"
     Image.fromarray(pixels).save(file)
     return file
 

@@ -67,7 +67,7 @@ def clip_json(content: dict) -> str:
 
 
 def random_boxes(height: int, width: int, count: int, *, seed: int = 0) -> np.ndarray:
-    """(count, 4) XYXY inside a picture."""
+    """(count, 4) XYXY inside an image."""
     rng = np.random.default_rng(seed)
     corners = np.sort(rng.random((count, 2, 2)), axis=1) * [width, height]
     return corners.reshape(count, 4)
@@ -75,11 +75,11 @@ def random_boxes(height: int, width: int, count: int, *, seed: int = 0) -> np.nd
 
 @torch.no_grad()
 def own_answer(
-    cfg: CfgNode, model: nn.Module, picture: np.ndarray, boxes=None, classes=None
+    cfg: CfgNode, model: nn.Module, image: np.ndarray, boxes=None, classes=None
 ) -> dict[str, np.ndarray]:
-    """What the model itself says of an RGB picture, in its pixels, named as an export's outputs."""
+    """What the model itself says of an RGB image, in its pixels, named as an export's outputs."""
     mapper = RelationMapper(cfg, is_train=False)
-    bgr = np.ascontiguousarray(picture[..., ::-1])
+    bgr = np.ascontiguousarray(image[..., ::-1])
     example = relation_example(
         bgr, () if boxes is None else boxes, classes, augmentations=mapper.augmentations
     )

@@ -1,4 +1,4 @@
-"""Small files in the formats of the published data sets, and ways to spoil them."""
+"""Small files in the formats of the published datasets, and ways to spoil them."""
 
 import copy
 import json
@@ -148,7 +148,7 @@ def write(path: Path, document: Any) -> Path:
 
 
 def draw(path: Path, size: tuple[int, int] = (40, 30), **options: Any) -> Path:
-    """A black picture."""
+    """A black image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size).save(path, **options)
     return path

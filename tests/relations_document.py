@@ -4,7 +4,7 @@ import copy
 import json
 from pathlib import Path
 
-# Two pictures; ids of several types, out of order, and not from 1, on purpose.
+# Two images; ids of several types, out of order, and not from 1, on purpose.
 DOCUMENT = {
     "images": [
         {"id": 7, "file_name": "a.jpg", "width": 100, "height": 80, "captions": ["a man"]},
@@ -30,7 +30,7 @@ for _annotation in DOCUMENT["annotations"]:
 
 
 def write(folder: Path, document: object) -> Path:
-    """Write a document, or a text, and (empty) files for the two pictures beside it."""
+    """Write a document, or a text, and (empty) files for the two images beside it."""
     path = folder / "data.json"
     path.write_text(document if isinstance(document, str) else json.dumps(document))
     (folder / "sub").mkdir(exist_ok=True)

@@ -19,17 +19,17 @@ from vrd_d2 import onnx_runtime
 from vrd_d2.config.loading import load_config
 from vrd_d2.data.dataset_mapper import RelationMapper, relation_example
 from vrd_d2.data.vocabulary import SCENES
-from vrd_d2.inference.selection import predicted_graph
-from vrd_d2.media.images import read_picture
-from vrd_d2.onnx_runtime import OnnxPredictor, output_size
 from vrd_d2.inference.predictor import Predictor
+from vrd_d2.inference.selection import predicted_graph
+from vrd_d2.media.images import read_image
+from vrd_d2.onnx_runtime import OnnxPredictor, output_size
 from vrd_d2.scene_graph import SceneGraph
 
 pytest.importorskip("onnxscript")
 
 
-def picture_file(path: Path, height: int = 150, width: int = 230) -> Path:
-    """A picture of noise blown up, so that resizing it has something to blur."""
+def image_file(path: Path, height: int = 150, width: int = 230) -> Path:
+    """An image of noise blown up, so that resizing it has something to blur."""
     rng = np.random.default_rng(height)
     coarse = rng.integers(0, 255, (height // 5, width // 5, 3), dtype=np.uint8)
     Image.fromarray(coarse).resize((width, height), Image.Resampling.NEAREST).save(path)
@@ -58,8 +58,8 @@ def test_pixels_and_boxes_are_those_of_the_mapper(
     repository: Path, tmp_path: Path, height: int, width: int
 ) -> None:
     cfg = load_config(repository / "configs/quickstart/relclip_predcls.yaml")
-    file = picture_file(tmp_path / "picture.png", height, width)
-    pixels = onnx_runtime.read_picture(file)
+    file = image_file(tmp_path / "image.png", height, width)
+    pixels = onnx_runtime.read_image(file)
     bgr = np.ascontiguousarray(pixels[..., ::-1])
     mapper = RelationMapper(cfg, is_train=False)
     example = relation_example(bgr, augmentations=mapper.augmentations)
@@ -68,9 +68,9 @@ def test_pixels_and_boxes_are_those_of_the_mapper(
     np.testing.assert_array_equal(image, example["image"].numpy())
 
 
-def odd_picture(folder: Path, kind: str) -> Path:
-    """A picture as they come, for which there is more to do than decoding."""
-    rgb = Image.open(picture_file(folder / "start.png"))
+def odd_image(folder: Path, kind: str) -> Path:
+    """An image as they come, for which there is more to do than decoding."""
+    rgb = Image.open(image_file(folder / "start.png"))
     grey = np.asarray(rgb.convert("L"))
     path, options = folder / f"{kind}.png", {}
     if kind == "exif":
@@ -101,34 +101,34 @@ ODD = ["exif", "rgba", "palette", "grey", "cmyk", "animation", "16 bits", "float
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_pictures_are_read_as_the_package_reads_them(tmp_path: Path, kind: str) -> None:
-    path = odd_picture(tmp_path, kind)
-    found = onnx_runtime.read_picture(path)
-    np.testing.assert_array_equal(found, read_picture(path)[0])
+def test_images_are_read_as_the_package_reads_them(tmp_path: Path, kind: str) -> None:
+    path = odd_image(tmp_path, kind)
+    found = onnx_runtime.read_image(path)
+    np.testing.assert_array_equal(found, read_image(path)[0])
     assert found.std() > 10
 
 
 @pytest.mark.parametrize("kind", ["zero", "text", "svg", "cut", "missing", "bomb"])
-def test_broken_pictures_are_named(tmp_path: Path, kind: str) -> None:
+def test_broken_images_are_named(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "photo.png"
     content = {
         "zero": b"",
         "text": b"hello",
         "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-        "cut": picture_file(tmp_path / "whole.png").read_bytes()[:3000],
+        "cut": image_file(tmp_path / "whole.png").read_bytes()[:3000],
     }
     if kind in content:
         path.write_bytes(content[kind])
     elif kind == "bomb":
         Image.new("1", (20_000, 20_000)).save(path)
     with pytest.raises(ValueError, match=r"photo\.png cannot be read .*get it again"):
-        onnx_runtime.read_picture(path)
+        onnx_runtime.read_image(path)
 
 
 def test_graphs_are_those_of_the_predictor(tmp_path: Path) -> None:
     """SGDet on a file, with every option: the very JSON that the package itself writes."""
     cfg, model, path = exported("relclip_sgdet.yaml", "full", "onnx")
-    file = picture_file(tmp_path / "picture.png", 210, 290)
+    file = image_file(tmp_path / "image.png", 210, 290)
     predictor = Predictor.__new__(Predictor)  # of this model, which has no checkpoint
     mapper = RelationMapper(cfg, is_train=False)
     predictor.cfg, predictor.model = cfg, model
@@ -193,32 +193,32 @@ def test_ranking_against_predicted_graph(small: tuple) -> None:
 
 def test_wrong_use_is_told(small: tuple, tmp_path: Path) -> None:
     predictor = OnnxPredictor(small[2], threads=1)
-    picture = np.zeros((50, 60, 3), np.uint8)
+    image = np.zeros((50, 60, 3), np.uint8)
     box = [[1, 2, 30, 40]]
     for given, message in [
         ({}, "takes boxes"),
         ({"boxes": box}, "takes labels"),
         ({"boxes": [[1, 2, 3]], "labels": ["man"]}, r"must be \(M, 4\)"),
         ({"boxes": [[1, 2, 3, np.nan]], "labels": ["man"]}, "finite"),
-        ({"boxes": [[70, 2, 90, 40]], "labels": ["man"]}, "outside the picture, which is 60 x 50"),
+        ({"boxes": [[70, 2, 90, 40]], "labels": ["man"]}, "outside the image, which is 60 x 50"),
         ({"boxes": [[30, 2, 1, 40]], "labels": ["man"]}, "corners left above and right below"),
         ({"boxes": box, "labels": ["unicorn"]}, "unknown label 'unicorn'"),
         ({"boxes": box, "labels": ["man", "man"]}, "2 labels for 1 boxes"),
         ({"boxes": box, "labels": ["man"], "predicates": ["eats"]}, "unknown predicate 'eats'"),
     ]:
         with pytest.raises(ValueError, match=message):
-            predictor(picture, **given)
+            predictor(image, **given)
     with pytest.raises(ValueError, match="must be a uint8 array"):
-        predictor(picture.astype(float), boxes=box, labels=["man"])
+        predictor(image.astype(float), boxes=box, labels=["man"])
     with pytest.raises(ValueError, match="2000 x 1 pixels is too narrow"):
         predictor(np.zeros((1, 2000, 3), np.uint8), boxes=box, labels=["man"])
     broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"broken\.jpg cannot be read"):
         predictor(broken, boxes=box, labels=["man"])
     sgdet = OnnxPredictor(exported("relclip_sgdet.yaml", "full", "onnx")[2], threads=1)
     with pytest.raises(ValueError, match="takes no boxes"):
-        sgdet(picture, boxes=box)
+        sgdet(image, boxes=box)
 
 
 def test_wrong_models_are_told(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_runs_without_torch_and_detectron2(
     """By path, in an environment that has neither; the same answer as here."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     script = Path(onnx_runtime.__file__)
-    picture = picture_file(tmp_path / "picture.png")
+    image = image_file(tmp_path / "image.png")
     boxes = tmp_path / "boxes.json"
     entities = [
         {"bbox": [10, 20, 80, 100], "label": "man"},
@@ -302,10 +302,10 @@ def test_runs_without_torch_and_detectron2(
 
     for module in ("torch", "detectron2", "vrd_d2"):
         assert "ModuleNotFoundError" in run("-c", f"import {module}").stderr
-    result = run(script, small[2], picture, "--boxes", boxes, "--top-k", "4")
+    result = run(script, small[2], image, "--boxes", boxes, "--top-k", "4")
     assert result.returncode == 0, result.stderr
     own = OnnxPredictor(small[2], threads=1)(
-        picture,
+        image,
         boxes=[[x, y, x + w, y + h] for x, y, w, h in (e["bbox"] for e in entities)],
         labels=[entity["label"] for entity in entities],
         top_k=4,
@@ -318,9 +318,9 @@ def test_runs_without_torch_and_detectron2(
         assert {k: v for k, v in found.items() if k != "score"} == expected
     assert graph["entities"] == own["entities"]
     boxes.write_text('[{"label": "man"}]')
-    result = run(script, small[2], picture, "--boxes", boxes)
+    result = run(script, small[2], image, "--boxes", boxes)
     assert result.returncode == 1 and "boxes.json must be a JSON list" in result.stderr
-    result = run(script, small[2], picture)
+    result = run(script, small[2], image)
     assert result.returncode == 1 and "takes boxes" in result.stderr
 
 
@@ -331,8 +331,8 @@ def test_predict_runs_without_torch_and_detectron2(
     _, _, model = exported("relclip_sgdet.yaml", "full", "onnx")
     photos = tmp_path / "photos"
     photos.mkdir()
-    picture_file(photos / "a.png", 210, 290)
-    (photos / "broken.jpg").write_bytes(b"no picture")
+    image_file(photos / "a.png", 210, 290)
+    (photos / "broken.jpg").write_bytes(b"no image")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     tool = repository / "tools/predict.py"
 
@@ -376,7 +376,7 @@ def test_predict_runs_without_torch_and_detectron2(
 def test_predict_runs_a_detector_alone(repository: Path, tmp_path: Path) -> None:
     """Entities, and no relations between them; predicates cannot be asked for."""
     _, _, path = exported("relclip_sgdet.yaml", "detector", "onnx")
-    file = picture_file(tmp_path / "picture.png", 210, 290)
+    file = image_file(tmp_path / "image.png", 210, 290)
     command = [sys.executable, repository / "tools/predict.py", file, "--model", path, "--output"]
     options = {"capture_output": True, "text": True, "timeout": 300, "cwd": tmp_path}
     result = subprocess.run([*command, "out"], **options)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vrd_d2.inference.comparison import compare_relations
-from vrd_d2.inference.selection import ground_truth_graph, predicted_graph, read_picture
+from vrd_d2.inference.selection import ground_truth_graph, predicted_graph, read_image
 from vrd_d2.scene_graph import SceneGraph
 
 
@@ -114,8 +114,8 @@ def test_ground_truth_of_a_dataset_dict_and_of_its_mapped_example_agree(tmp_path
         np.testing.assert_allclose(graph.boxes, [[4, 6, 14, 18], [20, 3, 36, 24]])
         assert list(graph.labels) == ["man", "horse"]
         assert graph.relations == [(0, 1, "riding")]
-        np.testing.assert_array_equal(read_picture(example), red)
-    with pytest.raises(ValueError, match="picture 7 has no ground truth"):
+        np.testing.assert_array_equal(read_image(example), red)
+    with pytest.raises(ValueError, match="image 7 has no ground truth"):
         ground_truth_graph({"image_id": 7}, Names)
     with pytest.raises(ValueError, match="thing_classes"):
         ground_truth_graph(record, object())
@@ -287,7 +287,7 @@ def test_find_takes_a_pattern_or_several() -> None:
         graph.find("riding")
 
 
-def test_draw_reads_the_file_or_takes_the_picture(tmp_path: Path) -> None:
+def test_draw_reads_the_file_or_takes_the_image(tmp_path: Path) -> None:
     photo = np.full((300, 400, 3), 90, np.uint8)
     Image.fromarray(photo).save(tmp_path / "a.png")
     graph = replace(a_graph(), file_name=str(tmp_path / "a.png"))

@@ -37,7 +37,7 @@ def build(cfg):
 
 
 def examples_of(cfg, *, is_train=True):
-    """All mapped pictures."""
+    """All mapped images."""
     mapper = RelationMapper(cfg, is_train=is_train)
     return [mapper(record) for record in DatasetCatalog.get(cfg.DATASETS.TRAIN[0])]
 

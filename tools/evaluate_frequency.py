@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""The frequency baseline in PredCls, from annotation alone: no picture is opened.
+"""The frequency baseline in PredCls, from annotation alone: no image is opened.
 
     python tools/evaluate_frequency.py --train vrd_train --test vrd_test --vocabulary vrd
     python tools/evaluate_frequency.py --test vrd_test --vocabulary vrd --protocols sgb vrd
 
-Without --train the test set's own pictures are halved: they are ordered by the SHA-256 of
+Without --train the test set's own images are halved: they are ordered by the SHA-256 of
 "SEED:IMAGE_ID", the first half (rounded down) is counted and the rest evaluated.
 """
 
@@ -26,7 +26,7 @@ from vrd_d2.tasks import Task
 
 
 def halves(dataset_dicts: Sequence[dict], seed: int) -> tuple[list[dict], list[dict]]:
-    """Two halves, by a rule that depends on nothing but the seed and each picture's id."""
+    """Two halves, by a rule that depends on nothing but the seed and each image's id."""
 
     def key(record: dict) -> bytes:
         return hashlib.sha256(f"{seed}:{record['image_id']}".encode()).digest()
@@ -37,7 +37,7 @@ def halves(dataset_dicts: Sequence[dict], seed: int) -> tuple[list[dict], list[d
 
 
 def example(record: dict) -> dict:
-    """A mapped example whose boxes are in the picture's own pixels; the picture is a stand-in."""
+    """A mapped example whose boxes are in the image's own pixels; the image is a stand-in."""
     annotations = record["annotations"]
     boxes = torch.tensor([a["bbox"] for a in annotations]).reshape(-1, 4)
     classes = torch.tensor([a["category_id"] for a in annotations], dtype=torch.int64)
@@ -57,7 +57,7 @@ def evaluate(
     protocol: str,
     output_dir: str | None = None,
 ) -> dict[str, float]:
-    """Metrics, in percent, of the relation frequencies of dicts on a registered data set."""
+    """Metrics, in percent, of the relation frequencies of dicts on a registered dataset."""
     model = FrequencyBaseline(
         counts=count_relations(training, vocabulary, require_overlap=False),
         task=Task.PREDCLS,
@@ -82,7 +82,7 @@ def evaluate(
 
 
 def register_half(name: str, dicts: list[dict], like: str) -> None:
-    """Register dicts under another name, with the names of the data set that they are from."""
+    """Register dicts under another name, with the names of the dataset that they are from."""
     metadata = MetadataCatalog.get(like)
     DatasetCatalog.register(name, lambda: dicts)
     MetadataCatalog.get(name).set(
@@ -94,8 +94,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--test", required=True, help="registered data set")
-    parser.add_argument("--train", help="registered data set; without it --test is halved")
+    parser.add_argument("--test", required=True, help="registered dataset")
+    parser.add_argument("--train", help="registered dataset; without it --test is halved")
     parser.add_argument("--vocabulary", required=True, help="vg150, vrd, psg, or a JSON file")
     parser.add_argument("--protocols", nargs="+", default=["sgb"], choices=list(PROTOCOLS))
     parser.add_argument("--seed", type=int, default=0, help="of the halves")

@@ -21,10 +21,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from vrd_d2.data.datasets.builtin import register_builtin_datasets
 from vrd_d2.data.formats.relations_json import register_relations_json
-from vrd_d2.evaluation.human.study import make_study
 from vrd_d2.evaluation.human.page import write_page
 from vrd_d2.evaluation.human.ratings import read_manifest, read_ratings
 from vrd_d2.evaluation.human.report import human_report, report_markdown
+from vrd_d2.evaluation.human.study import make_study
 from vrd_d2.evaluation.report import write_json
 from vrd_d2.tasks import Task
 
@@ -49,13 +49,13 @@ def named_predictions(texts: Sequence[str]) -> dict[str, Path]:
 
 
 def read_dataset(data: str, images: str | None) -> tuple[Sequence[dict], list[str], list[str]]:
-    """Records and names of classes and predicates. Pictures that are not drawn may be missing."""
+    """Records and names of classes and predicates. Images that are not drawn may be missing."""
     register_builtin_datasets(missing_images="keep")
     if data.endswith(".json") or Path(data).is_file():
         register_relations_json(data, data, images, missing_images="keep")
     elif data not in DatasetCatalog:
         raise ValueError(
-            f"--annotations {data}: neither a file nor a registered data set; give the path of a "
+            f"--annotations {data}: neither a file nor a registered dataset; give the path of a "
             "relations_json, or a name such as vg20_test"
         )
     records = DatasetCatalog.get(data)
@@ -77,7 +77,7 @@ def run_make(args: argparse.Namespace) -> None:
         predicates=predicates,
         predictions=predictions,
         task=args.task,
-        pictures=args.pictures,
+        images=args.images,
         top=args.top,
         seed=args.seed,
         min_relations=args.min_relations,
@@ -93,9 +93,9 @@ def run_make(args: argparse.Namespace) -> None:
     )
     manifest = args.output.with_suffix(".json")
     write_json(study.manifest(args.annotations), manifest)
-    relations = sum(len(picture.items) for picture in study.pictures)
+    relations = sum(len(image.items) for image in study.images)
     print(
-        f"{args.output}: {len(study.pictures)} of {study.eligible} pictures (seed {args.seed}), "
+        f"{args.output}: {len(study.images)} of {study.eligible} images (seed {args.seed}), "
         f"{relations} relations of {len(predictions)} model(s), "
         f"{os.path.getsize(args.output) / 1e6:.1f} MB. Give it to the raters.\n"
         f"{manifest}: the manifest. Keep it: the report needs it, and the raters must not see it."
@@ -128,21 +128,21 @@ def parse_arguments() -> argparse.Namespace:
         metavar="[NAME=]FILE",
         help="JSON Lines (.gz) of one model or several, as TEST.RELATION.WRITE_PREDICTIONS writes",
     )
-    make.add_argument("--annotations", required=True, help="relations_json, or name of a data set")
-    make.add_argument("--images", help="folder of the pictures; default: that of the annotations")
+    make.add_argument("--annotations", required=True, help="relations_json, or name of a dataset")
+    make.add_argument("--images", help="folder of the images; default: that of the annotations")
     make.add_argument("--output", required=True, type=Path, help="page.html; page.json goes beside")
     make.add_argument("--task", default="sgdet", choices=[task.value for task in Task])
-    make.add_argument("--pictures", type=int, default=50, help="how many to draw")
-    make.add_argument("--top", type=int, default=20, help="relations of each model and picture")
+    make.add_argument("--images", type=int, default=50, help="how many to draw")
+    make.add_argument("--top", type=int, default=20, help="relations of each model and image")
     make.add_argument("--seed", type=int, default=0, help="of drawing and order")
     make.add_argument(
         "--min-relations",
         type=int,
         default=0,
-        help="draw only pictures for which every model has so many relations",
+        help="draw only images for which every model has so many relations",
     )
     make.add_argument("--title", default="Which relations are right?", help="of the page")
-    make.add_argument("--max-side", type=int, default=900, help="pixels of the pictures' long side")
+    make.add_argument("--max-side", type=int, default=900, help="pixels of the images' long side")
     make.add_argument("--quality", type=int, default=85, help="of the JPEGs, 1 to 95")
     report = commands.add_parser("report", help="precision of the models by the raters")
     report.set_defaults(run=run_report)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From a fresh checkout to trained, evaluated and drawn scene graphs on drawn pictures: sets up the
-# environment, draws the data set, trains RelCLIP for the three tasks on the shipped small CLIP and
+# From a fresh checkout to trained, evaluated and drawn scene graphs on drawn images: sets up the
+# environment, draws the dataset, trains RelCLIP for the three tasks on the shipped small CLIP and
 # detector, evaluates it beside the frequency prior, draws predictions, and prints one table.
 # Run again, it takes up each step where it was; full logs are output/quickstart/*/log.txt.
 #
@@ -35,9 +35,9 @@ run frequency_predcls --eval-only "$@"
 
 for task in predcls sgcls sgdet; do
     python tools/visualize.py --config-file "$configs/relclip_$task.yaml" --num 6 \
-        --output "$output/pictures" "$@" MODEL.WEIGHTS "$output/$task/model_final.pth"
+        --output "$output/images" "$@" MODEL.WEIGHTS "$output/$task/model_final.pth"
 done
 echo
 python tools/results_table.py "$output"/{frequency_predcls,predcls,sgcls,sgdet}
 echo
-echo "Pictures of predictions: $output/pictures"
+echo "Images of predictions: $output/images"

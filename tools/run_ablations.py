@@ -5,7 +5,7 @@
         --output output/ablations configs/ablations/{dual,no_rcl,unary,triple}.yaml
 
 Every variant is the base config with what the variant's own file states (its _BASE_ is not read),
-so that the same few lines serve any data set. A finished run is not repeated; an unfinished one is
+so that the same few lines serve any dataset. A finished run is not repeated; an unfinished one is
 taken up at its last checkpoint. The first variant is what the others are compared with, seed by
 seed.
 """

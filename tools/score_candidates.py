@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How likely is each predicate that a knowledge base holds for a pair, in each picture of a set?
+"""How likely is each predicate that a knowledge base holds for a pair, in each image of a set?
 
 KB+EXT: a CLIP model that was trained on nothing of this looks at the union crops.
 
@@ -17,7 +17,7 @@ the model that was trained on the last weights, then training on the new ones:
         MODEL.DISTANT.WEIGHTS output/candidates_em1 OUTPUT_DIR output/relclip_distant_em1
 
 Killed, the same command goes on; several machines take --part 1/4, 2/4, ... of one output folder.
-Relations of the pictures are not read. Boxes and classes are those annotated.
+Relations of the images are not read. Boxes and classes are those annotated.
 """
 
 import argparse
@@ -30,9 +30,9 @@ from torch.utils.data import Subset
 from tqdm import tqdm
 
 from vrd_d2.config.loading import load_config
-from vrd_d2.data.knowledge.candidate_weights import CandidateWeights
-from vrd_d2.data.dataset_mapper import RelationMapper
 from vrd_d2.data.build import training_records
+from vrd_d2.data.dataset_mapper import RelationMapper
+from vrd_d2.data.knowledge.candidate_weights import CandidateWeights
 from vrd_d2.engine.trainer import build_trained_model, check_vocabulary
 from vrd_d2.modeling.distant import DistantLabels
 from vrd_d2.modeling.encoders.feature_cache import fingerprint
@@ -59,7 +59,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--knowledge-base", required=True)
     parser.add_argument("--output", required=True, help="folder of the weights")
     parser.add_argument("--datasets", nargs="+", help="default: DATASETS.TRAIN of the config")
-    parser.add_argument("--shard", type=int, default=200, help="pictures in a file")
+    parser.add_argument("--shard", type=int, default=200, help="images in a file")
     parser.add_argument("--part", default="1/1", help="which part of the shards, such as 2/4")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides")
     return parser.parse_args()
@@ -103,9 +103,9 @@ def main() -> None:
         if not store.shard(number).is_file()
     }
     with tqdm(total=sum(map(len, todo.values())), unit="picture") as progress:
-        for number, pictures in todo.items():
+        for number, images in todo.items():
             loader = build_detection_test_loader(
-                dataset=Subset(records, pictures),
+                dataset=Subset(records, images),
                 mapper=mapper,
                 num_workers=cfg.DATALOADER.NUM_WORKERS,
             )

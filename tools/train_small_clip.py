@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Train the small CLIP model that ships with the package, on drawn scenes and their words.
 
-Every batch has two halves. Crops (objects, unions of related objects, whole pictures) meet all the
+Every batch has two halves. Crops (objects, unions of related objects, whole images) meet all the
 texts that are true of them among wrong ones, other predicates of the same two objects included.
-Whole pictures, whose patch tokens are averaged over the box of an object, meet the object's name,
+Whole images, whose patch tokens are averaged over the box of an object, meet the object's name,
 so that the dense map is aligned with words place by place. Relations are learnt from crops alone,
 as a CLIP learns them: not from ROI features, which is the relation head's work.
 
@@ -11,7 +11,7 @@ as a CLIP learns them: not from ROI features, which is the relation head's work.
         --annotation-rate 1.0 --train 4000 --val 300 --test 0
     python tools/train_small_clip.py --data datasets/scenes_clip
 
-The pictures are others than those of `datasets/scenes`, of the same world: its zero-shot triplets
+The images are others than those of `datasets/scenes`, of the same world: its zero-shot triplets
 are neither drawn nor named. Interrupted, the same command goes on from the last checkpoint.
 """
 
@@ -34,8 +34,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from tqdm import tqdm
 
+from vrd_d2 import assets
 from vrd_d2.data.vocabulary import SCENES, VG150
-from vrd_d2.modeling.encoders.clip import ASSETS, CLIPViT, load_clip
+from vrd_d2.modeling.encoders.clip import CLIPViT, load_clip
 from vrd_d2.modeling.encoders.pooling import roi_mean
 from vrd_d2.modeling.text.word_vectors import vocabulary_words
 
@@ -45,7 +46,7 @@ CONFIG = {
     "text_cfg": {"context_length": 24, "vocab_size": 0, "width": 128, "heads": 4, "layers": 2},
 }
 PATCH = CONFIG["vision_cfg"]["patch_size"]
-HEIGHTS = (240, 288, 336)  # of whole pictures; the quick start runs at 288
+HEIGHTS = (240, 288, 336)  # of whole images; the quick start runs at 288
 WRONG = 5  # other predicates of the same pair of objects, for each relation crop
 OBJECT_TEXTS = ["a photo of a {}.", "a {}", "{}"]
 RELATION_TEXTS = ["a photo of a {} {} a {}.", "a {} {} a {}", "{} {} {}"]
@@ -80,7 +81,7 @@ def write_tokenizer(path: Path) -> int:
 
 
 class Scenes:
-    """Pictures in memory, with the boxes and words of their objects and related pairs."""
+    """Images in memory, with the boxes and words of their objects and related pairs."""
 
     def __init__(self, json_file: Path):
         document = json.loads(json_file.read_text(encoding="utf-8"))
@@ -104,17 +105,17 @@ class Scenes:
                 (a, subject), (b, object) = boxes[s], boxes[o]
                 union = (min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3]))
                 self.pairs[i].append((union, subject, object, said))
-        self.pictures = {}
+        self.images = {}
         for image in document["images"]:
-            picture = cv2.imread(str(json_file.parent / image["file_name"]))
-            if picture is None:
+            pixels = cv2.imread(str(json_file.parent / image["file_name"]))
+            if pixels is None:
                 raise ValueError(f"{json_file}: cannot read {image['file_name']}")
-            self.pictures[image["id"]] = np.ascontiguousarray(picture[:, :, ::-1])
+            self.images[image["id"]] = np.ascontiguousarray(pixels[:, :, ::-1])
 
 
-def crop(picture: np.ndarray, box, size: int, rng: random.Random, jitter: float) -> np.ndarray:
+def crop(image: np.ndarray, box, size: int, rng: random.Random, jitter: float) -> np.ndarray:
     """A box, moved and grown by chance, resized to a square of the model's size."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     x1, y1, x2, y2 = box
     grow = 1 + rng.uniform(0, jitter)
     w, h = max(x2 - x1, 8) * grow, max(y2 - y1, 8) * grow
@@ -122,7 +123,7 @@ def crop(picture: np.ndarray, box, size: int, rng: random.Random, jitter: float)
     cy = (y1 + y2) / 2 + rng.uniform(-0.3, 0.3) * jitter * h
     left, top = int(max(0, cx - w / 2)), int(max(0, cy - h / 2))
     right, bottom = int(min(width, cx + w / 2)) + 1, int(min(height, cy + h / 2)) + 1
-    patch = cv2.resize(picture[top:bottom, left:right], (size, size))
+    patch = cv2.resize(image[top:bottom, left:right], (size, size))
     return patch[:, ::-1] if jitter and rng.random() < 0.5 else patch
 
 
@@ -132,45 +133,45 @@ def crop_batch(scenes: Scenes, count: int, size: int, excluded: set[Triplet], rn
     name_text, text = rng.choice(OBJECT_TEXTS), rng.choice(RELATION_TEXTS)
     while len(crops) < count:
         i = rng.choice(scenes.ids)
-        picture, kind = scenes.pictures[i], rng.random()
+        image, kind = scenes.images[i], rng.random()
         if kind < 0.35:
             box, name = rng.choice(scenes.objects[i])
-            crops.append(crop(picture, box, size, rng, 0.35))
+            crops.append(crop(image, box, size, rng, 0.35))
             truths.append([name_text.format(name)])
         elif kind < 0.92 and scenes.pairs[i]:
             box, subject, object, said = rng.choice(scenes.pairs[i])
-            crops.append(crop(picture, box, size, rng, 0.2))
+            crops.append(crop(image, box, size, rng, 0.2))
             truths.append([text.format(subject, p, object) for p in said])
             wrong = [p for p in SCENES.predicates if p not in said]
             wrong = [p for p in wrong if (subject, p, object) not in excluded]
             wrong = rng.sample(wrong, min(WRONG, len(wrong)))
             others += [text.format(subject, p, object) for p in wrong]
         elif scenes.captions[i]:
-            height, width = picture.shape[:2]
-            crops.append(crop(picture, (0, 0, width, height), size, rng, 0.0))
+            height, width = image.shape[:2]
+            crops.append(crop(image, (0, 0, width, height), size, rng, 0.0))
             truths.append([rng.choice(scenes.captions[i])])
     return crops, truths, [*others, *(name_text.format(name) for name in SCENES.objects)]
 
 
 def dense_batch(scenes: Scenes, count: int, rng: random.Random):
-    """Whole pictures of one size, the boxes of their objects and the text of each object."""
-    height, pictures, boxes, truths = rng.choice(HEIGHTS), [], [], []
+    """Whole images of one size, the boxes of their objects and the text of each object."""
+    height, images, boxes, truths = rng.choice(HEIGHTS), [], [], []
     name_text = rng.choice(OBJECT_TEXTS)
     for i in rng.sample(scenes.ids, count):
-        picture, scale = resize(scenes.pictures[i], height)
+        image, scale = resize(scenes.images[i], height)
         rows = np.array([box for box, _ in scenes.objects[i]]) * scale
         if rng.random() < 0.5:
-            picture, rows[:, [0, 2]] = picture[:, ::-1], picture.shape[1] - rows[:, [2, 0]]
-        pictures.append(picture)
+            image, rows[:, [0, 2]] = image[:, ::-1], image.shape[1] - rows[:, [2, 0]]
+        images.append(image)
         boxes.append(torch.from_numpy(rows).float())
         truths += [[name_text.format(name)] for _, name in scenes.objects[i]]
-    return pictures, boxes, truths, [name_text.format(name) for name in SCENES.objects]
+    return images, boxes, truths, [name_text.format(name) for name in SCENES.objects]
 
 
-def resize(picture: np.ndarray, height: int) -> tuple[np.ndarray, np.ndarray]:
+def resize(image: np.ndarray, height: int) -> tuple[np.ndarray, np.ndarray]:
     """To a height, all scenes being 4:3; and what boxes (x, y, x, y) are multiplied with."""
-    resized = cv2.resize(picture, (height * 4 // 3, height), interpolation=cv2.INTER_LINEAR)
-    return resized, np.tile([resized.shape[k] / picture.shape[k] for k in (1, 0)], 2)
+    resized = cv2.resize(image, (height * 4 // 3, height), interpolation=cv2.INTER_LINEAR)
+    return resized, np.tile([resized.shape[k] / image.shape[k] for k in (1, 0)], 2)
 
 
 def contrast(images: torch.Tensor, truths, others, model, tokenizer) -> torch.Tensor:
@@ -190,13 +191,13 @@ def contrast(images: torch.Tensor, truths, others, model, tokenizer) -> torch.Te
 
 
 class Pixels:
-    """uint8 RGB pictures of one size -> normalised (N, 3, H, W)."""
+    """uint8 RGB images of one size -> normalised (N, 3, H, W)."""
 
     def __init__(self, mean, std):
         self.mean, self.std = (255 * torch.tensor(v).view(3, 1, 1) for v in (mean, std))
 
-    def __call__(self, pictures: list[np.ndarray]) -> torch.Tensor:
-        batch = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float()
+    def __call__(self, images: list[np.ndarray]) -> torch.Tensor:
+        batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
         return (batch - self.mean) / self.std
 
 
@@ -223,12 +224,12 @@ def evaluate(folder: Path, scenes: Scenes, train: Scenes, excluded: set[Triplet]
     same = {(a, b) for group in [*SAME, *({n} for n in names)] for a in group for b in group}
     hits, cache = defaultdict(list), {}
     for i in tqdm(scenes.ids, desc="evaluating"):
-        picture = scenes.pictures[i]
+        image = scenes.images[i]
         boxes, labels = zip(*scenes.objects[i], strict=True)
-        whole, scale = resize(picture, HEIGHTS[1])
+        whole, scale = resize(image, HEIGHTS[1])
         dense = backbone(pixels([whole]))["clip"][0]
         regions = {
-            "crop": model.encode_image(pixels([crop(picture, b, size, rng, 0.0) for b in boxes])),
+            "crop": model.encode_image(pixels([crop(image, b, size, rng, 0.0) for b in boxes])),
             "dense": roi_mean(dense, torch.tensor(boxes * scale), scale=1 / PATCH),
         }
         for key, features in regions.items():
@@ -237,14 +238,14 @@ def evaluate(folder: Path, scenes: Scenes, train: Scenes, excluded: set[Triplet]
                 hits[f"object_{key}_synonyms"].append((names[row], label) in same)
         if not scenes.pairs[i]:
             continue
-        unions = [crop(picture, row[0], size, rng, 0.0) for row in scenes.pairs[i]]
-        for image, (_, subject, object, said) in zip(
+        unions = [crop(image, row[0], size, rng, 0.0) for row in scenes.pairs[i]]
+        for feature, (_, subject, object, said) in zip(
             model.encode_image(pixels(unions)), scenes.pairs[i], strict=True
         ):
             if (subject, object) not in cache:
                 texts = [RELATION_TEXTS[0].format(subject, p, object) for p in SCENES.predicates]
                 cache[subject, object] = table(texts)
-            hit = SCENES.predicates[int((cache[subject, object] @ image).argmax())] in said
+            hit = SCENES.predicates[int((cache[subject, object] @ feature).argmax())] in said
             hits["predicate_union"].append(hit)
             if any((subject, p, object) in excluded for p in said):
                 hits["predicate_union_zero_shot"].append(hit)
@@ -271,11 +272,11 @@ def parse() -> argparse.Namespace:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--data", type=Path, default=Path("datasets/scenes_clip"))
-    parser.add_argument("--output", type=Path, default=ASSETS, help="folder of the model's files")
+    parser.add_argument("--output", type=Path, default=assets.path(""), help="model's files")
     parser.add_argument("--checkpoint", type=Path, default=Path("output/small_clip.pt"))
     parser.add_argument("--iterations", type=int, default=1500)
     parser.add_argument("--crops", type=int, default=96, help="crops in a batch")
-    parser.add_argument("--pictures", type=int, default=8, help="whole pictures in a batch")
+    parser.add_argument("--images", type=int, default=8, help="whole images in a batch")
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stop", type=int, help="stop here; the same command goes on later")
@@ -301,7 +302,7 @@ def main() -> None:
     model.requires_grad_(True)
     size = config["vision_cfg"]["image_size"]
     optimizer, scheduler = make_optimizer(model, args.lr, args.iterations)
-    run = [args.iterations, args.crops, args.pictures, args.lr, args.seed]
+    run = [args.iterations, args.crops, args.images, args.lr, args.seed]
     start = 0
     args.checkpoint.parent.mkdir(parents=True, exist_ok=True)
     if args.checkpoint.is_file():
@@ -316,11 +317,11 @@ def main() -> None:
     for iteration in progress:
         rng = random.Random(args.seed * 1_000_003 + iteration)
         crops, truths, others = crop_batch(train, args.crops, size, excluded, rng)
-        pictures, boxes, labels, names = dense_batch(train, args.pictures, rng)
+        images, boxes, labels, names = dense_batch(train, args.images, rng)
         with torch.autocast("cpu", torch.bfloat16):
-            images = model.encode_image(pixels(crops))
-            loss_crop = contrast(images, truths, others, model, tokenizer)
-            maps = backbone.encode(pixels(pictures))
+            embedded = model.encode_image(pixels(crops))
+            loss_crop = contrast(embedded, truths, others, model, tokenizer)
+            maps = backbone.encode(pixels(images))
             pooled = [roi_mean(m, b, scale=1 / PATCH) for m, b in zip(maps, boxes, strict=True)]
             loss_dense = contrast(torch.cat(pooled), labels, names, model, tokenizer)
         optimizer.zero_grad()

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Draw predicted scene graphs of a data set beside what is annotated.
+"""Draw predicted scene graphs of a dataset beside what is annotated.
 
 Green: predicted and annotated. Orange: annotated, but not predicted. Blue: predicted, not
 annotated.
 
     python tools/visualize.py --config-file configs/quickstart/relclip_sgdet.yaml \\
-        --output output/pictures MODEL.WEIGHTS output/quickstart/sgdet/model_final.pth
+        --output output/images MODEL.WEIGHTS output/quickstart/sgdet/model_final.pth
 """
 
 import argparse
@@ -28,8 +28,8 @@ def main() -> None:
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--output", required=True, type=Path, help="folder of the PNG files")
     parser.add_argument("--dataset", help="default: the first of DATASETS.TEST")
-    parser.add_argument("--num", type=int, default=8, help="pictures with relations to draw")
-    parser.add_argument("--top-k", type=int, default=10, help="relations to draw of a picture")
+    parser.add_argument("--num", type=int, default=8, help="images with relations to draw")
+    parser.add_argument("--top-k", type=int, default=10, help="relations to draw of an image")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
     args = parser.parse_args()
     cfg = load_config(args.config_file, args.opts)
@@ -41,9 +41,9 @@ def main() -> None:
     for record in tqdm(records[: args.num], desc="drawing"):
         with torch.no_grad():
             output = model([mapper(record)])[0]
-        picture = draw_predictions(record, output, metadata, ground_truth=record, top_k=args.top_k)
+        image = draw_predictions(record, output, metadata, ground_truth=record, top_k=args.top_k)
         stem = f"{Path(record['file_name']).stem}_{cfg.MODEL.RELATION.TASK}.png"
-        save_image(args.output / stem, picture)
+        save_image(args.output / stem, image)
 
 
 if __name__ == "__main__":

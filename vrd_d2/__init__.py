@@ -29,7 +29,7 @@ if not _MISSING:
     warnings.filterwarnings("ignore", "torch.meshgrid: in an upcoming release", UserWarning)
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
-    # Importing them registers the built-in data sets and the meta-architectures with Detectron2.
+    # Importing them registers the built-in datasets and the meta-architectures with Detectron2.
     from vrd_d2 import modeling  # noqa: F401
     from vrd_d2.config.defaults import add_vrd_config
     from vrd_d2.config.loading import load_config

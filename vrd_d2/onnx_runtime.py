@@ -3,7 +3,7 @@
 A file of its own that imports nothing of this project. tools/export_model.py lays a copy of it
 beside the model, so that the folder runs anywhere:
 
-    python onnx_runtime.py model.onnx picture.jpg
+    python onnx_runtime.py model.onnx image.jpg
 
 Shapes: M entities, P pairs, K predicates.
 """
@@ -20,10 +20,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 METADATA_KEY = "vrd_d2"
-# Of Pillow's many formats those of pictures, and none that starts another program (PostScript).
-PICTURE_FORMATS = ["JPEG", "MPO", "JPEG2000", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF"]
-PICTURE_FORMATS += ["PPM"]
-Picture = str | os.PathLike | np.ndarray
+# Of Pillow's many formats those of images, and none that starts another program (PostScript).
+IMAGE_FORMATS = ["JPEG", "MPO", "JPEG2000", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF"]
+IMAGE_FORMATS += ["PPM"]
+ImageInput = str | os.PathLike | np.ndarray
 
 
 class OnnxPredictor:
@@ -78,7 +78,7 @@ class OnnxPredictor:
 
     def __call__(
         self,
-        image: Picture,
+        image: ImageInput,
         *,
         boxes: Sequence[Sequence[float]] | None = None,
         labels: Sequence[str] | None = None,
@@ -88,13 +88,13 @@ class OnnxPredictor:
         predicates: str | Sequence[str] | None = None,
         max_overlap: float = 0.7,
     ) -> dict[str, Any]:
-        """The scene graph of a picture.
+        """The scene graph of an image.
 
         Arguments are those of ``vrd_d2.inference.predictor.Predictor``.
 
         Args:
             image: path, or uint8 (H, W, 3) RGB.
-            boxes: (M, 4) XYXY pixels of the picture, where the model takes boxes.
+            boxes: (M, 4) XYXY pixels of the image, where the model takes boxes.
             labels: M class names, where the model takes classes.
             top_k: relations to keep, the best of different pairs.
             min_score: relations with a lower score are left out.
@@ -112,7 +112,7 @@ class OnnxPredictor:
             ValueError: see :meth:`run`; or a predicate is unknown.
         """
         check_top_k(top_k)
-        pixels = read_picture(image)
+        pixels = read_image(image)
         found = self.run(pixels, boxes=boxes, labels=labels)
         names = self.metadata["predicates"]
         wanted = names if predicates is None else predicates
@@ -138,23 +138,23 @@ class OnnxPredictor:
 
     def run(
         self,
-        image: Picture,
+        image: ImageInput,
         *,
         boxes: Sequence[Sequence[float]] | None = None,
         labels: Sequence[str] | None = None,
     ) -> dict[str, np.ndarray]:
-        """Everything that the model says of a picture.
+        """Everything that the model says of an image.
 
         Args:
             image, boxes, labels: as above.
 
         Returns:
-            boxes (M, 4) XYXY in pixels of the picture, classes (M,) ids, scores (M,), pairs (P, 2)
+            boxes (M, 4) XYXY in pixels of the image, classes (M,) ids, scores (M,), pairs (P, 2)
             rows (subject, object), predicate_probs (P, K + 1) with background last,
             predicate_scores (P, K). A detector has no pairs.
 
         Raises:
-            ValueError: the picture cannot be read, boxes or labels are missing, malformed, or not
+            ValueError: the image cannot be read, boxes or labels are missing, malformed, or not
                 taken by this model.
         """
         for name, value in (("boxes", boxes), ("classes", labels)):
@@ -165,13 +165,13 @@ class OnnxPredictor:
                     f"{'' if name in self.input_names else 'no '}{word}"
                     + ("" if name in self.input_names else ": export 'relations' for one that does")
                 )
-        pixels = read_picture(image)
+        pixels = read_image(image)
         height, width = pixels.shape[:2]
         preprocessing = self.metadata["preprocessing"]
         size = output_size(height, width, preprocessing["min_size"], preprocessing["max_size"])
         if not min(size):
             raise ValueError(
-                f"a picture of {width} x {height} pixels is too narrow: nothing is left of it when "
+                f"an image of {width} x {height} pixels is too narrow: nothing is left of it when "
                 f"its longer side is {preprocessing['max_size']}"
             )
         feed = {"image": _prepare(pixels, size, preprocessing["channel_order"])}
@@ -226,14 +226,14 @@ class OnnxPredictor:
 
 
 def checked_pixels(image: Any) -> np.ndarray:
-    """An array as a picture: uint8 (H, W, 3) RGB. Raises ValueError: it is something else."""
+    """An array as an image: uint8 (H, W, 3) RGB. Raises ValueError: it is something else."""
     if not isinstance(image, np.ndarray):
         raise ValueError(
-            f"the picture is a {type(image).__name__}: give a path, or a uint8 array (H, W, 3), RGB"
+            f"the image is a {type(image).__name__}: give a path, or a uint8 array (H, W, 3), RGB"
         )
     if image.dtype != np.uint8 or image.shape[2:] != (3,) or not image.size:
         raise ValueError(
-            f"the picture is {image.dtype} {image.shape}: it must be a uint8 array (H, W, 3), RGB, "
+            f"the image is {image.dtype} {image.shape}: it must be a uint8 array (H, W, 3), RGB, "
             "with values from 0 to 255, and not empty"
         )
     return image
@@ -260,15 +260,15 @@ def _checked_metadata(text: str, model: str) -> dict[str, Any]:
     return metadata
 
 
-def read_picture(image: Picture) -> np.ndarray:
+def read_image(image: ImageInput) -> np.ndarray:
     """uint8 (H, W, 3) RGB: a file, upright as its EXIF says and on white, or an array as it is.
 
-    Of an animation the first picture. Pillow's limit of pixels stands.
+    Of an animation the first image. Pillow's limit of pixels stands.
     """
     if not isinstance(image, (str, os.PathLike)):
         return checked_pixels(image)
     try:
-        with Image.open(image, formats=picture_formats()) as file:
+        with Image.open(image, formats=image_formats()) as file:
             upright = ImageOps.exif_transpose(file)
             if "transparency" in upright.info or upright.mode in ("RGBA", "LA", "PA"):
                 upright = upright.convert("RGBA")
@@ -280,19 +280,19 @@ def read_picture(image: Picture) -> np.ndarray:
     # Pillow's decoders raise nearly anything on what is broken: OSError, SyntaxError, IndexError.
     except Exception as error:
         raise ValueError(
-            f"the picture {image} cannot be read ({type(error).__name__}: {error}): get it again, "
+            f"the image {image} cannot be read ({type(error).__name__}: {error}): get it again, "
             "or save it as JPEG or PNG"
         ) from error
 
 
-def picture_formats() -> list[str]:
-    """Those of PICTURE_FORMATS that this build of Pillow knows."""
+def image_formats() -> list[str]:
+    """Those of IMAGE_FORMATS that this build of Pillow knows."""
     Image.init()
-    return [name for name in PICTURE_FORMATS if name in Image.OPEN]
+    return [name for name in IMAGE_FORMATS if name in Image.OPEN]
 
 
 def to_8_bits(values: np.ndarray) -> tuple[np.ndarray, str]:
-    """Grey values of 16 or 32 bits: the whole range of 16 bits, or that of the picture, to 8.
+    """Grey values of 16 or 32 bits: the whole range of 16 bits, or that of the image, to 8.
 
     Args:
         values: (H, W), of any type.
@@ -302,7 +302,7 @@ def to_8_bits(values: np.ndarray) -> tuple[np.ndarray, str]:
     """
 
     def numbers(row: np.ndarray) -> np.ndarray:
-        # By rows, as 64 bits for each pixel are much for a large picture.
+        # By rows, as 64 bits for each pixel are much for a large image.
         return np.nan_to_num(row.astype(np.float64))
 
     ends = [(row.min(), row.max()) for row in map(numbers, values) if row.size]
@@ -340,19 +340,19 @@ def output_size(height: int, width: int, min_size: int, max_size: int) -> tuple[
 def _prepare(pixels: np.ndarray, size: tuple[int, int], channel_order: str) -> np.ndarray:
     """uint8 (3, H', W'), resized as Detectron2 does: Pillow, bilinear."""
     if size != pixels.shape[:2]:
-        picture = Image.fromarray(pixels)
-        pixels = np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+        image = Image.fromarray(pixels)
+        pixels = np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
     if channel_order == "BGR":
         pixels = pixels[..., ::-1]
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def checked_boxes(boxes: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
-    """Boxes of one's own as float64 (M, 4); they may reach outside the picture.
+    """Boxes of one's own as float64 (M, 4); they may reach outside the image.
 
     Raises:
         ValueError: names the box: its corners are no numbers or not in order, or all of it lies
-            outside the picture, as boxes do that were made for another size.
+            outside the image, as boxes do that were made for another size.
     """
     given = np.asarray(boxes, np.float64)
     given = given.reshape(0, 4) if not given.size else given
@@ -367,10 +367,10 @@ def checked_boxes(boxes: Sequence[Sequence[float]], height: int, width: int) -> 
             "it must be x1 y1 x2 y2, corners left above and right below; x y width height is to be "
             "given as x, y, x + width, y + height",
         ),
-        (np.abs(given) > _FARTHEST, "no picture is so large"),
+        (np.abs(given) > _FARTHEST, "no image is so large"),
         (
             (high < 0) | (low > [width, height]),
-            f"it lies outside the picture, which is {width} x {height} pixels as it is seen",
+            f"it lies outside the image, which is {width} x {height} pixels as it is seen",
         ),
     ):
         (found,) = wrong.any(1).nonzero()
@@ -379,7 +379,7 @@ def checked_boxes(boxes: Sequence[Sequence[float]], height: int, width: int) -> 
     if len(given) and min(height, width) > 2 and given.min() >= 0 and given.max() <= 1:
         raise ValueError(
             "no corner of the boxes is beyond 1: they must be in pixels, not in parts of the "
-            f"picture, which is {width} x {height}"
+            f"image, which is {width} x {height}"
         )
     return given
 
@@ -429,13 +429,13 @@ def _read_boxes(path: str, *, with_labels: bool) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Scene graphs of pictures, one line of JSON each, on standard output."""
+    """Scene graphs of images, one line of JSON each, on standard output."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("model", help=".onnx file of tools/export_model.py")
-    parser.add_argument("pictures", nargs="+")
+    parser.add_argument("images", nargs="+")
     parser.add_argument(
         "--boxes",
-        help='JSON file of [{"bbox": [x, y, width, height], "label": "man"}, ...], for one picture '
+        help='JSON file of [{"bbox": [x, y, width, height], "label": "man"}, ...], for one image '
         "and models that take boxes",
     )
     parser.add_argument("--top-k", type=int, default=20)
@@ -446,8 +446,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = {}
         if args.boxes:
             given = _read_boxes(args.boxes, with_labels="classes" in predictor.input_names)
-        for picture in args.pictures:
-            graph = predictor(picture, top_k=args.top_k, min_score=args.min_score, **given)
+        for image in args.images:
+            graph = predictor(image, top_k=args.top_k, min_score=args.min_score, **given)
             sys.stdout.write(json.dumps(graph, ensure_ascii=False) + "\n")
     except ValueError as error:
         parser.exit(1, f"error: {error}\n")

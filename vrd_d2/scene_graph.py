@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SceneGraph:
-    """Entities and relations of one picture, by name.
+    """Entities and relations of one image, by name.
 
     Attributes:
-        boxes: float (M, 4), absolute XYXY pixels of the original picture, turned upright where its
+        boxes: float (M, 4), absolute XYXY pixels of the original image, turned upright where its
             EXIF says so.
         labels: M class names.
         relations: rows (subject, object, predicate name) or (subject, object, predicate name,
             status), where subject and object index the boxes.
         scores: a number or None for each relation; or None.
         entity_scores: a number for each entity; or None.
-        size: (width, height) of the picture; or None.
-        file_name: where the picture is; or None.
+        size: (width, height) of the image; or None.
+        file_name: where the image is; or None.
         image: uint8 (H, W, 3) RGB, of a graph that was predicted of an array; or None.
     """
 
@@ -147,16 +147,17 @@ class SceneGraph:
     def draw(
         self, image: np.ndarray | None = None, *, graph: bool = True, top_k: int | None = 12
     ) -> np.ndarray:
-        """The picture with boxes and arrows, beside it the graph and the list of relations.
+        """The image with boxes and arrows, beside it the graph and the list of relations.
 
         Args:
             image: uint8 (H, W, 3) RGB; None takes that of the graph, or reads `file_name`.
-            graph: whether to draw the graph beside the picture.
-            top_k: the first relations, which are drawn, as a picture with all of them is hard to
+            graph: whether to draw the graph beside the image.
+            top_k: the first relations, which are drawn, as an image with all of them is hard to
                 read; None for all.
 
         Returns:
-            uint8 (H', W', 3) RGB; :func:`vrd_d2.visualization.scene_graph_image.save_image` writes it.
+            uint8 (H', W', 3) RGB; :func:`~vrd_d2.visualization.scene_graph_image.save_image`
+            writes it.
 
         Raises:
             ValueError: there is no image to draw on, or it cannot be read.
@@ -164,7 +165,7 @@ class SceneGraph:
         from vrd_d2.visualization.scene_graph_image import draw_scene_graph
 
         return draw_scene_graph(
-            self._picture(image),
+            self._image(image),
             self.boxes,
             self.labels,
             self.relations,
@@ -180,12 +181,13 @@ class SceneGraph:
         title: str | None = None,
         heat_maps: Mapping[int, np.ndarray] | None = None,
     ) -> str:
-        """A page to point at, in one file that loads nothing: :mod:`vrd_d2.visualization.html_page`.
+        """Make a page to point at, in one file that loads nothing.
 
         Args:
             image: uint8 (H, W, 3) RGB; None takes that of the graph, or reads `file_name`.
             title: default the name of the file.
-            heat_maps: of :meth:`vrd_d2.inference.predictor.Predictor.explain`, to lay over the picture.
+            heat_maps: of :meth:`~vrd_d2.inference.predictor.Predictor.explain`, to lay over the
+                image.
 
         Raises:
             ValueError: there is no image, or it cannot be read.
@@ -194,10 +196,10 @@ class SceneGraph:
 
         if title is None:
             title = "scene graph" if self.file_name is None else Path(self.file_name).name
-        return graph_page([GraphPage(self, self._picture(image), title, heat_maps=heat_maps or {})])
+        return graph_page([GraphPage(self, self._image(image), title, heat_maps=heat_maps or {})])
 
     def _repr_html_(self) -> str | None:
-        """What a notebook shows: the page in a frame; None, its text, where there is no picture."""
+        """What a notebook shows: the page in a frame; None, its text, where there is no image."""
         from vrd_d2.visualization.html_page import in_frame
 
         try:
@@ -205,20 +207,18 @@ class SceneGraph:
         except ValueError:
             return None
 
-    def _picture(self, image: np.ndarray | None) -> np.ndarray:
-        from vrd_d2.media.images import read_picture
+    def _image(self, image: np.ndarray | None) -> np.ndarray:
+        from vrd_d2.media.images import read_image
 
         image = self.image if image is None else image
         if image is None:
             if self.file_name is None:
-                raise ValueError(
-                    "the graph knows no file of its picture: give the image to draw on"
-                )
-            image = read_picture(self.file_name)[0]
+                raise ValueError("the graph knows no file of its image: give the image to draw on")
+            image = read_image(self.file_name)[0]
         size = (image.shape[1], image.shape[0])
         if self.size is not None and size != tuple(map(int, self.size)):
             raise ValueError(
-                f"the picture has {size[0]} x {size[1]} pixels, that of the graph had "
+                f"the image has {size[0]} x {size[1]} pixels, that of the graph had "
                 f"{self.size[0]} x {self.size[1]}: give the same one"
             )
         return image

@@ -1,6 +1,7 @@
 """Groups of figures of the scenes: people with things, riders, sitters, furniture, single figures.
 
-Everything is in units (`scene_generator.drawing`); the contacts of a group are true by how it is drawn.
+Everything is in units (`scene_generator.drawing`); the contacts of a group are true by how it is
+drawn.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from scene_generator.drawing import BIKES, BOARDS, HATS, PEOPLE, Figure, person, worn_shirt
 from scene_generator.things import thing
 

@@ -1,4 +1,4 @@
-"""Placing groups in a picture, painting them, and the exact rules of the relations.
+"""Placing groups in an image, painting them, and the exact rules of the relations.
 
 `prepare_scenes.py` states the rules in words.
 """
@@ -9,14 +9,15 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+
 from scene_generator.drawing import ANIMALS, PEOPLE, Shape, shade, vivid
 from scene_generator.groups import Contact, Group, choose, compose
 
 OCCLUSION = 0.12  # share of the smaller whole shape that the other must cover or be covered by
-NEXT, NEAR = 0.06, 0.09  # largest horizontal gap of boxes, of the picture's width
-LEVEL = 0.07  # largest difference of foot lines of "next to", "under", of the picture's height
+NEXT, NEAR = 0.06, 0.09  # largest horizontal gap of boxes, of the image's width
+LEVEL = 0.07  # largest difference of foot lines of "next to", "under", of the image's height
 STEP = 0.09  # the same of "near"
-LOOK = 0.25  # length of an animal's look, of the picture's width
+LOOK = 0.25  # length of an animal's look, of the image's width
 VISIBLE = 0.35  # least visible share of a shape (0.2 for what is worn, held or rested)
 
 
@@ -114,7 +115,7 @@ def background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def render(rng: np.random.Generator, figures: list[Placed], height: int, width: int) -> np.ndarray:
-    """The picture, RGB uint8 (height, width, 3)."""
+    """The image, RGB uint8 (height, width, 3)."""
     canvas = np.clip(background(rng, height, width), 0, 255).astype(np.uint8)
     for _, shape in ordered(figures):
         if shape.width:
@@ -289,5 +290,5 @@ def arrange(
             anchors.append((x1, x2, base, scale))
             break
         else:
-            wanted = max(wanted - 1, 1)  # a crowded picture takes no more
+            wanted = max(wanted - 1, 1)  # a crowded image takes no more
     return figures, contacts, masks

@@ -1,6 +1,7 @@
 """Drawn animals, vehicles, furniture and small things of the scenes, one function a class.
 
-Units and layers as in `scene_generator.drawing`; the origin is the lowest middle point unless stated.
+Units and layers as in `scene_generator.drawing`; the origin is the lowest middle point unless
+stated.
 """
 
 from __future__ import annotations
@@ -8,7 +9,20 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scene_generator.drawing import BIKES, BOARDS, DARK, FUR, WOOD, Figure, Point, curve, pick, shade, vivid
+
+from scene_generator.drawing import (
+    BIKES,
+    BOARDS,
+    DARK,
+    FUR,
+    WOOD,
+    Figure,
+    Point,
+    curve,
+    pick,
+    shade,
+    vivid,
+)
 
 
 def shirt(rng: np.random.Generator, figure: Figure) -> None:

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
 """Time and memory of reading Visual Genome at full size, on made-up files of the public layout.
 
-    python tools/benchmarks/data.py                     108,000 pictures, some minutes
-    python tools/benchmarks/data.py --pictures 5000     some seconds
+    python tools/benchmarks/data.py                     108,000 images, some minutes
+    python tools/benchmarks/data.py --images 5000     some seconds
     python tools/benchmarks/data.py --files ~/visual_genome    your own files instead
 
-Makes VG-SGG.h5, its dicts, image_data.json and empty picture files in a temporary folder, and
-measures in processes of their own: reading (the check that all pictures exist is part of it), peak
+Makes VG-SGG.h5, its dicts, image_data.json and empty image files in a temporary folder, and
+measures in processes of their own: reading (the check that all images exist is part of it), peak
 memory, the counting of relations, and what a loader worker holds for itself after it has read all
 of the training set, packed and as a list of dicts.
 """
@@ -25,13 +25,13 @@ import numpy as np
 from detectron2.data import DatasetFromList
 from torch.utils.data import DataLoader, IterableDataset
 
+from vrd_d2.data.datasets.visual_genome_h5 import VisualGenomeH5
+from vrd_d2.data.datasets.visual_genome_h5_files import CORRUPT_IMAGES
 from vrd_d2.data.formats.relations_json import (
     load_registered,
     load_relations_json,
     save_relations_json,
 )
-from vrd_d2.data.datasets.visual_genome_h5_files import CORRUPT_IMAGES
-from vrd_d2.data.datasets.visual_genome_h5 import VisualGenomeH5
 from vrd_d2.data.vocabulary import VG150
 from vrd_d2.modeling.frequency import count_relations
 from vrd_d2.modeling.relation_heads.long_tail import predicate_repeat_factors
@@ -40,20 +40,20 @@ MEGABYTE = 1e6
 NAMES = ("VG-SGG.h5", "VG-SGG-dicts.json", "image_data.json")
 
 
-def make_files(folder: Path, pictures: int) -> None:
-    """10.2 boxes and 5.6 relations a picture; every fifth picture has no relation."""
+def make_files(folder: Path, images: int) -> None:
+    """10.2 boxes and 5.6 relations an image; every fifth image has no relation."""
     rng = np.random.default_rng(0)
-    landscape = rng.random(pictures) < 0.75
-    width = np.where(landscape, rng.choice([500, 640, 800, 1024], pictures), 375)
+    landscape = rng.random(images) < 0.75
+    width = np.where(landscape, rng.choice([500, 640, 800, 1024], images), 375)
     height = np.where(landscape, (width * 0.75).astype(int), 500)
-    boxes = 1 + rng.poisson(9.2, pictures)
-    relations = np.where(rng.random(pictures) < 0.8, 1 + rng.poisson(6, pictures), 0)
-    owner = np.repeat(np.arange(pictures), boxes)
+    boxes = 1 + rng.poisson(9.2, images)
+    relations = np.where(rng.random(images) < 0.8, 1 + rng.poisson(6, images), 0)
+    owner = np.repeat(np.arange(images), boxes)
     extent = np.stack([width, height], 1) * (1024 / np.maximum(width, height))[:, None]
     size = 2 + rng.random((len(owner), 2)) * 0.5 * extent[owner]
     centre = size / 2 + rng.random((len(owner), 2)) * (extent[owner] - size)
     first = np.cumsum(boxes) - boxes
-    of_relation = np.repeat(np.arange(pictures), relations)
+    of_relation = np.repeat(np.arange(images), relations)
     ends = rng.random((len(of_relation), 2)) * boxes[of_relation][:, None]
     popular = (rng.zipf(1.5, len(of_relation)) - 1) % len(VG150.predicates)
     arrays = {
@@ -61,7 +61,7 @@ def make_files(folder: Path, pictures: int) -> None:
         "boxes_1024": np.hstack([centre, size]),
         "relationships": first[of_relation][:, None] + ends.astype(int),
         "predicates": 1 + popular[:, None],
-        "split": np.where(rng.random(pictures) < 0.7, 0, 2),
+        "split": np.where(rng.random(images) < 0.7, 0, 2),
     }
     for kind, counts in (("box", boxes), ("rel", relations)):
         start = np.cumsum(counts) - counts
@@ -75,7 +75,7 @@ def make_files(folder: Path, pictures: int) -> None:
         for kind, names in (("label", VG150.objects), ("predicate", VG150.predicates))
     }
     (folder / NAMES[1]).write_text(json.dumps(dicts))
-    ids = 10_000 + np.sort(rng.choice(3 * pictures, pictures, replace=False))
+    ids = 10_000 + np.sort(rng.choice(3 * images, images, replace=False))
     entries = [
         {"image_id": i, "width": w, "height": h, "url": f"https://somewhere/VG_100K_2/{i}.jpg"}
         for i, w, h in zip(ids.tolist(), width.tolist(), height.tolist(), strict=True)
@@ -115,7 +115,7 @@ def measure_h5(folder: Path) -> None:
     start = time.process_time()
     parts = read(folder)
     report("reading all three splits", time.process_time() - start, "s")
-    print(f"  pictures {[len(part) for part in parts]}")
+    print(f"  images {[len(part) for part in parts]}")
     report("peak memory (imports alone: next line)", peak(), "MB")
     report("imports alone", imports, "MB")
     report("arrays of the three splits", sum(part.nbytes for part in parts) / MEGABYTE, "MB")
@@ -134,7 +134,7 @@ def measure_h5(folder: Path) -> None:
 
 
 def measure_json(folder: Path) -> None:
-    """All pictures as relations_json: registered (packed), and as a list of dicts."""
+    """All images as relations_json: registered (packed), and as a list of dicts."""
     path = folder / "all.json"
     for name, load in (
         ("packed", lambda: load_registered("benchmark", str(path), str(folder))),
@@ -198,7 +198,7 @@ def measure_workers(folder: Path, kind: str, method: str) -> None:
 
 
 def write_json(folder: Path) -> None:
-    """all.json: every picture of the .h5 in the interchange format."""
+    """all.json: every image of the .h5 in the interchange format."""
     genome = VisualGenomeH5(*files_of(folder), require_relations=False, val_images=0)
     records = [record for split in ("train", "test") for record in genome.records(split, folder)]
     save_relations_json(records, VG150, folder / "all.json", image_root=folder)
@@ -208,7 +208,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pictures", type=int, default=108_000)
+    parser.add_argument("--images", type=int, default=108_000)
     parser.add_argument("--files", type=Path, help="folder of your own files")
     parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)  # of a process of its own
     args = parser.parse_args()
@@ -220,8 +220,8 @@ def main() -> None:
         folder = args.files or Path(made)
         if args.files is None:
             start = time.process_time()
-            make_files(folder, args.pictures)
-            print(f"{args.pictures} pictures made in {time.process_time() - start:.0f} s")
+            make_files(folder, args.images)
+            print(f"{args.images} images made in {time.process_time() - start:.0f} s")
         kinds = ("packed fork", "packed spawn", "serialised fork", "list fork")
         steps = [("measure_h5",)]
         steps += [("measure_workers", *kind.split()) for kind in kinds]

@@ -4,7 +4,7 @@
     python tools/benchmarks/evaluator.py            about two minutes
     python tools/benchmarks/evaluator.py --quick    some seconds
 
-Pictures of 80 detected boxes, 4,096 pairs, 50 predicates and 20 ground-truth relations; SGDet,
+Images of 80 detected boxes, 4,096 pairs, 50 predicates and 20 ground-truth relations; SGDet,
 protocol sgb: R, ng-R, mR, ng-mR, zR and ng-zR at 20, 50, 100 (ours adds F, PR and the confusion
 matrix). Arrays are in memory, in single precision; checks of the input are part of the time.
 """
@@ -22,7 +22,7 @@ from vrd_d2.evaluation import (
     GroundTruth,
     Prediction,
     RowStore,
-    evaluate_picture,
+    evaluate_image,
     get_protocol,
     summarize,
 )
@@ -30,12 +30,12 @@ from vrd_d2.tasks import Task
 
 BOXES, PAIRS, CLASSES, PREDICATES, GT_BOXES, RELATIONS = 80, 4096, 150, 50, 25, 20
 KS = (20, 50, 100)
-POOL = 40  # distinct pictures, used again and again
+POOL = 40  # distinct images, used again and again
 
-Picture = dict[str, np.ndarray]
+ImageData = dict[str, np.ndarray]
 
 
-def make_picture(generator: np.random.Generator) -> Picture:
+def make_image(generator: np.random.Generator) -> ImageData:
     """Detections scattered around the ground truth, most of them with its class."""
     corner = 400 * generator.random((GT_BOXES, 2))
     gt_boxes = np.hstack([corner, corner + 50 + 200 * generator.random((GT_BOXES, 2))])
@@ -68,30 +68,28 @@ def make_picture(generator: np.random.Generator) -> Picture:
     }
 
 
-def zero_shot_of(pictures: list[Picture]) -> frozenset[tuple[int, int, int]]:
-    """Every third relation of the pictures counts as unseen."""
+def zero_shot_of(images: list[ImageData]) -> frozenset[tuple[int, int, int]]:
+    """Every third relation of the images counts as unseen."""
     triplets = set()
-    for picture in pictures:
-        for subject, object_, predicate in picture["gt_relations"][::3].tolist():
-            classes = picture["gt_classes"]
+    for image in images:
+        for subject, object_, predicate in image["gt_relations"][::3].tolist():
+            classes = image["gt_classes"]
             triplets.add((int(classes[subject]), int(classes[object_]), predicate))
     return frozenset(triplets)
 
 
-def ours(pictures: list[Picture], count: int, zero_shot: frozenset) -> dict[str, dict[int, float]]:
-    """All metrics of ``count`` pictures."""
+def ours(images: list[ImageData], count: int, zero_shot: frozenset) -> dict[str, dict[int, float]]:
+    """All metrics of ``count`` images."""
     protocol, task, store = get_protocol("sgb"), Task.SGDET, RowStore()
     for key in range(count):
-        p = pictures[key % len(pictures)]
+        p = images[key % len(images)]
         truth = GroundTruth(p["gt_boxes"], p["gt_classes"], p["gt_relations"])
         truth.check(PREDICATES, CLASSES)
         prediction = Prediction(
             p["boxes"], p["classes"], p["scores"], p["pairs"], p["predicate_scores"]
         )
         prediction.check(PREDICATES, CLASSES)
-        found = evaluate_picture(
-            truth, prediction, protocol=protocol, task=task, zero_shot=zero_shot
-        )
+        found = evaluate_image(truth, prediction, protocol=protocol, task=task, zero_shot=zero_shot)
         store.add(key, *found)
     return summarize(
         *store.state(),
@@ -104,7 +102,7 @@ def ours(pictures: list[Picture], count: int, zero_shot: frozenset) -> dict[str,
 
 
 def reference(
-    pictures: list[Picture], count: int, zero_shot: frozenset
+    images: list[ImageData], count: int, zero_shot: frozenset
 ) -> dict[str, dict[int, float]]:
     """The same metrics, sorting and comparing everything."""
     recalls = {(name, k): [] for name in ("R", "ngR", "zR", "ngzR") for k in KS}
@@ -112,7 +110,7 @@ def reference(
         (name, k): [[] for _ in range(PREDICATES)] for name in ("mR", "ngmR") for k in KS
     }
     for key in range(count):
-        p = pictures[key % len(pictures)]
+        p = images[key % len(images)]
         classes, gt_classes, gt = p["classes"], p["gt_classes"], p["gt_relations"]
         gt_triplets = np.column_stack([gt_classes[gt[:, :2]], gt[:, 2]])
         unseen = np.array([tuple(t) in zero_shot for t in gt_triplets.tolist()])
@@ -154,7 +152,7 @@ def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def peak_memory(count: int) -> float:
-    """Peak resident MiB of a process of its own that evaluates ``count`` pictures."""
+    """Peak resident MiB of a process of its own that evaluates ``count`` images."""
     command = [sys.executable, __file__, "--memory-of", str(count)]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     return float(subprocess.run(command, check=True, stdout=-1, env=environment).stdout)
@@ -164,31 +162,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="fewer pictures")
+    parser.add_argument("--quick", action="store_true", help="fewer images")
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     generator = np.random.default_rng(0)
-    pictures = [make_picture(generator) for _ in range(POOL)]
-    zero_shot = zero_shot_of(pictures)
+    images = [make_image(generator) for _ in range(POOL)]
+    zero_shot = zero_shot_of(images)
     if arguments.memory_of is not None:
-        ours(pictures, arguments.memory_of, zero_shot)
+        ours(images, arguments.memory_of, zero_shot)
         kilo = 1024 if sys.platform == "darwin" else 1
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 / kilo)
         return
 
     count, slow = (400, POOL) if arguments.quick else (4000, 5 * POOL)
-    ours(pictures, POOL, zero_shot)  # warm caches
+    ours(images, POOL, zero_shot)  # warm caches
     timed = {}
     for name, function, number in (("ours", ours, count), ("obvious numpy", reference, slow)):
         start = time.perf_counter()
-        metrics = function(pictures, number, zero_shot)
+        metrics = function(images, number, zero_shot)
         timed[name] = number / (time.perf_counter() - start), metrics
-    print(f"{'':16}{'pictures/s':>12}{'R@50':>10}{'ng-R@50':>10}{'mR@50':>10}")
+    print(f"{'':16}{'images/s':>12}{'R@50':>10}{'ng-R@50':>10}{'mR@50':>10}")
     for name, (speed, metrics) in timed.items():
         shown = "".join(f"{100 * metrics[m][50]:10.3f}" for m in ("R", "ngR", "mR"))
         print(f"{name:16}{speed:12.0f}{shown}")
     speeds = [speed for speed, _ in timed.values()]
-    # Both see each of the same pictures equally often.
+    # Both see each of the same images equally often.
     difference = max(
         abs(value - timed["ours"][1][name][k])
         for name, values in timed["obvious numpy"][1].items()
@@ -200,7 +198,7 @@ def main() -> None:
     print(
         "peak memory "
         + ", ".join(
-            f"{m:.1f} MiB for {size:,} pictures" for size, m in zip(sizes, memory, strict=True)
+            f"{m:.1f} MiB for {size:,} images" for size, m in zip(sizes, memory, strict=True)
         )
         + f" ({memory[1] - memory[0]:+.1f} MiB)"
     )

@@ -6,7 +6,7 @@
         datasets/scenes/images/test_0000*.jpg
 
 Both get the same tensors. The calls take turns, so that what else runs on the machine slows both
-alike; the ratio of a picture is that of the medians. Random boxes, and classes, where the part
+alike; the ratio of an image is that of the medians. Random boxes, and classes, where the part
 takes them: 0, 1, 2, 20 and 100 in turn, and 20 (--boxes) where time is taken.
 """
 
@@ -30,14 +30,14 @@ from vrd_d2.data.dataset_mapper import RelationMapper, relation_example
 from vrd_d2.engine.trainer import build_trained_model
 from vrd_d2.export import FILES, PARTS, describe, exportable, write_model
 from vrd_d2.export.parity import Difference, Runner, compare, export_runner, model_runner
-from vrd_d2.media.images import read_picture
+from vrd_d2.media.images import read_image
 
 COUNTS = (0, 1, 2, 20, 100)
 
 
 def read_inputs(mapper: RelationMapper, path: str) -> Tensor:
-    """The picture as the model gets it, uint8 (3, H, W)."""
-    pixels, _ = read_picture(path)
+    """The image as the model gets it, uint8 (3, H, W)."""
+    pixels, _ = read_image(path)
     if mapper.image_format == "BGR":
         pixels = np.ascontiguousarray(pixels[..., ::-1])
     return relation_example(pixels, (), None, augmentations=mapper.augmentations)["image"]
@@ -125,12 +125,12 @@ def main() -> None:
     parser.add_argument("--weights", required=True)
     parser.add_argument("--output", required=True, type=Path, help="folder of the exports")
     parser.add_argument("--formats", nargs="+", choices=FILES, default=list(FILES))
-    parser.add_argument("--repeats", type=int, default=5, help="of a picture; 0 takes no time")
+    parser.add_argument("--repeats", type=int, default=5, help="of an image; 0 takes no time")
     parser.add_argument("--threads", type=int, default=1, help="of each of the two")
     parser.add_argument("--boxes", type=int, default=20, help="where time is taken")
     parser.add_argument("--json", type=Path, help="file for the table")
     parser.add_argument("--opts", nargs="+", default=[], help="KEY VALUE overrides of the config")
-    parser.add_argument("pictures", nargs="+")
+    parser.add_argument("images", nargs="+")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     fixed = ["MODEL.WEIGHTS", args.weights, "MODEL.DEVICE", "cpu", "MODEL.CLIP.FEATURE_CACHE", ""]
@@ -138,7 +138,7 @@ def main() -> None:
     try:
         cfg = load_config(args.config_file, [*args.opts, *fixed])
         mapper = RelationMapper(cfg, is_train=False)
-        images = [read_inputs(mapper, path) for path in args.pictures]
+        images = [read_inputs(mapper, path) for path in args.images]
         model = build_trained_model(cfg)
         for part in parts_of(model):
             module = exportable(model, part)
@@ -154,7 +154,7 @@ def main() -> None:
                 print(tabulate(rows[-1:], headers="keys", tablefmt="plain"), flush=True)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    print(f"\n{len(images)} pictures, {args.threads} thread(s), {args.repeats} repeats a picture")
+    print(f"\n{len(images)} images, {args.threads} thread(s), {args.repeats} repeats an image")
     print(tabulate(rows, headers="keys", tablefmt="github"))
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")

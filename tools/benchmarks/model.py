@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Cost of RelCLIP at full size: each stage as time, share and ratio to the frozen ViT forward.
 
-A ViT-B/32 with random weights, one 800x600 picture, 80 boxes, all 6,320 ordered pairs. All stages
+A ViT-B/32 with random weights, one 800x600 image, 80 boxes, all 6,320 ordered pairs. All stages
 run side by side in one process; read the ratios, not the seconds.
 
     python tools/benchmarks/model.py [--precision fp32 bf16] [--attention full subject axial]
@@ -20,10 +20,10 @@ from torchvision.ops import roi_align
 
 from vrd_d2.config.loading import load_config
 from vrd_d2.modeling import RelCLIP
-from vrd_d2.modeling.geometry import candidate_pairs, pair_geometry, union_boxes
 from vrd_d2.modeling.encoders.pooling import roi_mean
+from vrd_d2.modeling.geometry import candidate_pairs, pair_geometry, union_boxes
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def reset_peak(device: str = "cpu") -> None:
@@ -66,7 +66,7 @@ def measure(stages: dict, repeats: int, device: str = "cpu") -> dict[str, tuple[
 
 
 def make_example(boxes: int, num_relations: int, seed: int) -> dict:
-    """A random 800x600 picture with boxes that all overlap at its centre or not, as they fall."""
+    """A random 800x600 image with boxes that all overlap at its centre or not, as they fall."""
     generator = torch.Generator().manual_seed(seed)
     corner = torch.rand((boxes, 2), generator=generator) * torch.tensor([700.0, 500.0])
     size = 20 + torch.rand((boxes, 2), generator=generator) * 300

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 """What of a training iteration of RelCLIP is spent in the image encoder and in RCL.
 
-A ViT-B/32 with random weights, 12 pictures of 800x600, 512 sampled pairs each, PredCls. Iterations
+A ViT-B/32 with random weights, 12 images of 800x600, 512 sampled pairs each, PredCls. Iterations
 with and without the encoder (MODEL.CLIP.FEATURE_CACHE) and RCL alternate in one process; read the
 ratios, not the seconds.
 
-    python tools/benchmarks/training.py [--pictures 12] [--relations 20 128] [--device cuda]
+    python tools/benchmarks/training.py [--images 12] [--relations 20 128] [--device cuda]
 """
 
 import argparse
@@ -59,20 +59,20 @@ def rcl_stage(model, levels: list, queries: int, classes: int, predicates: int):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=12)
-    parser.add_argument("--relations", type=int, nargs="+", default=[20, 128], help="a picture")
+    parser.add_argument("--images", type=int, default=12)
+    parser.add_argument("--relations", type=int, nargs="+", default=[20, 128], help="an image")
     parser.add_argument("--boxes", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     args = parser.parse_args()
     bench = load_script("benchmark_model")
     where = f"{torch.get_num_threads()} threads" if args.device == "cpu" else args.device
-    print(f"{where}, {args.pictures} pictures x 512 pairs")
+    print(f"{where}, {args.images} images x 512 pairs")
     model = bench.build("full", args.device).train()
     levels = model.contrast.levels
     for relations in args.relations:
         examples = [
-            bench.make_example(args.boxes, relations, seed=seed) for seed in range(args.pictures)
+            bench.make_example(args.boxes, relations, seed=seed) for seed in range(args.images)
         ]
 
         def iteration(cache: str, active: list, batch: list[dict] = examples) -> None:
@@ -99,7 +99,7 @@ def main() -> None:
             stages["RCL alone"] = rcl_stage(model, levels, counts[0], 150, 50)
             rows = bench.measure(stages, args.repeats, args.device)
         whole = {name: seconds for name, (seconds, _) in rows.items()}
-        print(f"\n{relations} relations a picture, {counts[0]} positive pairs in the batch")
+        print(f"\n{relations} relations an image, {counts[0]} positive pairs in the batch")
         for name, seconds in whole.items():
             print(f"{name:16}{seconds:9.3f} s")
         speed = whole["encoder, RCL"] / whole["cache, RCL"]

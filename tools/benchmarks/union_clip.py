@@ -1,10 +1,11 @@
 #!/usr/bin/env python
 """Cost of UnionCLIP: inference against the number of predicates, and a training step.
 
-Random weights (nothing is downloaded) and one random picture; all variants of a table run in one
+Random weights (nothing is downloaded) and one random image; all variants of a table run in one
 process, interleaved: read the ratios, not the seconds.
 
-    python tools/benchmarks/union_clip.py [--clip ViT-B-32] [--boxes 4] [--predicates 10 50 200 1000]
+    python tools/benchmarks/union_clip.py [--clip ViT-B-32] [--boxes 4] \\
+        [--predicates 10 50 200 1000]
 """
 
 import argparse
@@ -22,7 +23,7 @@ from detectron2.structures import Boxes, Instances
 from vrd_d2.config.loading import load_config
 from vrd_d2.modeling import UnionCLIP
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # Vocabulary of the extrapolation: VG150's.
 CLASSES, PREDICATES = 150, 50
 
@@ -59,7 +60,7 @@ def build(folder: Path, clip: str, predicates: int, *overrides) -> UnionCLIP:
 
 
 def make_example(boxes: int, predicates: int) -> dict:
-    """An 800x600 picture with boxes, one annotated relation each."""
+    """An 800x600 image with boxes, one annotated relation each."""
     generator = torch.Generator().manual_seed(0)
     corner = torch.rand((boxes, 2), generator=generator) * torch.tensor([500.0, 300.0])
     size = 30 + torch.rand((boxes, 2), generator=generator) * 250
@@ -77,7 +78,7 @@ def make_example(boxes: int, predicates: int) -> dict:
 
 
 def inference(folder: Path, args: argparse.Namespace) -> None:
-    """Time of a picture with a warm bank in memory or on disk, and with an empty one."""
+    """Time of an image with a warm bank in memory or on disk, and with an empty one."""
     pairs = args.boxes * (args.boxes - 1)
     print(f"\ninference, {args.clip}, {args.boxes} boxes, {pairs} pairs")
     columns = ["bank", "bank file", "no bank", "no bank / bank", "x first row"]
@@ -128,7 +129,7 @@ def bank(folder: Path, args: argparse.Namespace) -> None:
 
 
 def training(folder: Path, args: argparse.Namespace) -> None:
-    """Forward and backward of one picture: nothing kept, texts kept, texts and crops kept."""
+    """Forward and backward of one image: nothing kept, texts kept, texts and crops kept."""
     example = make_example(args.boxes, PREDICATES)
     print(f"\ntraining step, {args.boxes} boxes, {args.boxes * PREDICATES + 1} texts")
     for way in ("mlp", "attention"):

@@ -8,10 +8,10 @@ const SAVED = `vrd_d2 human ${STUDY.study}`; // the name of whoever rates; with 
 const $ = (id) => document.getElementById(id);
 const frame = $("frame"), stage = $("stage");
 
-// All relations in one row: index -> {id, subject, predicate, object, picture}.
+// All relations in one row: index -> {id, subject, predicate, object, image}.
 const items = STUDY.pictures.flatMap((picture, number) =>
   picture.relations.map((relation) => ({ ...relation, picture: number })));
-const first = []; // of each picture
+const first = []; // of each image
 items.forEach((item, index) => (first[item.picture] ??= index));
 const known = new Set(items.map((item) => item.id));
 const isVerdict = (value) => Object.hasOwn(VERDICTS, value);
@@ -89,7 +89,7 @@ function words(parent, item) {
 
 function listPicture(number) {
   shownPicture = number;
-  $("picture").src = STUDY.pictures[number].source;
+  $("image").src = STUDY.pictures[number].source;
   $("list").replaceChildren(...items.flatMap((item, index) => {
     if (item.picture !== number) return [];
     const row = document.createElement("li"), button = document.createElement("button");
@@ -129,13 +129,13 @@ function show() {
   }
   words($("sentence"), item);
   const number = at - first[item.picture] + 1;
-  $("place").textContent = `Picture ${item.picture + 1} of ${STUDY.pictures.length}, ` +
+  $("place").textContent = `Image ${item.picture + 1} of ${STUDY.pictures.length}, ` +
     `relation ${number} of ${picture.relations.length}`;
   showProgress(item.picture);
   place();
 }
 
-// Scrolls the list alone: on a narrow window it lies below the picture, which has to stay.
+// Scrolls the list alone: on a narrow window it lies below the image, which has to stay.
 function scrollList(button) {
   const list = $("list"), { offsetTop: top, offsetHeight: height } = button;
   const low = top + height - list.clientHeight;
@@ -163,7 +163,7 @@ function showProgress(current) {
     : done ? "Every answer is kept in this browser." : "";
 }
 
-// Puts picture, boxes and names where they belong; in zoom, the two boxes fill the frame.
+// Puts image, boxes and names where they belong; in zoom, the two boxes fill the frame.
 function place() {
   const item = items[hovered ?? at], picture = STUDY.pictures[item.picture];
   const subject = picture.entities[item.subject], object = picture.entities[item.object];
@@ -257,7 +257,7 @@ function goPicture(step) {
 const acts = {
   yes: () => rate("yes"), no: () => rate("no"), skip: () => rate("skip"), undo,
   previous: () => go(at - 1), next: () => go(at + 1),
-  "previous-picture": () => goPicture(-1), "next-picture": () => goPicture(1),
+  "previous-image": () => goPicture(-1), "next-image": () => goPicture(1),
   "next-unrated": nextUnrated,
   zoom() {
     zoomed = !zoomed;
@@ -269,7 +269,7 @@ const acts = {
 const keys = {
   y: "yes", n: "no", s: "skip", z: "undo", backspace: "undo", u: "next-unrated", f: "zoom",
   arrowright: "next", arrowdown: "next", arrowleft: "previous", arrowup: "previous",
-  pageup: "previous-picture", pagedown: "next-picture", "?": "help",
+  pageup: "previous-image", pagedown: "next-image", "?": "help",
 };
 
 document.addEventListener("keydown", (event) => {
@@ -309,7 +309,7 @@ $("help").addEventListener("click", openStart);
 
 STUDY.pictures.forEach((picture, number) => {
   const segment = document.createElement("i");
-  segment.title = `Picture ${number + 1}`;
+  segment.title = `Image ${number + 1}`;
   segment.addEventListener("click", () => go(first[number]));
   $("bar").append(segment);
 });

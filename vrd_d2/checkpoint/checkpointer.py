@@ -17,11 +17,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from vrd_d2 import assets
 from vrd_d2.checkpoint.array_pickle import read_array_pickle
 from vrd_d2.data.vocabulary import get_vocabulary
 from vrd_d2.version import __version__
 
-_SHIPPED_DETECTORS = {"scenes": Path(__file__).resolve().parent / "assets/scenes_faster_rcnn.pth"}
+_SHIPPED_DETECTORS = {"scenes": assets.path("scenes_faster_rcnn.pth")}
 
 DETECTOR = "GeneralizedRCNN"
 STAMP = "vrd_d2"

@@ -1,4 +1,4 @@
-"""Look at a data set of relations, check it, convert it and split it.
+"""Look at a dataset of relations, check it, convert it and split it.
 
     python tools/dataset.py check mine/train.json --bad-list bad.txt
     python tools/dataset.py stats vg_sgg_test --output output/statistics
@@ -6,8 +6,8 @@
     python tools/dataset.py split mine/all.json --output mine --val 0.1 --test 500
     python tools/dataset.py zero-shot mine/train.json mine/test.json
 
-A data set is a relations_json file, a COCO instances file (boxes only), or the name of a
-registered data set, whose files are below --root. datasets/README.md describes formats and names.
+A dataset is a relations_json file, a COCO instances file (boxes only), or the name of a
+registered dataset, whose files are below --root. datasets/README.md describes formats and names.
 """
 
 import argparse
@@ -25,9 +25,9 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from tqdm import tqdm
 
+from vrd_d2.data.analysis.splits import split_indices, write_zero_shot, zero_shot_names
+from vrd_d2.data.analysis.statistics import dataset_statistics, statistics_json, statistics_table
 from vrd_d2.data.datasets.builtin import register_builtin_datasets
-from vrd_d2.data.images.check import check_pictures
-from vrd_d2.data.image_existence import POLICIES
 from vrd_d2.data.formats.relations_check import check_document
 from vrd_d2.data.formats.relations_document import to_document
 from vrd_d2.data.formats.relations_json import (
@@ -36,8 +36,8 @@ from vrd_d2.data.formats.relations_json import (
     save_relations_json,
     validate_relations_json,
 )
-from vrd_d2.data.analysis.splits import split_indices, write_zero_shot, zero_shot_names
-from vrd_d2.data.analysis.statistics import dataset_statistics, statistics_json, statistics_table
+from vrd_d2.data.image_existence import POLICIES
+from vrd_d2.data.images.check import check_images
 from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
 
 UNKNOWN = 10**8  # pixels, of a size that is not annotated
@@ -45,7 +45,7 @@ UNKNOWN = 10**8  # pixels, of a size that is not annotated
 
 @dataclass
 class Source:
-    """A data set that has been read: its pictures and names."""
+    """A dataset that has been read: its images and names."""
 
     name: str
     records: Sequence[dict]
@@ -64,21 +64,21 @@ class Source:
 
 
 def is_file(data: str) -> bool:
-    """Whether a data set is given as a file."""
+    """Whether a dataset is given as a file."""
     return data.endswith(".json") or Path(data).is_file()
 
 
 def read(
     data: str, args: argparse.Namespace, *, missing_images: str = "keep", exact: bool = False
 ) -> Source:
-    """Load a file or a registered data set; `exact` keeps all digits of a file's boxes."""
+    """Load a file or a registered dataset; `exact` keeps all digits of a file's boxes."""
     register_builtin_datasets(args.root, missing_images=missing_images)
     if is_file(data):
         register_relations_json(data, data, args.images, missing_images=missing_images)
     elif data not in DatasetCatalog:
         near = difflib.get_close_matches(data, list(DatasetCatalog), n=3)
         raise ValueError(
-            f"there is neither a file nor a registered data set {data!r}"
+            f"there is neither a file nor a registered dataset {data!r}"
             + (f"; did you mean {' or '.join(near)}?" if near else ": give the path of its JSON")
         )
     records = DatasetCatalog.get(data)
@@ -100,7 +100,7 @@ def read(
 
 
 def renamed(source: Source, vocabulary: Vocabulary) -> Source:
-    """The data set with the ids of another vocabulary, which must have all names that occur."""
+    """The dataset with the ids of another vocabulary, which must have all names that occur."""
     object_ids = {name: i for i, name in enumerate(vocabulary.objects)}
     predicate_ids = {name: i for i, name in enumerate(vocabulary.predicates)}
     records, unknown = [], set()
@@ -137,12 +137,12 @@ def some(texts: Sequence[object], count: int = 5) -> str:
 
 
 def run_check(args: argparse.Namespace) -> int:
-    """Records and pictures; 1 if there is an error."""
+    """Records and images; 1 if there is an error."""
     errors, warnings, source = check_records(args)
     bad = []
     if source is not None:
-        listed = any("there is no picture" in text for text in errors)
-        for problem in check_pictures(source.records, workers=args.workers, progress=True):
+        listed = any("there is no image" in text for text in errors)
+        for problem in check_images(source.records, workers=args.workers, progress=True):
             if problem.is_error:
                 bad.append(problem.file_name)
             if problem.kind != "missing" or not listed:
@@ -152,27 +152,27 @@ def run_check(args: argparse.Namespace) -> int:
     show(warnings, "warning", args.show)
     if source is None:
         print(
-            "Repair these records and check again: what records refer to, and the pictures, are "
+            "Repair these records and check again: what records refer to, and the images, are "
             "looked at after that" + (", and a bad list is written then." if args.bad_list else ".")
         )
     elif args.bad_list is not None:
         names = [below(file_name, source.image_root) for file_name in bad]
         args.bad_list.parent.mkdir(parents=True, exist_ok=True)
         args.bad_list.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-        print(f"{args.bad_list}: {len(names)} pictures, for DATASETS.EXCLUDE")
-    size = "" if source is None else f"{len(source.records)} pictures, "
+        print(f"{args.bad_list}: {len(names)} images, for DATASETS.EXCLUDE")
+    size = "" if source is None else f"{len(source.records)} images, "
     print(f"{args.data}: {size}{len(errors)} errors, {len(warnings)} warnings")
     return int(bool(errors))
 
 
 def check_records(args: argparse.Namespace) -> tuple[list[str], list[str], Source | None]:
-    """Errors, warnings, and the data set if it can be read."""
+    """Errors, warnings, and the dataset if it can be read."""
     if not is_file(args.data):
         source = read(args.data, args)
         json_file = MetadataCatalog.get(args.data).get("json_file")
         if json_file is None:
             root = source.image_root or os.curdir
-            # Where the annotation does not state a size, the missing picture is the error.
+            # Where the annotation does not state a size, the missing image is the error.
             sized = [{"width": UNKNOWN, "height": UNKNOWN, **record} for record in source.records]
             document = to_document(sized, source.vocabulary(), root)
             findings = check_document(document, source.name)
@@ -182,7 +182,7 @@ def check_records(args: argparse.Namespace) -> tuple[list[str], list[str], Sourc
         messages = validate_relations_json(args.data, args.images)
     errors = [text.removeprefix("error: ") for text in messages if text.startswith("error: ")]
     warnings = [text.removeprefix("warning: ") for text in messages if text.startswith("warning: ")]
-    readable = all("there is no picture" in text for text in errors)
+    readable = all("there is no image" in text for text in errors)
     return errors, warnings, read(args.data, args) if readable else None
 
 
@@ -226,14 +226,14 @@ def run_convert(args: argparse.Namespace) -> int:
     source = read(args.data, args, missing_images=args.missing_images, exact=True)
     records, vocabulary = list(source.records), source.vocabulary()
     if args.copy_images:
-        records = copy_pictures(records, source.image_root, args.output.parent / "images")
+        records = copy_images(records, source.image_root, args.output.parent / "images")
     save_relations_json(records, vocabulary, args.output, always_relative=True)
     report(args.output, records)
     return 0
 
 
-def copy_pictures(records: list[dict], root: str | None, folder: Path) -> list[dict]:
-    """Copy the pictures, by their names below the root, and refer to the copies."""
+def copy_images(records: list[dict], root: str | None, folder: Path) -> list[dict]:
+    """Copy the images, by their names below the root, and refer to the copies."""
     origin: dict[Path, str] = {}
     copies = []
     names = [Path(below(record["file_name"], root)) for record in records]
@@ -256,7 +256,7 @@ def copy_pictures(records: list[dict], root: str | None, folder: Path) -> list[d
 
 def report(path: Path, records: Sequence[dict]) -> None:
     relations = sum(len(record["relations"]) for record in records)
-    print(f"{path}: {len(records)} pictures, {relations} relations")
+    print(f"{path}: {len(records)} images, {relations} relations")
 
 
 def run_split(args: argparse.Namespace) -> int:
@@ -288,20 +288,20 @@ def run_zero_shot(args: argparse.Namespace) -> int:
 
 
 def amount(text: str) -> float | int:
-    """A number of pictures (500), or a share of them (0.1)."""
+    """A number of images (500), or a share of them (0.1)."""
     try:
         return float(text) if "." in text else int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a number of pictures (500) nor a share of them (0.1)"
+            f"{text!r} is neither a number of images (500) nor a share of them (0.1)"
         ) from None
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("data", metavar="DATA", help="JSON file, or name of a registered data set")
-    common.add_argument("--images", help="folder of the pictures of a file; default: its own")
-    common.add_argument("--root", help="folder of all registered data sets")
+    common.add_argument("data", metavar="DATA", help="JSON file, or name of a registered dataset")
+    common.add_argument("--images", help="folder of the images of a file; default: its own")
+    common.add_argument("--root", help="folder of all registered datasets")
     names = argparse.ArgumentParser(add_help=False)
     names.add_argument("--vocabulary", help="ids to write, by name: vg150, vrd, ..., or a JSON")
     names.add_argument("--missing-images", choices=POLICIES, default="error")
@@ -315,22 +315,22 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         added.set_defaults(run=run)
         return added
 
-    check = command("check", run_check, "records and pictures; exit code 1 if there are errors")
-    check.add_argument("--bad-list", type=Path, help="file to write: pictures to leave out")
+    check = command("check", run_check, "records and images; exit code 1 if there are errors")
+    check.add_argument("--bad-list", type=Path, help="file to write: images to leave out")
     check.add_argument("--workers", type=int, help="processes that decode; 0: none but this one")
     check.add_argument("--show", type=int, default=20, help="messages to print; 0: all")
     stats = command("stats", run_stats, "counts, long tails, and oddities of the annotation")
     stats.add_argument("--output", type=Path, help="folder for statistics.json and PNG files")
     both = (common, names)
-    convert = command("convert", run_convert, "write a data set as relations_json", both)
+    convert = command("convert", run_convert, "write a dataset as relations_json", both)
     convert.add_argument("output", type=Path, metavar="OUTPUT", help="JSON file to write")
     convert.add_argument(
-        "--copy-images", action="store_true", help="copy the pictures to images/ beside it"
+        "--copy-images", action="store_true", help="copy the images to images/ beside it"
     )
     split = command("split", run_split, "train.json, val.json and test.json, by chance", both)
     split.add_argument("--output", type=Path, required=True, help="folder")
-    split.add_argument("--val", type=amount, default=0.1, help="pictures, or their share (0.1)")
-    split.add_argument("--test", type=amount, default=0.2, help="pictures, or their share (0.2)")
+    split.add_argument("--val", type=amount, default=0.1, help="images, or their share (0.1)")
+    split.add_argument("--test", type=amount, default=0.2, help="images, or their share (0.2)")
     split.add_argument("--seed", type=int, default=0)
     zero_shot = command("zero-shot", run_zero_shot, "test triplets that training lacks")
     zero_shot.add_argument("test", metavar="TEST", help="as DATA, which is the training set")
@@ -346,7 +346,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

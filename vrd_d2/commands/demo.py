@@ -1,4 +1,4 @@
-"""A page on which people try the models with their own pictures, boxes and words.
+"""A page on which people try the models with their own images, boxes and words.
 
     python tools/web_demo.py
     python tools/web_demo.py --model configs/relclip_sgdet.yaml output/relclip_sgdet/model_final.pth
@@ -25,7 +25,7 @@ from vrd_d2.demo.models import DemoModel
 from vrd_d2.inference.selection import ground_truth_graph
 from vrd_d2.tasks import Task
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs/quickstart"
 TRAINED = ROOT / "output/quickstart"
 PHOTOGRAPHS = ("astronaut.png", "coffee.png", "chelsea.png", "motorcycle_left.png")
@@ -49,7 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--port", type=int, default=7860)
     add("--share", action="store_true", help="a public link through Gradio's servers")
     add("--max-mb", type=int, default=20, help="largest upload")
-    add("--max-pixels", type=float, default=50, help="largest picture, million pixels")
+    add("--max-pixels", type=float, default=50, help="largest image, million pixels")
     return parser.parse_args()
 
 
@@ -152,7 +152,3 @@ def main() -> int:
             print(f"error: {error}", file=sys.stderr)
             return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,7 +6,7 @@
 The folder gets the model, metadata.json, MODEL_CARD.md and, for ONNX, onnx_runtime.py, which runs
 the model without torch and Detectron2:
 
-    python output/exported/onnx_runtime.py output/exported/model.onnx picture.jpg
+    python output/exported/onnx_runtime.py output/exported/model.onnx image.jpg
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main() -> None:
         "--what",
         choices=PARTS,
         default="full",
-        help="detector: picture -> boxes; relations: picture and boxes -> relations; full: picture "
+        help="detector: image -> boxes; relations: image and boxes -> relations; full: image "
         "-> boxes and relations",
     )
     parser.add_argument("--output", required=True, type=Path, help="folder")
@@ -64,7 +64,3 @@ def main() -> None:
         shutil.copy(onnx_runtime.__file__, args.output / "onnx_runtime.py")
     size = (args.output / name).stat().st_size / 2**20
     print(f"{args.output / name}: {size:.1f} MiB, {args.what}, task {metadata['task']}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Scene graphs of pictures, folders, patterns and videos: as JSON, drawn, and as HTML.
+"""Scene graphs of images, folders, patterns and videos: as JSON, drawn, and as HTML.
 
     python tools/predict.py photos street.jpg "more/**/*.png" clip.mp4 --output output/graphs \\
         --weights output/quickstart/sgdet/model_final.pth
@@ -11,7 +11,7 @@ The same command again goes on where it was stopped. Under torchrun each process
 
     torchrun --nproc-per-node 2 tools/predict.py photos --output output/graphs ...
 
-Exit code: 0, all is well; 2, some pictures could not be used, which are named; 1, none could, or
+Exit code: 0, all is well; 2, some images could not be used, which are named; 1, none could, or
 the command is wrong. (torchrun turns 2 into 1.)
 """
 
@@ -26,16 +26,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vrd_d2.media.images import MAX_PIXELS
 from vrd_d2.inference.batch_folder import printable
 from vrd_d2.inference.batch_model import ExportedModel, Model
 from vrd_d2.inference.batch_run import FileOptions, PredictionRun
+from vrd_d2.media.images import MAX_PIXELS
 
 GRAPH_OPTIONS = ("top_k", "min_score", "min_entity_score", "predicates", "max_overlap")
 
 
 class Parser(argparse.ArgumentParser):
-    """2 is for pictures that could not be used; a wrong command exits with 1."""
+    """2 is for images that could not be used; a wrong command exits with 1."""
 
     def error(self, message: str) -> NoReturn:
         if message.endswith("INPUT"):  # an option with several words has taken it
@@ -63,7 +63,7 @@ def number(text: str) -> float:
 def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("inputs", nargs="+", metavar="INPUT", help="picture, video, folder or quoted pattern")
+    add("inputs", nargs="+", metavar="INPUT", help="image, video, folder or quoted pattern")
     add("--output", required=True, type=Path, help="folder of the results")
     add("--weights", default="", help="checkpoint; none for a model without anything to train")
     model = parser.add_mutually_exclusive_group()
@@ -73,7 +73,7 @@ def parse_arguments() -> argparse.Namespace:
         help="YAML of the model; a .pth of this project brings its own along",
     )
     model.add_argument("--model", help="in place of both an .onnx file of tools/export_model.py")
-    add("--top-k", type=int, default=20, help="relations of a picture at most (%(default)s)")
+    add("--top-k", type=int, default=20, help="relations of an image at most (%(default)s)")
     add(
         "--min-score",
         type=finite,  # models that rank by logits have negative ones
@@ -96,7 +96,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add(
         "--boxes",
-        help="COCO JSON with images, annotations and categories: boxes of your own, for pictures "
+        help="COCO JSON with images, annotations and categories: boxes of your own, for images "
         "of the same file name",
     )
     add("--every", type=int, default=30, help="of a video, take every n-th frame (%(default)s)")
@@ -104,13 +104,13 @@ def parse_arguments() -> argparse.Namespace:
         "--batch-size",
         type=int,
         default=1,
-        help="pictures that go through the model at once (%(default)s)",
+        help="images that go through the model at once (%(default)s)",
     )
     add(
         "--max-pixels",
         type=number,
         default=MAX_PIXELS / 1e6,
-        help="refuse pictures with more million pixels (%(default)g)",
+        help="refuse images with more million pixels (%(default)g)",
     )
     drawings = parser.add_mutually_exclusive_group()
     drawings.add_argument(
@@ -127,14 +127,14 @@ def parse_arguments() -> argparse.Namespace:
         "--html",
         choices=("pages", "one", "none"),
         default="pages",
-        help="a page for each picture, one page with a picker for all, or none (%(default)s)",
+        help="a page for each image, one page with a picker for all, or none (%(default)s)",
     )
     add(
         "--heat-maps",
         nargs="+",
         default=[],
         metavar="WHAT",
-        help="where relations show (Grad-CAM): of the best N of a picture, or of all that match "
+        help="where relations show (Grad-CAM): of the best N of an image, or of all that match "
         '"man riding horse" or "* on *"',
     )
     add(
@@ -277,7 +277,3 @@ def main() -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
-
-
-if __name__ == "__main__":
-    sys.exit(main())

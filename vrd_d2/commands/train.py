@@ -18,7 +18,7 @@ from vrd_d2.config.loading import load_config
 from vrd_d2.engine.trainer import Trainer, build_trained_model
 
 
-def main(args) -> OrderedDict | None:
+def process(args) -> OrderedDict | None:
     """One process; what a user can get wrong ends it with a line instead of a traceback."""
     try:
         return run(args)
@@ -42,10 +42,10 @@ def run(args) -> OrderedDict | None:
     return trainer.train()
 
 
-if __name__ == "__main__":
+def main() -> None:
     arguments = default_argument_parser(epilog=__doc__).parse_args()
     launch(
-        main,
+        process,
         arguments.num_gpus,
         num_machines=arguments.num_machines,
         machine_rank=arguments.machine_rank,

@@ -22,7 +22,7 @@ def add_vrd_config(cfg: CN) -> None:
     # Where open_clip keeps downloaded weights; "" is its own default.
     cfg.MODEL.CLIP.CACHE_DIR = ""
     # Folder in which the maps of the frozen encoder are kept in half precision, so that an epoch
-    # after the first does not run it; "" keeps none. Pays off where pictures come back unchanged.
+    # after the first does not run it; "" keeps none. Pays off where images come back unchanged.
     cfg.MODEL.CLIP.FEATURE_CACHE = ""
 
     # ---- Another image encoder in CLIP's place (RelCLIP, Table 4) ----------------------------
@@ -56,7 +56,7 @@ def add_vrd_config(cfg: CN) -> None:
     cfg.MODEL.RELATION.TASK = "sgdet"  # predcls, sgcls or sgdet
     # Only pairs of boxes that overlap are candidates (RelCLIP); False keeps every ordered pair.
     cfg.MODEL.RELATION.REQUIRE_OVERLAP = True
-    # Pairs sampled from a picture in training, and the largest share of positive ones.
+    # Pairs sampled from an image in training, and the largest share of positive ones.
     cfg.MODEL.RELATION.BATCH_SIZE_PER_IMAGE = 512
     cfg.MODEL.RELATION.POSITIVE_FRACTION = 0.25
     # Detections stand for the ground-truth object that they overlap at least this much.
@@ -70,7 +70,7 @@ def add_vrd_config(cfg: CN) -> None:
     cfg.MODEL.RELATION.POSITION_DIM = 128  # width of the position embeddings p_i and p_ij
     cfg.MODEL.RELATION.ATTENTION_LAYERS = 2
     cfg.MODEL.RELATION.ATTENTION_HEADS = 8
-    # Attention over the pairs of a picture: "full" (exact), "subject" (pairs that share the
+    # Attention over the pairs of an image: "full" (exact), "subject" (pairs that share the
     # subject) or "axial" (layers alternate between shared subject and shared object).
     cfg.MODEL.RELATION.ATTENTION = "full"
     # Text embeddings of the two classes join the input of a pair (beyond the paper).
@@ -120,7 +120,7 @@ def add_vrd_config(cfg: CN) -> None:
     cfg.MODEL.DISTANT.KNOWLEDGE_BASE = ""
     # Triplets that were told less often are no candidates.
     cfg.MODEL.DISTANT.MIN_COUNT = 1
-    # Folder of weights of the candidates in each picture, made by tools/score_candidates.py
+    # Folder of weights of the candidates in each image, made by tools/score_candidates.py
     # (KB+EXT, or EM rounds); "" gives all candidates of a pair the same weight (KB).
     cfg.MODEL.DISTANT.WEIGHTS = ""
     # At inference, any model: only candidates of the base get a score.
@@ -152,18 +152,18 @@ def add_vrd_config(cfg: CN) -> None:
     cfg.MODEL.UNION_CLIP.TEXT_BANK = ""
 
     # ---- Data --------------------------------------------------------------------------------
-    # Data sets of the user's own: rows of [name, relations_json file, image folder].
+    # Datasets of the user's own: rows of [name, relations_json file, image folder].
     cfg.DATASETS.REGISTER = []
-    # A picture whose file is missing: "error", "skip" (reported by name) or "keep" (not looked for:
+    # An image whose file is missing: "error", "skip" (reported by name) or "keep" (not looked for:
     # for what uses the annotation alone).
     cfg.DATASETS.MISSING_IMAGES = "error"
     # Those of DATASETS.TRAIN whose relations are not read: MODEL.DISTANT labels their pairs. Others
     # beside them keep their own labels (semi-supervised).
     cfg.DATASETS.DISTANT = ()
-    # A text file of pictures to leave out, a file name a line, as `tools/dataset.py check
+    # A text file of images to leave out, a file name a line, as `tools/dataset.py check
     # --bad-list` writes it; "" leaves out none.
     cfg.DATASETS.EXCLUDE = ""
-    # Boxes of the user's own: rows of [data set name, COCO results file]. They stand in for the
+    # Boxes of the user's own: rows of [dataset name, COCO results file]. They stand in for the
     # detector (SGDet; none is built where every test set has a row), and at test time for the
     # annotated boxes (PredCls, SGCls).
     cfg.DATASETS.DETECTIONS = []
@@ -176,7 +176,7 @@ def add_vrd_config(cfg: CN) -> None:
     cfg.TEST.BEST_METRIC = ""
 
     # ---- Trainer -----------------------------------------------------------------------------
-    # "SGD" is Detectron2's own (the papers'); "AdamW" learns small data sets in fewer iterations.
+    # "SGD" is Detectron2's own (the papers'); "AdamW" learns small datasets in fewer iterations.
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Precision of SOLVER.AMP: "float16" (Detectron2's own, CUDA only) or "bfloat16" (CUDA and CPU,
     # relation models).

@@ -10,12 +10,12 @@ from detectron2.config import CfgNode, get_cfg
 from vrd_d2.checkpoint.checkpointer import read_stamp
 from vrd_d2.config.defaults import add_vrd_config
 from vrd_d2.data.datasets.builtin import register_builtin_datasets, register_user_datasets
-from vrd_d2.data.images.exclusion import exclude_pictures
+from vrd_d2.data.images.exclusion import exclude_images
 from vrd_d2.data.vocabulary import Vocabulary, keep_vocabulary
 
 
 def load_config(config_file: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> CfgNode:
-    """Read a config with this project's keys and register the data sets that it names.
+    """Read a config with this project's keys and register the datasets that it names.
 
     Args:
         config_file: YAML.
@@ -42,18 +42,18 @@ def load_config(config_file: str | Path, overrides: list[str] | tuple[str, ...] 
     missing_images = cfg.DATASETS.MISSING_IMAGES
     register_builtin_datasets(missing_images=missing_images)
     register_user_datasets(cfg.DATASETS.REGISTER, missing_images=missing_images)
-    exclude_pictures(cfg.DATASETS.EXCLUDE, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    exclude_images(cfg.DATASETS.EXCLUDE, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     return cfg
 
 
 def load_inference_config(
     config_file: str | Path, weights: str | Path = "", overrides: Sequence[str] = ()
 ) -> CfgNode:
-    """The config of a trained model for pictures of one's own.
+    """The config of a trained model for images of one's own.
 
     Args:
         config_file: YAML. A checkpoint of this project brings its config and its vocabulary along:
-            give it alone, as either of the two, and "" for the other. The files of its data sets
+            give it alone, as either of the two, and "" for the other. The files of its datasets
             are not asked for.
         weights: the checkpoint, which becomes MODEL.WEIGHTS.
         overrides: KEY VALUE KEY VALUE ..., stronger than the file.
@@ -87,7 +87,7 @@ def load_inference_config(
 def _forget_training(cfg: CfgNode) -> None:
     """Leave out files of the training that a model would read but that predictions do not need.
 
-    They may be elsewhere. Those of data sets are not read: none is registered.
+    They may be elsewhere. Those of datasets are not read: none is registered.
     """
     fresh = _default_config()
     cfg.MODEL.TEXT.WORD_VECTORS = fresh.MODEL.TEXT.WORD_VECTORS

@@ -1,1 +1,1 @@
-"""Data sets of relations: vocabularies, formats, registration, and the mapper."""
+"""Datasets of relations: vocabularies, formats, registration, and the mapper."""

@@ -1,4 +1,4 @@
-"""The pictures of several training sets as one, packed or not."""
+"""The images of several training sets as one, packed or not."""
 
 import logging
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class DistantRecords(Dataset):
-    """Pictures as if their relations were not annotated, each marked "distant"."""
+    """Images as if their relations were not annotated, each marked "distant"."""
 
     def __init__(self, records: Sequence[dict] | Dataset):
         self.records = records
@@ -36,16 +36,16 @@ def training_records(
     That function hands a torch Dataset on as it is, and so would not filter it.
 
     Args:
-        names: of registered data sets.
-        filter_empty: leave out pictures without a box, or with boxes of crowds alone.
+        names: of registered datasets.
+        filter_empty: leave out images without a box, or with boxes of crowds alone.
         distant: those of the names whose relations are not to be read.
 
     Returns:
-        A list if all data sets are lists; PackedRecords; DistantRecords; or a ConcatDataset of
+        A list if all datasets are lists; PackedRecords; DistantRecords; or a ConcatDataset of
         several, whose parts are these and serialised lists.
 
     Raises:
-        ValueError: a data set has no picture (left).
+        ValueError: a dataset has no image (left).
     """
     parts = []
     for name in names:
@@ -55,12 +55,10 @@ def training_records(
             part = part.select(part.object_counts > 0)
         elif filter_empty and isinstance(part, list) and total and "annotations" in part[0]:
             part = filter_images_with_only_crowd_annotations(part)
-        logger.info(
-            "%s: %d pictures, %d without a box left out", name, len(part), total - len(part)
-        )
+        logger.info("%s: %d images, %d without a box left out", name, len(part), total - len(part))
         if not len(part):
             raise ValueError(
-                f"data set {name!r} has no picture to train on ({total} before those without a box "
+                f"dataset {name!r} has no image to train on ({total} before those without a box "
                 "were left out, see DATALOADER.FILTER_EMPTY_ANNOTATIONS)"
             )
         parts.append(DistantRecords(part) if name in distant else part)

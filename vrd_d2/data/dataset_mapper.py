@@ -1,4 +1,4 @@
-"""From data set dicts to what relation models take, without losing a box or a relation."""
+"""From dataset dicts to what relation models take, without losing a box or a relation."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ from vrd_d2.data.formats.relations_document import annotation_xyxy
 
 
 class RelationMapper:
-    """Callable from a data set dict to an example of a relation model, in training and test alike.
+    """Callable from a dataset dict to an example of a relation model, in training and test alike.
 
     Detectron2's own mapper drops empty boxes and crowds, and at test time all annotations; either
     shifts or loses the indices of relations. This one keeps every box, as annotated: also one
-    without area, or reaching outside the picture (it is not clipped, so that in PredCls and SGCls
-    the boxes of the output are those of the annotation). The data set dict is not changed.
+    without area, or reaching outside the image (it is not clipped, so that in PredCls and SGCls
+    the boxes of the output are those of the annotation). The dataset dict is not changed.
 
     Flips are up to ``INPUT.RANDOM_FLIP``, in training: relations keep their indices, but "left of"
     or "facing left" do not survive a horizontal flip, so flip only where no predicate
@@ -38,8 +38,8 @@ class RelationMapper:
     ):
         """
         Args:
-            augmentations: resizing and flips, applied to picture and boxes.
-            image_format: channel order of the example's picture, such as "BGR".
+            augmentations: resizing and flips, applied to image and boxes.
+            image_format: channel order of the example's image, such as "BGR".
             detections: boxes of the user's own by file name, of
                 :func:`~vrd_d2.data.detections.load_own_boxes`.
         """
@@ -74,10 +74,10 @@ class RelationMapper:
             it, "distant".
 
         Raises:
-            ValueError: names the picture that is missing, broken or of another size than stated,
+            ValueError: names the image that is missing, broken or of another size than stated,
                 or whose relations do not fit its annotations.
         """
-        image = _read_picture(dataset_dict, self.image_format)
+        image = _read_image(dataset_dict, self.image_format)
         annotations = dataset_dict.get("annotations", ())
         try:
             example = relation_example(
@@ -106,21 +106,21 @@ def relation_example(
     augmentations: Sequence[T.Augmentation | T.Transform] = (),
     detections: Detections | None = None,
 ) -> dict[str, Any]:
-    """One example for a relation model out of arrays: for boxes of one's own, without a data set.
+    """One example for a relation model out of arrays: for boxes of one's own, without a dataset.
 
     Args:
         image: uint8 (H, W, 3), channels as the model's ``INPUT.FORMAT`` says (BGR by default).
         boxes: (M, 4) XYXY in pixels of `image`; none for SGDet, where the model finds them.
         classes: (M,) ids, or None where they are not known (SGCls).
         relations: (R, 3) rows (subject index, object index, predicate id) into `boxes`.
-        augmentations: applied to picture and boxes; ``RelationMapper(cfg, is_train=False)
+        augmentations: applied to image and boxes; ``RelationMapper(cfg, is_train=False)
             .augmentations`` resizes as the config does at test time.
         detections: what stands in for a detector's answer, in pixels of `image`.
 
     Returns:
         "image": uint8 (3, H', W'), resized; "height", "width": H and W, to which the model maps its
         output back; "instances": Instances(M) of size (H', W') with gt_boxes in the resized
-        picture and, where given, gt_classes; "relations": int64 (R, 3). The M boxes and R
+        image and, where given, gt_classes; "relations": int64 (R, 3). The M boxes and R
         relations are those given, in their order. With `detections` also "detections": Instances
         of size (H', W') with pred_boxes, scores and, where known, pred_classes.
 
@@ -190,10 +190,10 @@ def _checked(
 
 
 def _name(dataset_dict: Mapping[str, Any]) -> str:
-    return f"picture {dataset_dict['file_name']} (image {dataset_dict.get('image_id')!r})"
+    return f"image {dataset_dict['file_name']} (image {dataset_dict.get('image_id')!r})"
 
 
-def _read_picture(dataset_dict: Mapping[str, Any], image_format: str) -> np.ndarray:
+def _read_image(dataset_dict: Mapping[str, Any], image_format: str) -> np.ndarray:
     file_name = dataset_dict["file_name"]
     try:
         image = detection_utils.read_image(file_name, format=image_format)
@@ -210,7 +210,7 @@ def _read_picture(dataset_dict: Mapping[str, Any], image_format: str) -> np.ndar
     if stated != (image.shape[1], image.shape[0]):
         raise ValueError(
             f"{_name(dataset_dict)} has {image.shape[1]} x {image.shape[0]} pixels, turned upright "
-            f"as its EXIF says, but the data set states {stated[0]} x {stated[1]}: correct the "
-            "data set, or use the picture that its boxes were drawn on"
+            f"as its EXIF says, but the dataset states {stated[0]} x {stated[1]}: correct the "
+            "dataset, or use the image that its boxes were drawn on"
         )
     return image

@@ -11,13 +11,13 @@ logger = logging.getLogger(__name__)
 
 
 def results_files(rows: Sequence[Sequence[str]]) -> dict[str, str]:
-    """Data set name -> results file.
+    """Dataset name -> results file.
 
     Args:
-        rows: DATASETS.DETECTIONS, rows of [data set name, COCO results file].
+        rows: DATASETS.DETECTIONS, rows of [dataset name, COCO results file].
 
     Raises:
-        ValueError: a row is not two strings, or a data set comes twice.
+        ValueError: a row is not two strings, or a dataset comes twice.
     """
     files: dict[str, str] = {}
     for index, row in enumerate(rows):
@@ -27,14 +27,14 @@ def results_files(rows: Sequence[Sequence[str]]) -> dict[str, str]:
             or not all(isinstance(part, str) and part for part in row)
         ):
             raise ValueError(
-                f"DATASETS.DETECTIONS[{index}] is {row!r}: it must be [data set name, COCO results "
+                f"DATASETS.DETECTIONS[{index}] is {row!r}: it must be [dataset name, COCO results "
                 "file]"
             )
         name, path = row
         if name in files:
             raise ValueError(
-                f"DATASETS.DETECTIONS[{index}]: data set {name!r} already has {files[name]}: keep "
-                "one row a data set"
+                f"DATASETS.DETECTIONS[{index}]: dataset {name!r} already has {files[name]}: keep "
+                "one row a dataset"
             )
         files[name] = path
     return files
@@ -43,10 +43,10 @@ def results_files(rows: Sequence[Sequence[str]]) -> dict[str, str]:
 def load_own_boxes(
     rows: Sequence[Sequence[str]], dataset_names: Sequence[str]
 ) -> dict[str, Detections]:
-    """The boxes of those data sets that have a row.
+    """The boxes of those datasets that have a row.
 
-    Category ids are what the data set's own file calls them, as in COCO's results: those of its
-    JSON, or, for a data set that is not read from one, 0-based ids of the vocabulary. These are
+    Category ids are what the dataset's own file calls them, as in COCO's results: those of its
+    JSON, or, for a dataset that is not read from one, 0-based ids of the vocabulary. These are
     the ids that Detectron2's COCOEvaluator writes into ``coco_instances_results.json``, too.
 
     Args:
@@ -54,11 +54,11 @@ def load_own_boxes(
         dataset_names: of a loader.
 
     Returns:
-        Picture's file name -> boxes, in its own pixels; every picture of such a data set is there.
+        Image's file name -> boxes, in its own pixels; every image of such a dataset is there.
 
     Raises:
-        ValueError: a file cannot be used, see :func:`~vrd_d2.data.formats.coco.load_detections`; or none
-            of its image ids is one of the data set.
+        ValueError: a file cannot be used, see :func:`~vrd_d2.data.formats.coco.load_detections`; or
+            none of its image ids is one of the dataset.
     """
     files = results_files(rows)
     found: dict[str, Detections] = {}
@@ -75,12 +75,12 @@ def load_own_boxes(
         if by_image and not met:
             raise ValueError(
                 f"{files[name]}: no image_id ({', '.join(map(repr, list(by_image)[:3]))}, ...) is "
-                f"one of data set {name!r} "
+                f"one of dataset {name!r} "
                 f"({', '.join(map(repr, list(image_ids.values())[:3]))}, ...): give the results "
-                "of this very data set; 1 and '1' differ"
+                "of this very dataset; 1 and '1' differ"
             )
         logger.info(
-            "%s: %d boxes of %s for %d of %d pictures; %d of its image ids are not in the data set",
+            "%s: %d boxes of %s for %d of %d images; %d of its image ids are not in the dataset",
             name, sum(len(by_image[i].boxes) for i in met), files[name], len(met),
             len(image_ids), len(by_image) - len(met),
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Which picture files exist, cheaply, and what to do about those that do not."""
+"""Which image files exist, cheaply, and what to do about those that do not."""
 
 import contextlib
 import errno
@@ -53,23 +53,23 @@ def check_policy(missing_images: str) -> None:
         )
 
 
-def drop_missing_pictures(
+def drop_missing_images(
     dataset_dicts: Sequence[dict], *, missing_images: str, source: str
 ) -> Sequence[dict]:
-    """Data set dicts whose picture exists, without those that
+    """Dataset dicts whose image exists, without those that
     :func:`leaving_out` names.
 
     Args:
         dataset_dicts: Detectron2's, with "file_name".
-        missing_images: "error" raises when a picture is missing; "skip" leaves it out and logs a
-            warning with the names; "keep" does not look, for what needs no pictures.
+        missing_images: "error" raises when an image is missing; "skip" leaves it out and logs a
+            warning with the names; "keep" does not look, for what needs no images.
         source: what the dicts were read from, for the message.
 
     Raises:
-        ValueError: a picture is missing and that is an error.
+        ValueError: an image is missing and that is an error.
     """
     check_policy(missing_images)
-    names = picture_names(dataset_dicts)
+    names = image_names(dataset_dicts)
     left_out = _LEFT_OUT.get()
     kept = [left_out is None or left_out.keep(name) for name in names]
     if missing_images != "keep":
@@ -85,8 +85,8 @@ def drop_missing_pictures(
     return list(compress(dataset_dicts, kept))
 
 
-def picture_names(dataset_dicts: Sequence[dict]) -> list[str]:
-    """The file name of every data set dict."""
+def image_names(dataset_dicts: Sequence[dict]) -> list[str]:
+    """The file name of every dataset dict."""
     if hasattr(dataset_dicts, "file_names"):
         return dataset_dicts.file_names
     return [record["file_name"] for record in dataset_dicts]
@@ -94,7 +94,7 @@ def picture_names(dataset_dicts: Sequence[dict]) -> list[str]:
 
 def _report_missing(missing: list[str], total: int, missing_images: str, source: str) -> None:
     shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if missing[10:] else "")
-    summary = f"{source}: {len(missing)} of {total} pictures are missing: {shown}"
+    summary = f"{source}: {len(missing)} of {total} images are missing: {shown}"
     if missing_images == "error":
         raise ValueError(
             f"{summary}. Put them there or correct the image folder; "
@@ -105,12 +105,12 @@ def _report_missing(missing: list[str], total: int, missing_images: str, source:
 
 @dataclass
 class LeftOut:
-    """Pictures that are left out by name.
+    """Images that are left out by name.
 
     Attributes:
         names: file names, or ends of paths ("images/1.jpg" is also "/data/images/1.jpg").
-        found: those of them that a picture had.
-        count: pictures that were left out.
+        found: those of them that an image had.
+        count: images that were left out.
     """
 
     names: frozenset[str]
@@ -118,7 +118,7 @@ class LeftOut:
     count: int = 0
 
     def keep(self, file_name: str) -> bool:
-        """Whether a picture stays."""
+        """Whether an image stays."""
         met = self.names.intersection(_ends(file_name))
         self.found |= met
         self.count += bool(met)
@@ -130,7 +130,7 @@ _LEFT_OUT: ContextVar[LeftOut | None] = ContextVar("left_out", default=None)
 
 @contextlib.contextmanager
 def leaving_out(names: Iterable[str]) -> Iterator[LeftOut]:
-    """Within, :func:`drop_missing_pictures` leaves out these pictures, whether they exist or not.
+    """Within, :func:`drop_missing_images` leaves out these images, whether they exist or not.
 
     Every loader hands its dicts to that function.
     """

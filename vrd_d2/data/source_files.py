@@ -1,4 +1,4 @@
-"""Reading the annotation files of published data sets.
+"""Reading the annotation files of published datasets.
 
 Whatever a file may have wrong is a ValueError that names the file, the record and the remedy:
 readers and checks here say what, :func:`located` adds where.
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_FAR = 1e9  # pixels; no finite picture is that large
+_FAR = 1e9  # pixels; no finite image is that large
 _ABRIDGED = reprlib.Repr()
 _ABRIDGED.maxstring = 80
 _NUMBERS = frozenset((int, float))  # bool is an int to isinstance, not to type()
@@ -42,10 +42,10 @@ def collector_paused() -> Iterator[None]:
 
 
 def require_file(name: str, path: Path, remedy: str) -> None:
-    """Raise ValueError, with the remedy, unless a registered data set's file exists."""
+    """Raise ValueError, with the remedy, unless a registered dataset's file exists."""
     if not path.is_file():
         raise ValueError(
-            f"data set {name!r} needs {path}, which does not exist: {remedy}. Other folders than "
+            f"dataset {name!r} needs {path}, which does not exist: {remedy}. Other folders than "
             "./datasets are named by the variable DETECTRON2_DATASETS"
         )
 
@@ -157,7 +157,7 @@ def checked_index(value: Any, count: int, what: str) -> int:
 
 
 def checked_size(record: Mapping) -> tuple[int, int]:
-    """Width and height of a picture's record, both positive.
+    """Width and height of an image's record, both positive.
 
     Raises:
         ValueError: they are not.

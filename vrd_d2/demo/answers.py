@@ -1,4 +1,4 @@
-"""What the demo does with a picture."""
+"""What the demo does with an image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from vrd_d2.demo.models import DemoModel
-from vrd_d2.visualization.html_page import GraphPage, graph_page
-from vrd_d2.media.images import read_picture
+from vrd_d2.media.images import read_image
 from vrd_d2.scene_graph import SceneGraph
+from vrd_d2.visualization.html_page import GraphPage, graph_page
 
 MAX_BOXES = 50  # their pairs are what takes time
 MAX_TEXTS = 50_000  # triplets of words, each of which is encoded when it first comes up
@@ -21,7 +21,7 @@ BoxRow = Sequence
 
 @dataclass(frozen=True)
 class Answer:
-    """What the demo says of a picture: the page as a string, and files to take away."""
+    """What the demo says of an image: the page as a string, and files to take away."""
 
     graph: SceneGraph
     page: str
@@ -30,7 +30,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Example:
-    """A picture to begin with, and rows of the table of boxes, where they are known."""
+    """An image to begin with, and rows of the table of boxes, where they are known."""
 
     file: Path
     rows: list[list]
@@ -67,7 +67,7 @@ def boxes_of(rows: Sequence[BoxRow]) -> tuple[list[list[float]], list[str]]:
 
 def answer(
     model: DemoModel,
-    picture: str | Path,
+    image: str | Path,
     folder: Path,
     *,
     rows: Sequence[BoxRow] = (),
@@ -79,23 +79,23 @@ def answer(
     heat_maps: bool = False,
     max_pixels: int = 50_000_000,
 ) -> Answer:
-    """Predict one picture.
+    """Predict one image.
 
     Args:
         model: whose task says what of the rest it needs.
-        picture: the file.
+        image: the file.
         folder: an empty one, for the files.
         rows: of the table of boxes; none: the model finds its own.
         objects, predicates: names in place of the model's own, where it takes some; in PredCls the
             objects are those of the table.
         top_k, min_score, min_entity_score: see :class:`~vrd_d2.inference.predictor.Predictor`.
         heat_maps: one for each relation, where the model has them.
-        max_pixels: a larger picture is refused.
+        max_pixels: a larger image is refused.
 
     Raises:
         ValueError: with a message for the user.
     """
-    image, notes = _read(picture, max_pixels)
+    pixels, notes = _read(image, max_pixels)
     boxes, labels = boxes_of(rows)
     with model.lock:
         predictor = model.predictor
@@ -126,25 +126,25 @@ def answer(
             "min_entity_score": 0.0 if boxes else min_entity_score,
         }
         if heat_maps and model.explains:
-            graph, maps = predictor.explain(image, choose=top_k, **options)
+            graph, maps = predictor.explain(pixels, choose=top_k, **options)
         else:
-            graph, maps = predictor(image, **options), {}
-    name = Path(picture).name
+            graph, maps = predictor(pixels, **options), {}
+    name = Path(image).name
     facts = [*notes, f"{model.name}, {model.task.title}"]
-    page = graph_page([GraphPage(graph, image, name, facts, maps)])
+    page = graph_page([GraphPage(graph, pixels, name, facts, maps)])
     files = [folder / "scene_graph.json", folder / "scene_graph.png", folder / "scene_graph.html"]
     files[0].write_text(graph.to_json(indent=1), encoding="utf-8")
-    Image.fromarray(graph.draw(image)).save(files[1])
+    Image.fromarray(graph.draw(pixels)).save(files[1])
     files[2].write_text(page, encoding="utf-8")
     return Answer(graph, page, files)
 
 
-def _read(picture: str | Path, max_pixels: int) -> tuple[np.ndarray, list[str]]:
-    """As :func:`read_picture`; a message names the upload as the user knows it."""
+def _read(image: str | Path, max_pixels: int) -> tuple[np.ndarray, list[str]]:
+    """As :func:`read_image`; a message names the upload as the user knows it."""
     try:
-        return read_picture(picture, max_pixels=max_pixels)
+        return read_image(image, max_pixels=max_pixels)
     except ValueError as error:
-        raise ValueError(str(error).replace(str(picture), Path(picture).name)) from error
+        raise ValueError(str(error).replace(str(image), Path(image).name)) from error
 
 
 def table_rows(graph: SceneGraph) -> list[list]:
@@ -157,7 +157,7 @@ def table_rows(graph: SceneGraph) -> list[list]:
 
 def found_boxes(
     detector: DemoModel,
-    picture: str | Path,
+    image: str | Path,
     *,
     min_entity_score: float = 0.3,
     max_pixels: int = 50_000_000,
@@ -165,11 +165,11 @@ def found_boxes(
     """Rows of the table: what a model of SGDet finds.
 
     Raises:
-        ValueError: the picture cannot be read, or nothing is found in it.
+        ValueError: the image cannot be read, or nothing is found in it.
     """
-    image, _ = _read(picture, max_pixels)
+    pixels, _ = _read(image, max_pixels)
     with detector.lock:
-        graph = detector.predictor(image, min_entity_score=min_entity_score, max_overlap=0.5)
+        graph = detector.predictor(pixels, min_entity_score=min_entity_score, max_overlap=0.5)
     if not len(graph.labels):
-        raise ValueError("the detector finds nothing in this picture: fill in the table yourself")
+        raise ValueError("the detector finds nothing in this image: fill in the table yourself")
     return table_rows(graph)[:MAX_BOXES]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from vrd_d2.config.loading import load_config
 from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
+from vrd_d2.inference.predictor import Predictor
 from vrd_d2.modeling.relclip import RelCLIP
 from vrd_d2.modeling.union_clip.model import UnionCLIP
-from vrd_d2.inference.predictor import Predictor
 from vrd_d2.tasks import Task
 
 MAX_NAMES, MAX_NAME_LENGTH = 200, 60

@@ -16,11 +16,11 @@ from gradio.data_classes import ImageData
 
 from vrd_d2.demo.answers import Answer, Example, answer, found_boxes, names_of
 from vrd_d2.demo.models import DemoModel
-from vrd_d2.visualization.html_page import in_frame
 from vrd_d2.tasks import Task
+from vrd_d2.visualization.html_page import in_frame
 
 TASKS = {
-    Task.SGDET: "SGDet: picture only",
+    Task.SGDET: "SGDet: image only",
     Task.SGCLS: "SGCls: boxes given",
     Task.PREDCLS: "PredCls: boxes and labels given",
 }
@@ -29,13 +29,13 @@ KEPT_SECONDS = 3600  # uploads and results; what is shown on a page is in the pa
 logger = logging.getLogger(__name__)
 
 
-def hand_on_files(picture: gradio.Image) -> gradio.Image:
+def hand_on_files(image: gradio.Image) -> gradio.Image:
     """Let an Image give the path of the upload, as Gradio has stored it under a safe name.
 
     Gradio would decode it first, and say of a broken one only that it is broken.
     """
 
-    uploads = Path(picture.GRADIO_CACHE).resolve()
+    uploads = Path(image.GRADIO_CACHE).resolve()
 
     def path_of(payload: ImageData | None) -> str | None:
         if payload is None or payload.path is None:
@@ -43,12 +43,12 @@ def hand_on_files(picture: gradio.Image) -> gradio.Image:
         # A caller that is not the page may name any file of this computer.
         path = Path(os.path.realpath(payload.path))
         if not path.is_relative_to(uploads):
-            raise gradio.Error("this picture was not uploaded here", print_exception=False)
+            raise gradio.Error("this image was not uploaded here", print_exception=False)
         return str(path)
 
     # Of this object alone: for a subclass Gradio would write a file beside this one.
-    picture.preprocess = path_of
-    return picture
+    image.preprocess = path_of
+    return image
 
 
 def for_users(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -95,14 +95,14 @@ def build_page(
             gradio.update(visible=model.explains),
         )
 
-    def find_boxes(picture: str | None) -> list[list]:
-        return found_boxes(detector, _given(picture), max_pixels=max_pixels)
+    def find_boxes(image: str | None) -> list[list]:
+        return found_boxes(detector, _given(image), max_pixels=max_pixels)
 
-    def draw(picture, task, name, rows, predicates, objects, top_k, score, entity_score, heat):
+    def draw(image, task, name, rows, predicates, objects, top_k, score, entity_score, heat):
         model = chosen(task, name)
         found: Answer = answer(
             model,
-            _given(picture),
+            _given(image),
             _new_folder(folder),
             rows=rows if model.task.boxes_given else (),
             objects=names_of(objects) if model.takes_objects else (),
@@ -120,18 +120,18 @@ def build_page(
     cleaning = (KEPT_SECONDS // 4, KEPT_SECONDS)
     with gradio.Blocks(title="Scene graphs", fill_width=True, delete_cache=cleaning) as page:
         gradio.Markdown(
-            "# Scene graphs\nA picture goes in, and out comes who does what to whom: triplets such "
+            "# Scene graphs\nA image goes in, and out comes who does what to whom: triplets such "
             "as *man riding horse*. Point at a box, an arrow or a line to see what belongs to it."
         )
         with gradio.Row():
             with gradio.Column(scale=2, min_width=330):
-                picture = hand_on_files(
+                image = hand_on_files(
                     gradio.Image(
-                        label="Picture",
+                        label="Image",
                         sources=["upload", "webcam", "clipboard"],
                         type="filepath",
                         height=280,
-                        elem_id="picture",
+                        elem_id="image",
                     )
                 )
                 tasks = [(text, task.value) for task, text in TASKS.items() if of_task[task]]
@@ -212,7 +212,7 @@ def build_page(
         )
         of_model = [box_part, word_part, predicates, objects, heat]
         inputs = [
-            picture,
+            image,
             task,
             model,
             table,
@@ -227,12 +227,12 @@ def build_page(
         task.change(show_task, task, [model, *of_model], api_visibility="private")
         model.input(show_model, [task, model], of_model, api_visibility="private")
         button.click(for_users(draw), inputs, [result, files], **options)
-        find.click(for_users(find_boxes), picture, table, **options)
+        find.click(for_users(find_boxes), image, table, **options)
         clear.click(lambda: [[None] * 4 + [""]], None, table, api_visibility="private")
         dataset.click(
             lambda index: (str(examples[index].file), examples[index].rows or [[None] * 4 + [""]]),
             dataset,
-            [picture, table],
+            [image, table],
             api_visibility="private",
         )
     return page
@@ -246,7 +246,7 @@ def _new_folder(folder: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix="answer-", dir=folder))
 
 
-def _given(picture: str | None) -> str:
-    if not picture:
-        raise ValueError("no picture yet: upload one, or click an example")
-    return picture
+def _given(image: str | None) -> str:
+    if not image:
+        raise ValueError("no image yet: upload one, or click an example")
+    return image

@@ -1,4 +1,4 @@
-"""Whether data sets suit a model, told before anything is trained or evaluated."""
+"""Whether datasets suit a model, told before anything is trained or evaluated."""
 
 import difflib
 import itertools
@@ -17,7 +17,7 @@ from vrd_d2.modeling.relation_model import RelationModel
 from vrd_d2.tasks import Task
 
 logger = logging.getLogger(__name__)
-_LOOKED_AT = 1000  # pictures
+_LOOKED_AT = 1000  # images
 
 
 def is_relation_model(cfg: CfgNode) -> bool:
@@ -26,31 +26,31 @@ def is_relation_model(cfg: CfgNode) -> bool:
 
 
 def check_datasets(dataset_names: Sequence[str]) -> None:
-    """Check that data sets are registered and have pictures.
+    """Check that datasets are registered and have images.
 
     Raises:
-        ValueError: names the data set and the remedy.
+        ValueError: names the dataset and the remedy.
     """
     for name in dataset_names:
         if name not in DatasetCatalog:
             near = difflib.get_close_matches(name, list(DatasetCatalog), n=3)
             raise ValueError(
-                f"there is no data set {name!r}"
+                f"there is no dataset {name!r}"
                 + (f" (did you mean {' or '.join(near)}?)" if near else "")
                 + ": correct DATASETS.TRAIN and TEST, or name its file in DATASETS.REGISTER"
             )
         if not len(DatasetCatalog.get(name)):
             raise ValueError(
-                f"data set {name!r} has no pictures (DATASETS.EXCLUDE and MISSING_IMAGES leave "
+                f"dataset {name!r} has no images (DATASETS.EXCLUDE and MISSING_IMAGES leave "
                 "some out): take another one"
             )
 
 
 def check_vocabulary(cfg: CfgNode, dataset_names: list[str] | tuple[str, ...]) -> None:
-    """Check that data sets have the very classes and predicates of MODEL.VOCABULARY.
+    """Check that datasets have the very classes and predicates of MODEL.VOCABULARY.
 
     Raises:
-        ValueError: names the data set, the first difference and the remedy.
+        ValueError: names the dataset, the first difference and the remedy.
     """
     vocabulary = get_vocabulary(cfg.MODEL.VOCABULARY)
     kinds = [("thing_classes", vocabulary.objects)]
@@ -67,18 +67,18 @@ def check_vocabulary(cfg: CfgNode, dataset_names: list[str] | tuple[str, ...]) -
                 min(len(found), len(names)),
             )
             raise ValueError(
-                f"data set {dataset_name!r} has {len(found)} {kind}, MODEL.VOCABULARY "
+                f"dataset {dataset_name!r} has {len(found)} {kind}, MODEL.VOCABULARY "
                 f"{cfg.MODEL.VOCABULARY!r} has {len(names)}; they differ at id {index} "
                 f"({found[index : index + 1]} and {list(names[index : index + 1])}): set "
-                "MODEL.VOCABULARY to the data set's own JSON"
+                "MODEL.VOCABULARY to the dataset's own JSON"
             )
 
 
 def check_training_data(cfg: CfgNode) -> None:
-    """Check that DATASETS.TRAIN has what the model learns from; the data sets have been read.
+    """Check that DATASETS.TRAIN has what the model learns from; the datasets have been read.
 
     Raises:
-        ValueError: the classes are not MODEL.VOCABULARY's, a data set has boxes only or no related
+        ValueError: the classes are not MODEL.VOCABULARY's, a dataset has boxes only or no related
             boxes that overlap though the model takes no others, or DATASETS.DETECTIONS would
             replace annotated boxes that are learnt from.
     """
@@ -90,7 +90,7 @@ def check_training_data(cfg: CfgNode) -> None:
         labelled = name not in cfg.DATASETS.DISTANT  # else a knowledge base gives the relations
         if labelled and not MetadataCatalog.get(name).get("predicate_classes"):
             raise ValueError(
-                f"data set {name!r} of DATASETS.TRAIN has boxes only, and no relations to learn "
+                f"dataset {name!r} of DATASETS.TRAIN has boxes only, and no relations to learn "
                 "from: train on one with relations, or name it in DATASETS.DISTANT as well"
             )
         if labelled and cfg.MODEL.RELATION.REQUIRE_OVERLAP:
@@ -104,7 +104,7 @@ def check_training_data(cfg: CfgNode) -> None:
 
 
 def _check_overlap(name: str) -> None:
-    """How many relations REQUIRE_OVERLAP leaves out, judged by the first pictures."""
+    """How many relations REQUIRE_OVERLAP leaves out, judged by the first images."""
     related = apart = 0
     records = DatasetCatalog.get(name)
     for record in itertools.islice(records, _LOOKED_AT):
@@ -118,7 +118,7 @@ def _check_overlap(name: str) -> None:
     if not apart:
         return
     found = (
-        f"{apart} of {related} relations in the first {min(len(records), _LOOKED_AT)} pictures of "
+        f"{apart} of {related} relations in the first {min(len(records), _LOOKED_AT)} images of "
         f"the training set {name!r} are between boxes that do not overlap, which "
         "MODEL.RELATION.REQUIRE_OVERLAP leaves out"
     )

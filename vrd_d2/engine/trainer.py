@@ -31,16 +31,16 @@ from vrd_d2.checkpoint.checkpointer import (
     load_weights,
     stamp_of,
 )
+from vrd_d2.data.build import training_records
+from vrd_d2.data.dataset_mapper import RelationMapper
+from vrd_d2.data.detections import load_own_boxes, results_files
+from vrd_d2.data.vocabulary import get_vocabulary
 from vrd_d2.engine.checks import (
     check_datasets,
     check_training_data,
     check_vocabulary,
     is_relation_model,
 )
-from vrd_d2.data.dataset_mapper import RelationMapper
-from vrd_d2.data.detections import load_own_boxes, results_files
-from vrd_d2.data.build import training_records
-from vrd_d2.data.vocabulary import get_vocabulary
 from vrd_d2.evaluation import RelationEvaluator
 from vrd_d2.evaluation.detection import DetectionEvaluator
 from vrd_d2.modeling.frequency import training_counts
@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 def build_mapper(
     cfg: CfgNode, dataset_names: Sequence[str], *, is_train: bool
 ) -> RelationMapper | DatasetMapper:
-    """What turns the dicts of these data sets into examples, with the boxes that
+    """What turns the dicts of these datasets into examples, with the boxes that
     DATASETS.DETECTIONS has for them."""
     if not is_relation_model(cfg):
         return DatasetMapper(cfg, is_train=is_train)
@@ -236,7 +236,7 @@ class Trainer(DefaultTrainer):
         """Training batches from an iteration on.
 
         Raises:
-            ValueError: the data set has other classes than MODEL.VOCABULARY.
+            ValueError: the dataset has other classes than MODEL.VOCABULARY.
         """
         check_datasets(cfg.DATASETS.TRAIN)
         dataset = training_records(
@@ -255,7 +255,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        """All pictures of a data set once, split among the processes."""
+        """All images of a dataset once, split among the processes."""
         check_datasets([dataset_name])
         mapper = build_mapper(cfg, [dataset_name], is_train=False)
         loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)

@@ -4,7 +4,7 @@ README.md beside this file defines each number.
 """
 
 from vrd_d2.evaluation.files import FileResults, evaluate_files
-from vrd_d2.evaluation.image import evaluate_picture
+from vrd_d2.evaluation.image import evaluate_image
 from vrd_d2.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
 from vrd_d2.evaluation.recall import RowStore, Summary, summarize
 from vrd_d2.evaluation.records import GroundTruth, Prediction
@@ -20,7 +20,7 @@ __all__ = [
     "RowStore",
     "Summary",
     "evaluate_files",
-    "evaluate_picture",
+    "evaluate_image",
     "get_protocol",
     "summarize",
 ]

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from vrd_d2.evaluation.ground_truth_files import read_ground_truth
+from vrd_d2.evaluation.image import evaluate_image, ground_truth_rows
 from vrd_d2.evaluation.json_lines import (
     LineError,
     ground_truth_from_json,
     prediction_from_json,
     read_json_lines,
 )
-from vrd_d2.evaluation.image import evaluate_picture, ground_truth_rows
 from vrd_d2.evaluation.protocols import Protocol, get_protocol
 from vrd_d2.evaluation.recall import DEFAULT_KS, RowStore, Summary, checked_ks, summarize
 from vrd_d2.tasks import Task
@@ -44,7 +44,7 @@ def evaluate_files(
     bootstrap: int = 0,
     progress: bool = False,
 ) -> FileResults:
-    """Evaluates a file of predictions of any model, one picture in memory at a time.
+    """Evaluates a file of predictions of any model, one image in memory at a time.
 
     Args:
         ground_truth: a relations_json file, or JSON Lines (see ``json_lines``).
@@ -90,7 +90,7 @@ def evaluate_files(
             truth.check(num_predicates, num_classes)
             prediction = prediction_from_json(value, truth, task)
             prediction.check(num_predicates, num_classes)
-            rows, pairs = evaluate_picture(
+            rows, pairs = evaluate_image(
                 truth, prediction, protocol=protocol, task=task, limit=ks[-1], zero_shot=unseen
             )
         except ValueError as error:
@@ -103,9 +103,9 @@ def evaluate_files(
     for image_id in missing:
         annotated[image_id].check(num_predicates, num_classes)
         store.add(keys[image_id], ground_truth_rows(annotated[image_id], protocol, unseen), 0)
-    _warn(repeated, "pictures come twice: the first line counts")
-    _warn(differing, "pictures name other classes than the ground truth, which PredCls gives")
-    _warn(len(missing), "pictures have no prediction: they count as without predicted pairs")
+    _warn(repeated, "images come twice: the first line counts")
+    _warn(differing, "images name other classes than the ground truth, which PredCls gives")
+    _warn(len(missing), "images have no prediction: they count as without predicted pairs")
     summary = summarize(
         *RowStore.merge([store.state()]),
         num_predicates=num_predicates,
@@ -125,7 +125,7 @@ def _warn(count: int, what: str) -> None:
 
 
 def _width(path: str | Path) -> int:
-    """Number of predicates by the first picture that has scores."""
+    """Number of predicates by the first image that has scores."""
     for _, value in read_json_lines(path):
         scores = value.get("predicate_scores")
         if isinstance(scores, list) and scores and isinstance(scores[0], list) and scores[0]:

@@ -1,4 +1,4 @@
-"""Ground truth from a file, without its pictures."""
+"""Ground truth from a file, without its images."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 from vrd_d2.evaluation.json_lines import LineError, ground_truth_from_json, read_json_lines
 from vrd_d2.evaluation.records import GroundTruth
 
-Pictures = dict[int | str, GroundTruth]
+Images = dict[int | str, GroundTruth]
 
 
-def read_ground_truth(path: str | Path) -> tuple[list[str] | None, int | None, Pictures]:
+def read_ground_truth(path: str | Path) -> tuple[list[str] | None, int | None, Images]:
     """Reads a relations_json file or JSON Lines, told apart by the content.
 
     Returns:
@@ -30,7 +30,7 @@ def read_ground_truth(path: str | Path) -> tuple[list[str] | None, int | None, P
 
 
 def _is_json_lines(path: Path) -> bool:
-    """Whether the first line is a JSON object of one picture, or the file is packed."""
+    """Whether the first line is a JSON object of one image, or the file is packed."""
     with path.open("rb") as file:
         if file.peek(2)[:2] == b"\x1f\x8b":
             return True
@@ -41,23 +41,23 @@ def _is_json_lines(path: Path) -> bool:
         return first.lstrip()[:1] == b"{" and b"image_id" in first
 
 
-def _read_lines(path: Path) -> Pictures:
-    pictures: Pictures = {}
+def _read_lines(path: Path) -> Images:
+    images: Images = {}
     for number, value in read_json_lines(path):
-        if value["image_id"] in pictures:
+        if value["image_id"] in images:
             raise LineError(path, number, f"image_id {value['image_id']!r} comes twice")
         try:
-            pictures[value["image_id"]] = ground_truth_from_json(value)
-            pictures[value["image_id"]].check()
+            images[value["image_id"]] = ground_truth_from_json(value)
+            images[value["image_id"]].check()
         except ValueError as error:
             raise LineError(path, number, error) from error
-    return pictures
+    return images
 
 
-def _read_document(path: Path, document: object) -> tuple[list[str], int, Pictures]:
+def _read_document(path: Path, document: object) -> tuple[list[str], int, Images]:
     """A relations_json document: COCO instances plus predicates and relations.
 
-    Read here and not by the data set loader, which asks for the picture files: an evaluation
+    Read here and not by the dataset loader, which asks for the image files: an evaluation
     needs none.
     """
     from vrd_d2.data.formats.relations_check import check_document
@@ -74,9 +74,9 @@ def _read_document(path: Path, document: object) -> tuple[list[str], int, Pictur
     place: dict[int | str, int] = {}
     for record in document["annotations"]:
         x, y, width, height = record["bbox"]
-        of_picture = boxes.setdefault(record["image_id"], [])
-        place[record["id"]] = len(of_picture)
-        of_picture.append(([x, y, x + width, y + height], class_of[record["category_id"]]))
+        of_image = boxes.setdefault(record["image_id"], [])
+        place[record["id"]] = len(of_image)
+        of_image.append(([x, y, x + width, y + height], class_of[record["category_id"]]))
     relations: dict[int | str, list[list[int]]] = {}
     for record in document["relations"]:
         relations.setdefault(record["image_id"], []).append(
@@ -86,14 +86,14 @@ def _read_document(path: Path, document: object) -> tuple[list[str], int, Pictur
                 predicate_of[record["predicate_id"]],
             ]
         )
-    pictures: Pictures = {}
+    images: Images = {}
     for record in document["images"]:
         annotated = boxes.get(record["id"], [])
-        pictures[record["id"]] = GroundTruth(
+        images[record["id"]] = GroundTruth(
             [box for box, _ in annotated],
             [category for _, category in annotated],
             relations.get(record["id"], []),
             longer_side=max(record["height"], record["width"]),
         )
     names = sorted(document["predicates"], key=lambda r: r["id"])
-    return [record["name"] for record in names], len(class_of), pictures
+    return [record["name"] for record in names], len(class_of), images

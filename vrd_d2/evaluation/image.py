@@ -1,4 +1,4 @@
-"""One picture: which rows of its ground truth its predictions hit."""
+"""One image: which rows of its ground truth its predictions hit."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ from vrd_d2.tasks import Task
 # All that is kept of a ground-truth row: everything else is counted from these.
 # R, ngR, pair, A, phrase, ng_phrase: rank (from 0) of the first prediction that hits the row,
 # with and without graph constraint; whatever its predicate; among the annotated pairs; by the
-# union box. answer: the predicate that the picture's best prediction on this pair named.
+# union box. answer: the predicate that the image's best prediction on this pair named.
 ROW = np.dtype(
     [(name, np.uint16) for name in ("predicate", "R", "ngR", "pair", "A", "phrase", "ng_phrase")]
     + [("answer", np.uint16), ("top1", bool), ("zero_shot", bool), ("new_pair", bool)]
@@ -28,7 +28,7 @@ ROW = np.dtype(
 _UNHIT = np.array((0,) + (MISS,) * 7 + (False,) * 3, ROW)
 
 
-def evaluate_picture(
+def evaluate_image(
     ground_truth: GroundTruth,
     prediction: Prediction,
     *,
@@ -37,7 +37,7 @@ def evaluate_picture(
     limit: int = 100,
     zero_shot: frozenset[tuple[int, int, int]] = frozenset(),
 ) -> tuple[np.ndarray, int]:
-    """Which ground-truth rows of a picture are hit, and by the prediction of which rank.
+    """Which ground-truth rows of an image are hit, and by the prediction of which rank.
 
     Both records must have passed their ``check``.
 
@@ -98,7 +98,7 @@ def ground_truth_rows(
     protocol: Protocol,
     zero_shot: frozenset[tuple[int, int, int]] = frozenset(),
 ) -> np.ndarray:
-    """Rows of a picture of which nothing is hit: (R,) of type ROW."""
+    """Rows of an image of which nothing is hit: (R,) of type ROW."""
     return _new_rows(ground_truth, protocol, zero_shot)[0]
 
 

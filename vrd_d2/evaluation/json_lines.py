@@ -1,4 +1,4 @@
-"""Ground truth and predictions as JSON Lines, one picture a line, plain or gzip.
+"""Ground truth and predictions as JSON Lines, one image a line, plain or gzip.
 
 A line of predictions holds image_id, boxes [[x1, y1, x2, y2], ...], classes [...], scores [...],
 pairs [[subject, object], ...] and predicate_scores [[one number a foreground predicate], ...];
@@ -96,7 +96,7 @@ def prediction_from_json(value: dict, ground_truth: GroundTruth, task: Task) -> 
     """Predictions of a line, scores in single precision as models and public evaluators use.
 
     Args:
-        ground_truth: of the same picture: stands for what the task gives and the line leaves out.
+        ground_truth: of the same image: stands for what the task gives and the line leaves out.
 
     Raises:
         ValueError: a field is missing or malformed.

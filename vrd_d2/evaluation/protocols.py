@@ -16,17 +16,17 @@ class Protocol:
         source: the public evaluator whose figures it reproduces.
         iou_threshold: least IoU of a matching box.
         inclusive_pixels: widths and heights count both end pixels (x2 - x1 + 1).
-        unique_triplets: repeated ground-truth rows (subject, object, predicate) of a picture count
+        unique_triplets: repeated ground-truth rows (subject, object, predicate) of an image count
             once instead of as often as they are annotated.
-        empty_counts_zero: a picture with ground truth but without any predicted pair scores 0
+        empty_counts_zero: an image with ground truth but without any predicted pair scores 0
             instead of being left out of every mean.
-        pooled: recall is hits / rows over the whole data set instead of a mean over pictures.
+        pooled: recall is hits / rows over the whole dataset instead of a mean over images.
         one_to_one: a prediction hits at most one ground-truth row, and a row hit once is taken.
         bind_boxes: a predicted box stands for its one best ground-truth box of the same class
             instead of for every one it overlaps enough.
         overlapping_pairs: predicted pairs whose two boxes do not overlap are dropped: "never",
             "detected" (where boxes are predicted) or "always".
-        box_scale: boxes are compared after scaling the longer side of the picture to this length
+        box_scale: boxes are compared after scaling the longer side of the image to this length
             (matters only together with ``inclusive_pixels``); None for the original scale.
         phrase: phrase detection (one union box per triplet) is reported as well.
     """

@@ -72,7 +72,7 @@ def best_products(
 
 @dataclass
 class Ranking:
-    """Triplets of one picture, best first: rows (subject index, object index, predicate).
+    """Triplets of one image, best first: rows (subject index, object index, predicate).
 
     Attributes:
         constrained: (T, 3) one predicate a predicted pair, its best.
@@ -88,7 +88,7 @@ class Ranking:
 def rank_triplets(
     prediction: Prediction, annotated: np.ndarray | None, *, limit: int, unit_scores: bool
 ) -> Ranking:
-    """The best triplets of a picture, with and without graph constraint.
+    """The best triplets of an image, with and without graph constraint.
 
     Args:
         prediction: checked, with at least one pair.

@@ -1,32 +1,32 @@
-"""Recall metrics of a data set, counted from the few numbers kept of each ground-truth row."""
+"""Recall metrics of a dataset, counted from the few numbers kept of each ground-truth row."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from vrd_d2.evaluation.matching import MISS
 from vrd_d2.evaluation.image import ROW
+from vrd_d2.evaluation.matching import MISS
 from vrd_d2.evaluation.protocols import Protocol
 from vrd_d2.tasks import Task
 
 DEFAULT_KS = (20, 50, 100)
 
-# Of a picture: its key, its number of rows, whether the protocol admitted any predicted pair.
-PICTURE = np.dtype([("key", np.int64), ("rows", np.int32), ("pairs", bool)])
+# Of an image: its key, its number of rows, whether the protocol admitted any predicted pair.
+IMAGE = np.dtype([("key", np.int64), ("rows", np.int32), ("pairs", bool)])
 
 Metrics = dict[str, dict[int, float]]  # "mR" -> {20: 0.21, 50: ..., 100: ...}
 
 
 class RowStore:
-    """Rows of the pictures seen so far: 19 bytes a ground-truth row, 13 a picture.
+    """Rows of the images seen so far: 19 bytes a ground-truth row, 13 an image.
 
-    A picture that comes twice (samplers pad the last batch) is kept once.
+    An image that comes twice (samplers pad the last batch) is kept once.
     """
 
     def __init__(self) -> None:
         self._rows = np.empty(1024, ROW)
-        self._pictures = np.empty(256, PICTURE)
+        self._images = np.empty(256, IMAGE)
         self._num_rows = 0
         self._seen: set[int] = set()
 
@@ -37,55 +37,53 @@ class RowStore:
         return len(self._seen)
 
     def add(self, key: int, rows: np.ndarray, num_pairs: int) -> None:
-        """Keeps what ``evaluate_picture`` returned for the picture numbered ``key``."""
+        """Keeps what ``evaluate_image`` returned for the image numbered ``key``."""
         if key in self._seen:
             return
         place, end = len(self._seen), self._num_rows + len(rows)
-        if place == len(self._pictures):
-            self._pictures = np.resize(self._pictures, 2 * place)
+        if place == len(self._images):
+            self._images = np.resize(self._images, 2 * place)
         if end > len(self._rows):
             self._rows = np.resize(self._rows, max(end, 2 * len(self._rows)))
-        self._pictures[place] = (key, len(rows), num_pairs > 0)
+        self._images[place] = (key, len(rows), num_pairs > 0)
         self._rows[self._num_rows : end] = rows
         self._num_rows = end
         self._seen.add(key)
 
     def state(self) -> tuple[np.ndarray, np.ndarray]:
-        """Pictures and rows as two arrays, valid until the next picture: what is exchanged."""
-        return self._pictures[: len(self._seen)], self._rows[: self._num_rows]
+        """Images and rows as two arrays, valid until the next image: what is exchanged."""
+        return self._images[: len(self._seen)], self._rows[: self._num_rows]
 
     @staticmethod
     def merge(states: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-        """The states of several processes as one, ordered by key, every picture once.
+        """The states of several processes as one, ordered by key, every image once.
 
         The order makes sums, and so the results, independent of who processed what.
         """
         states = list(states)
         if len(states) == 1 and (np.diff(states[0][0]["key"]) > 0).all():
             return states[0]
-        pictures = np.concatenate([state[0] for state in states])
+        images = np.concatenate([state[0] for state in states])
         rows = np.concatenate([state[1] for state in states])
-        starts = np.cumsum(pictures["rows"]) - pictures["rows"]
-        _, first = np.unique(pictures["key"], return_index=True)
-        pictures, starts = pictures[first], starts[first]
-        shift = np.repeat(
-            starts - (np.cumsum(pictures["rows"]) - pictures["rows"]), pictures["rows"]
-        )
-        return pictures, rows[np.arange(len(shift)) + shift]
+        starts = np.cumsum(images["rows"]) - images["rows"]
+        _, first = np.unique(images["key"], return_index=True)
+        images, starts = images[first], starts[first]
+        shift = np.repeat(starts - (np.cumsum(images["rows"]) - images["rows"]), images["rows"])
+        return images, rows[np.arange(len(shift)) + shift]
 
 
 @dataclass
 class Summary:
-    """Results over a data set, fractions in 0..1 (NaN where nothing was annotated).
+    """Results over a dataset, fractions in 0..1 (NaN where nothing was annotated).
 
     Attributes:
         metrics: name -> {K: value}. R, ngR, mR, ngmR, F, ngF, PR and head, body, tail of mR; zR and
             ngzR with a zero-shot list; A and top1 (K = 1) where boxes are given; phrase_R and
             phrase_ngR in protocols with phrase detection.
-        intervals: the same shape, (low, high) bounds of 95 % bootstrap intervals over pictures.
-        images: counts of pictures.
-        predicate_counts: (K,) ground-truth rows of each predicate in the scored pictures.
-        predicate_images: (K,) scored pictures that have the predicate.
+        intervals: the same shape, (low, high) bounds of 95 % bootstrap intervals over images.
+        images: counts of images.
+        predicate_counts: (K,) ground-truth rows of each predicate in the scored images.
+        predicate_images: (K,) scored images that have the predicate.
         predicate_recall: "R" and "ngR" -> (number of Ks, K), whose means are mR and ngmR; where
             boxes are given "top1" -> (1, K), hits / rows.
         groups: "head", "body", "tail" -> predicate ids.
@@ -113,7 +111,7 @@ def frequency_thirds(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def summarize(
-    pictures: np.ndarray,
+    images: np.ndarray,
     rows: np.ndarray,
     *,
     num_predicates: int,
@@ -124,16 +122,16 @@ def summarize(
     training_counts: np.ndarray | None = None,
     bootstrap: int = 0,
 ) -> Summary:
-    """All metrics from the rows of all pictures.
+    """All metrics from the rows of all images.
 
     Args:
-        pictures: (N,) of type PICTURE.
-        rows: (sum of pictures["rows"],) of type ROW, picture after picture.
+        images: (N,) of type IMAGE.
+        rows: (sum of images["rows"],) of type ROW, image after image.
         ks: the K of Recall@K; none above the ``limit`` the rows were made with.
         with_zero_shot: a zero-shot list was given.
         training_counts: (K,) frequency of the predicates that divides them into head, body and
             tail; by default their number of rows here.
-        bootstrap: resamples of the pictures for the intervals; 0 for none. The same every time.
+        bootstrap: resamples of the images for the intervals; 0 for none. The same every time.
 
     Raises:
         ValueError: training_counts are not one for each predicate.
@@ -142,15 +140,15 @@ def summarize(
         raise ValueError(
             f"training_counts hold {len(training_counts)} numbers for {num_predicates} predicates"
         )
-    annotated = pictures["rows"] > 0
-    scored = annotated & (pictures["pairs"] | protocol.empty_counts_zero)
+    annotated = images["rows"] > 0
+    scored = annotated & (images["pairs"] | protocol.empty_counts_zero)
     if not scored[annotated].all():
-        rows = rows[np.repeat(scored, pictures["rows"])]
+        rows = rows[np.repeat(scored, images["rows"])]
     count = int(scored.sum())
-    picture_of_row = np.repeat(np.arange(count, dtype=np.int32), pictures["rows"][scored])
+    image_of_row = np.repeat(np.arange(count, dtype=np.int32), images["rows"][scored])
     counts = np.bincount(rows["predicate"], minlength=num_predicates)
     groups = frequency_thirds(counts if training_counts is None else training_counts)
-    tally = _Tally(rows, picture_of_row, count, num_predicates, protocol, tuple(ks), groups)
+    tally = _Tally(rows, image_of_row, count, num_predicates, protocol, tuple(ks), groups)
     names = ["R", "ngR", "mR", "ngmR", "F", "ngF", "PR", "mR_head", "mR_body", "mR_tail"]
     if with_zero_shot:
         names += ["zR", "ngzR"]
@@ -166,12 +164,12 @@ def summarize(
     if task.boxes_given:
         named = np.bincount(rows["predicate"][rows["top1"]], minlength=num_predicates)
         recalls["top1"] = (named / np.maximum(counts, 1))[None]
-    images = {
-        "total": len(pictures),
+    image_counts = {
+        "total": len(images),
         "scored": count,
         "skipped_no_gt_relations": int((~annotated).sum()),
         "skipped_no_predicted_pairs": int((annotated & ~scored).sum()),
-        "zeroshot_scored": len(np.unique(picture_of_row[rows["zero_shot"]])),
+        "zeroshot_scored": len(np.unique(image_of_row[rows["zero_shot"]])),
     }
     answer = np.where(rows["answer"] == MISS, num_predicates, rows["answer"])
     cell = rows["predicate"] * np.int32(num_predicates + 1) + answer
@@ -179,9 +177,9 @@ def summarize(
     return Summary(
         metrics=keyed(values),
         intervals=keyed(_intervals(tally, count, bootstrap)) if bootstrap and count else {},
-        images=images,
+        images=image_counts,
         predicate_counts=counts,
-        predicate_images=tally.predicate_pictures,
+        predicate_images=tally.predicate_images,
         predicate_recall=recalls,
         groups=groups,
         confusion=confusion.reshape(num_predicates, num_predicates + 1),
@@ -206,7 +204,7 @@ def ks_of(name: str, ks: Sequence[int]) -> Sequence[int]:
 
 
 def _intervals(tally: "_Tally", count: int, resamples: int) -> dict[str, np.ndarray]:
-    """2.5 % and 97.5 % quantiles of every metric over resamples of the pictures."""
+    """2.5 % and 97.5 % quantiles of every metric over resamples of the images."""
     generator = np.random.default_rng(0)
     samples: dict[str, list[np.ndarray]] = {}
     for _ in range(resamples):
@@ -224,12 +222,12 @@ def _quantiles(values: Sequence[float]) -> np.ndarray:
 
 
 class _Tally:
-    """Hits of the scored pictures, arranged so that any weighting of the pictures is one sum."""
+    """Hits of the scored images, arranged so that any weighting of the images is one sum."""
 
     def __init__(
         self,
         rows: np.ndarray,
-        picture: np.ndarray,
+        image: np.ndarray,
         count: int,
         num_predicates: int,
         protocol: Protocol,
@@ -241,33 +239,33 @@ class _Tally:
         self._groups = groups
         everything = np.ones(len(rows), bool)
 
-        def per_picture(
+        def per_image(
             ranks: np.ndarray, of: np.ndarray, cuts: Sequence[int] = ks
         ) -> tuple[np.ndarray, np.ndarray]:
-            """Hits (count, number of cuts) and rows (count,) of every picture, of rows ``of``."""
-            hits = [np.bincount(picture[of & (ranks < k)], minlength=count) for k in cuts]
-            whole = np.bincount(picture[of], minlength=count)
+            """Hits (count, number of cuts) and rows (count,) of every image, of rows ``of``."""
+            hits = [np.bincount(image[of & (ranks < k)], minlength=count) for k in cuts]
+            whole = np.bincount(image[of], minlength=count)
             return np.stack(hits, axis=1).astype(np.int32), whole.astype(np.int32)
 
-        self._by_picture = {
-            "R": per_picture(rows["R"], everything),
-            "ngR": per_picture(rows["ngR"], everything),
-            "PR": per_picture(rows["pair"], rows["new_pair"]),
-            "zR": per_picture(rows["R"], rows["zero_shot"]),
-            "ngzR": per_picture(rows["ngR"], rows["zero_shot"]),
-            "A": per_picture(rows["A"], everything),
-            "top1": per_picture(~rows["top1"], everything, (1,)),
-            "phrase_R": per_picture(rows["phrase"], everything),
-            "phrase_ngR": per_picture(rows["ng_phrase"], everything),
+        self._by_image = {
+            "R": per_image(rows["R"], everything),
+            "ngR": per_image(rows["ngR"], everything),
+            "PR": per_image(rows["pair"], rows["new_pair"]),
+            "zR": per_image(rows["R"], rows["zero_shot"]),
+            "ngzR": per_image(rows["ngR"], rows["zero_shot"]),
+            "A": per_image(rows["A"], everything),
+            "top1": per_image(~rows["top1"], everything, (1,)),
+            "phrase_R": per_image(rows["phrase"], everything),
+            "phrase_ngR": per_image(rows["ng_phrase"], everything),
         }
-        # One cell for every predicate that a picture has, ordered by predicate.
+        # One cell for every predicate that an image has, ordered by predicate.
         cells, cell = np.unique(
-            rows["predicate"] * np.int64(max(count, 1)) + picture, return_inverse=True
+            rows["predicate"] * np.int64(max(count, 1)) + image, return_inverse=True
         )
-        predicate, self._cell_picture = np.divmod(cells, max(count, 1))
+        predicate, self._cell_image = np.divmod(cells, max(count, 1))
         del cells
-        self.predicate_pictures = np.bincount(predicate, minlength=num_predicates)
-        self._present = np.flatnonzero(self.predicate_pictures)
+        self.predicate_images = np.bincount(predicate, minlength=num_predicates)
+        self._present = np.flatnonzero(self.predicate_images)
         self._first_cells = np.searchsorted(predicate, self._present)
         cell = cell.astype(np.int32)
         size = len(predicate)
@@ -278,9 +276,9 @@ class _Tally:
         }
 
     def metrics(self, weights: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Every metric, and recall by predicate, with each picture counted ``weights`` times."""
+        """Every metric, and recall by predicate, with each image counted ``weights`` times."""
         values = {}
-        for name, (hits, rows) in self._by_picture.items():
+        for name, (hits, rows) in self._by_image.items():
             if self._pooled or name in ("A", "top1"):
                 values[name] = _ratio(weights @ hits, weights @ rows)
             else:
@@ -300,7 +298,7 @@ class _Tally:
 
     def _by_predicate(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """(number of Ks, K) recall of each predicate, 0 where it has no ground truth."""
-        weight = weights[self._cell_picture]
+        weight = weights[self._cell_image]
         if not self._pooled:
             weight /= self._cell_rows
 

@@ -1,4 +1,4 @@
-"""Ground truth and predictions of one picture as arrays, and what can be wrong with them."""
+"""Ground truth and predictions of one image as arrays, and what can be wrong with them."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,13 +8,13 @@ import numpy as np
 
 @dataclass
 class GroundTruth:
-    """Annotation of one picture.
+    """Annotation of one image.
 
     Attributes:
-        boxes: (G, 4) XYXY pixels of the original picture.
+        boxes: (G, 4) XYXY pixels of the original image.
         classes: (G,) 0-based.
         relations: (R, 3) rows (subject index, object index, predicate).
-        longer_side: of the picture in pixels; None where unknown.
+        longer_side: of the image in pixels; None where unknown.
     """
 
     boxes: np.ndarray
@@ -40,10 +40,10 @@ class GroundTruth:
 
 @dataclass
 class Prediction:
-    """Predictions of one picture, either scored pairs or a list of triplets.
+    """Predictions of one image, either scored pairs or a list of triplets.
 
     Attributes:
-        boxes: (M, 4) XYXY pixels of the original picture.
+        boxes: (M, 4) XYXY pixels of the original image.
         classes: (M,) 0-based.
         scores: (M,) not negative; PredCls does not use them.
         pairs: (P, 2) indices (subject, object).

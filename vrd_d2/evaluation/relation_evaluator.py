@@ -12,8 +12,8 @@ from detectron2.structures import BoxMode
 from detectron2.utils import comm
 from detectron2.utils.logger import log_first_n
 
+from vrd_d2.evaluation.image import evaluate_image, ground_truth_rows
 from vrd_d2.evaluation.json_lines import prediction_line
-from vrd_d2.evaluation.image import evaluate_picture, ground_truth_rows
 from vrd_d2.evaluation.prediction_file import PredictionFile
 from vrd_d2.evaluation.protocols import Protocol, get_protocol
 from vrd_d2.evaluation.recall import DEFAULT_KS, RowStore, Summary, checked_ks, summarize
@@ -25,15 +25,15 @@ logger = logging.getLogger(__name__)
 
 
 class RelationEvaluator(DatasetEvaluator):
-    """Recall@K and its relatives for a model of this package, picture by picture.
+    """Recall@K and its relatives for a model of this package, image by image.
 
-    Of a picture only some 19 bytes a ground-truth row are kept, so memory does not depend on the
-    number of pairs and predicates. Under several processes those are gathered, and a picture that
+    Of an image only some 19 bytes a ground-truth row are kept, so memory does not depend on the
+    number of pairs and predicates. Under several processes those are gathered, and an image that
     several of them saw counts once.
 
-    The model's output of a picture is {"instances": Instances with pred_boxes, pred_classes,
+    The model's output of an image is {"instances": Instances with pred_boxes, pred_classes,
     scores; "relations": Instances with pairs (P, 2) and predicate_scores (P, K)} in the
-    coordinates of the original picture.
+    coordinates of the original image.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class RelationEvaluator(DatasetEvaluator):
     ) -> None:
         """
         Args:
-            dataset_name: a registered data set whose dicts hold "relations" (R, 3). Metadata:
+            dataset_name: a registered dataset whose dicts hold "relations" (R, 3). Metadata:
                 predicate_classes, thing_classes.
             task: where boxes and classes come from.
             protocol: a name in PROTOCOLS, or a Protocol.
@@ -68,7 +68,7 @@ class RelationEvaluator(DatasetEvaluator):
             bootstrap: resamples for the 95 % intervals in the table; 0 for none.
 
         Raises:
-            ValueError: the data set is not annotated with relations, or holds a picture twice.
+            ValueError: the dataset is not annotated with relations, or holds an image twice.
         """
         self.task = Task(task)
         self.protocol = get_protocol(protocol)
@@ -86,7 +86,7 @@ class RelationEvaluator(DatasetEvaluator):
         predicates = metadata.get("predicate_classes")
         if predicates is None and any(len(record.get("relations", ())) for record in dicts):
             raise ValueError(
-                f"data set {dataset_name!r} has no predicate_classes in its metadata: set "
+                f"dataset {dataset_name!r} has no predicate_classes in its metadata: set "
                 f"MetadataCatalog.get({dataset_name!r}).predicate_classes to their names"
             )
         self._predicates = list(predicates or ())
@@ -102,30 +102,30 @@ class RelationEvaluator(DatasetEvaluator):
         for key, record in enumerate(dicts):
             if "relations" not in record:
                 raise ValueError(
-                    f"data set {dataset_name!r}, picture {record.get('image_id')!r}: no "
+                    f"dataset {dataset_name!r}, image {record.get('image_id')!r}: no "
                     '"relations"; give an (R, 3) array, empty where there are none'
                 )
             self._annotated |= len(record["relations"]) > 0
             if self._key_of.setdefault(record["image_id"], key) != key:
                 raise ValueError(
-                    f"data set {dataset_name!r} holds image_id {record['image_id']!r} twice: "
+                    f"dataset {dataset_name!r} holds image_id {record['image_id']!r} twice: "
                     "ids must be unique"
                 )
         self.summary: Summary | None = None
         self.reset()
 
     def reset(self) -> None:
-        """Forgets the pictures seen."""
+        """Forgets the images seen."""
         self._store = RowStore()
         self.summary = None
         if self._file is not None:
             self._file.discard()
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Evaluates the pictures of one batch.
+        """Evaluates the images of one batch.
 
         Raises:
-            ValueError: naming the picture, where it is not in the data set or its predictions
+            ValueError: naming the image, where it is not in the dataset or its predictions
                 cannot be evaluated.
         """
         for example, output in zip(inputs, outputs, strict=True):
@@ -134,24 +134,22 @@ class RelationEvaluator(DatasetEvaluator):
                 continue
             try:
                 prediction = prediction_from_model(output)
-                self._evaluate_picture(key, prediction)
+                self._evaluate_image(key, prediction)
                 if self._file is not None:
                     self._file.write(prediction_line(example["image_id"], prediction))
             except ValueError as error:
-                raise ValueError(
-                    f"{self._name}, picture {example['image_id']!r}: {error}"
-                ) from error
+                raise ValueError(f"{self._name}, image {example['image_id']!r}: {error}") from error
 
     def _key(self, image_id: object) -> int:
         if image_id not in self._key_of:
             some = ", ".join(repr(known) for known in list(self._key_of)[:3])
             raise ValueError(
-                f"image_id {image_id!r} is not in data set {self._name!r} "
-                f"({len(self._key_of)} pictures: {some}, ...)"
+                f"image_id {image_id!r} is not in dataset {self._name!r} "
+                f"({len(self._key_of)} images: {some}, ...)"
             )
         return self._key_of[image_id]
 
-    def _evaluate_picture(self, key: int, prediction: Prediction) -> None:
+    def _evaluate_image(self, key: int, prediction: Prediction) -> None:
         ground_truth = ground_truth_from_dict(self._dicts[key])
         num_predicates = len(self._predicates) or None  # boxes only: whatever the model has
         ground_truth.check(num_predicates, self._num_classes)
@@ -164,7 +162,7 @@ class RelationEvaluator(DatasetEvaluator):
                 "the order of its boxes that of the ground truth?",
                 name=__name__,
             )
-        rows, pairs = evaluate_picture(
+        rows, pairs = evaluate_image(
             ground_truth,
             prediction,
             protocol=self.protocol,
@@ -180,7 +178,7 @@ class RelationEvaluator(DatasetEvaluator):
         Returns:
             {"relations": {"R@20": ..., "ng-R@50": ..., "mR@100": ..., ...}}; under another
             protocol than sgb the key is "relations_<protocol>". ``summary`` holds everything.
-            {} where the data set has no relations, which is logged.
+            {} where the dataset has no relations, which is logged.
         """
         states = [self._store.state()]
         if self._file is not None:
@@ -192,9 +190,9 @@ class RelationEvaluator(DatasetEvaluator):
             states = comm.gather(states[0])
             if not comm.is_main_process():
                 return {}
-        pictures, rows = self._with_missing(*RowStore.merge(states))
+        images, rows = self._with_missing(*RowStore.merge(states))
         self.summary = summarize(
-            pictures,
+            images,
             rows,
             num_predicates=len(self._predicates),
             protocol=self.protocol,
@@ -223,7 +221,7 @@ class RelationEvaluator(DatasetEvaluator):
             self._join_file()
             remedy = f"what was predicted is in {self._output_dir}"
         logger.warning(
-            "%s: none of its %d pictures has relations, so there is nothing to evaluate; %s",
+            "%s: none of its %d images has relations, so there is nothing to evaluate; %s",
             self._name,
             len(self._dicts),
             remedy,
@@ -233,15 +231,13 @@ class RelationEvaluator(DatasetEvaluator):
     def _join_file(self) -> None:
         self._file.join(comm.get_world_size() if self._distributed else 1)
 
-    def _with_missing(
-        self, pictures: np.ndarray, rows: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Pictures that no process was given count as without predicted pairs."""
-        missing = sorted(set(range(len(self._dicts))) - set(pictures["key"].tolist()))
+    def _with_missing(self, images: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images that no process was given count as without predicted pairs."""
+        missing = sorted(set(range(len(self._dicts))) - set(images["key"].tolist()))
         if not missing:
-            return pictures, rows
+            return images, rows
         logger.warning(
-            "%s: %d of %d pictures were not evaluated; they count as without predicted pairs",
+            "%s: %d of %d images were not evaluated; they count as without predicted pairs",
             self._name,
             len(missing),
             len(self._dicts),
@@ -251,7 +247,7 @@ class RelationEvaluator(DatasetEvaluator):
             ground_truth = ground_truth_from_dict(self._dicts[key])
             ground_truth.check(len(self._predicates), self._num_classes)
             store.add(key, ground_truth_rows(ground_truth, self.protocol, self._zero_shot), 0)
-        return RowStore.merge([(pictures, rows), store.state()])
+        return RowStore.merge([(images, rows), store.state()])
 
     def _write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,7 @@ def flat_results(metrics: Metrics) -> dict[str, float]:
 
 
 def results_table(summary: Summary, *, protocol: Protocol, task: Task, title: str) -> str:
-    """One table that names protocol, task and data set; percent, 95 % intervals in brackets."""
+    """One table that names protocol, task and dataset; percent, 95 % intervals in brackets."""
     ks = sorted(summary.metrics["R"])
     lines = []
     for name, shown in DISPLAY_NAMES.items():

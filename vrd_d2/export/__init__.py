@@ -1,8 +1,8 @@
 """Models as ONNX, torch.export programs and TorchScript; tools/export_model.py writes them.
 
-One picture a call, of any size, with any number of boxes. What is exported computes the numbers of
-the model itself; its input is the picture resized as the metadata say, its boxes are in pixels of
-that resized picture. :mod:`vrd_d2.onnx_runtime` does all of this for ONNX, without torch.
+One image a call, of any size, with any number of boxes. What is exported computes the numbers of
+the model itself; its input is the image resized as the metadata say, its boxes are in pixels of
+that resized image. :mod:`vrd_d2.onnx_runtime` does all of this for ONNX, without torch.
 """
 
 from detectron2.modeling.meta_arch import GeneralizedRCNN
@@ -26,8 +26,8 @@ def exportable(
 
     Args:
         model: a detector or a RelCLIP.
-        what: "detector" (picture -> boxes), "relations" (picture and boxes -> relations) or "full"
-            (picture -> boxes and relations).
+        what: "detector" (image -> boxes), "relations" (image and boxes -> relations) or "full"
+            (image -> boxes and relations).
 
     Raises:
         ValueError: the model has no such part.

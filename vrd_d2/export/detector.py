@@ -1,4 +1,4 @@
-"""Faster R-CNN for one picture in a form that exports: the same numbers, no branch on the data.
+"""Faster R-CNN for one image in a form that exports: the same numbers, no branch on the data.
 
 Detectron2's inference chooses its path by what it finds (are there small boxes? does a level have
 boxes? how many candidates are there?). Here every choice is a mask or a selection of a fixed size:
@@ -22,7 +22,7 @@ from vrd_d2.export.image import padded
 
 
 class ExportableDetector(nn.Module):
-    """Inference of a :class:`GeneralizedRCNN` with FPN (or one map) on one picture.
+    """Inference of a :class:`GeneralizedRCNN` with FPN (or one map) on one image.
 
     Args:
         detector: RPN and StandardROIHeads with axis-aligned boxes; its modules are used, not
@@ -147,7 +147,7 @@ def grid_anchors(generator: DefaultAnchorGenerator, features: list[Tensor]) -> l
 
 
 def clip(boxes: Tensor, size: tuple) -> Tensor:
-    """Boxes (..., 4) inside a picture of (height, width)."""
+    """Boxes (..., 4) inside an image of (height, width)."""
     height, width = size
     x = boxes[..., 0::2].clamp(min=0).clamp(max=width)
     y = boxes[..., 1::2].clamp(min=0).clamp(max=height)
@@ -169,12 +169,12 @@ def best_of_groups(
     classes would lie at 150,000 pixels, where float32 is good for 1/64 pixel only.
 
     Args:
-        boxes: (B, 4) inside the picture.
+        boxes: (B, 4) inside the image.
         scores: (B,), -inf for what is no box.
         groups: (B,) ids below `num_groups`.
         threshold: boxes that overlap a better one by more are dropped.
         count: how many to return.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
 
     Returns:
         boxes (count, 4), scores (count,), groups (count,), best first and filled up with empty
@@ -184,7 +184,7 @@ def best_of_groups(
     # One empty box at the end, so that there is something to choose from and to fill up with.
     boxes, groups = F.pad(boxes, (0, 0, 0, 1)), F.pad(groups, (0, 1))
     scores = F.pad(scores, (0, 1), value=-torch.inf)
-    # clip() and the pixels of the picture bound every coordinate.
+    # clip() and the pixels of the image bound every coordinate.
     step = torch.stack([boxes.new_ones(()) * (side + 1) for side in (size[1], size[0])])
     cell = torch.stack([groups % columns, groups // columns], dim=1)
     offset = cell.to(boxes.dtype) * step
@@ -195,7 +195,7 @@ def best_of_groups(
 
 
 def pool(features: list[Tensor], pooler: nn.Module, boxes: Tensor) -> Tensor:
-    """Detectron2's ROIPooler for one picture: (R, 4) -> (R, D, bins, bins).
+    """Detectron2's ROIPooler for one image: (R, 4) -> (R, D, bins, bins).
 
     Every level pools its own boxes and one more, a spare row, so that no level is without.
     """

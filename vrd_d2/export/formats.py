@@ -27,7 +27,7 @@ _OUTPUT_SIZES = {"boxes": "entities", "classes": "entities", "scores": "entities
 
 
 def example_inputs(names: list[str], *, num_classes: int) -> dict[str, Tensor]:
-    """Inputs to trace with: a picture of odd size and a few boxes."""
+    """Inputs to trace with: an image of odd size and a few boxes."""
     generator = torch.Generator().manual_seed(0)
     height, width, count = 243, 317, 5
     corners = torch.rand((count, 2, 2), generator=generator).sort(dim=1).values
@@ -70,7 +70,7 @@ def write_model(
 
 
 def export_program(module: nn.Module, inputs: dict[str, Tensor]) -> torch.export.ExportedProgram:
-    """``torch.export`` for pictures of any size and any number of boxes, 0 and 1 as well."""
+    """``torch.export`` for images of any size and any number of boxes, 0 and 1 as well."""
     sizes = {
         name: torch.export.Dim(name, min=0 if name == "entities" else 1)
         for name in ("height", "width", "entities")

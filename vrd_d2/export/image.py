@@ -1,4 +1,4 @@
-"""Padding of pictures whose size is not known when a model is exported."""
+"""Padding of images whose size is not known when a model is exported."""
 
 import torch.nn.functional as F
 from torch import Tensor

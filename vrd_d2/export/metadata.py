@@ -14,8 +14,8 @@ from vrd_d2.export.relations import ExportableRelations
 from vrd_d2.version import __version__
 
 _MEANINGS = {
-    "image": ("uint8", ["3", "height", "width"], "resized picture, channels in channel_order"),
-    "boxes": ("float32", ["entities", "4"], "x1 y1 x2 y2 in pixels of the resized picture"),
+    "image": ("uint8", ["3", "height", "width"], "resized image, channels in channel_order"),
+    "boxes": ("float32", ["entities", "4"], "x1 y1 x2 y2 in pixels of the resized image"),
     "classes": ("int64", ["entities"], "positions in objects"),
     "scores": ("float32", ["entities"], "confidence of the classes"),
     "pairs": ("int64", ["pairs", "2"], "candidate pairs: rows (subject, object) of entities"),

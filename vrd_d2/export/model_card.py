@@ -10,13 +10,13 @@ from detectron2.config import CfgNode
 _TASKS = {
     "predcls": "PredCls: boxes and classes are given, predicates are predicted",
     "sgcls": "SGCls: boxes are given, classes and predicates are predicted",
-    "sgdet": "SGDet: only the picture is given",
+    "sgdet": "SGDet: only the image is given",
     "detection": "detection of objects: boxes, classes and scores",
 }
 _USES = {
-    "detector": "picture -> boxes, classes, scores",
-    "relations": "picture and boxes -> relations",
-    "full": "picture -> boxes, classes, scores and relations",
+    "detector": "image -> boxes, classes, scores",
+    "relations": "image and boxes -> relations",
+    "full": "image -> boxes, classes, scores and relations",
 }
 _METRICS = [("R", 20), ("R", 50), ("R", 100), ("mR", 20), ("mR", 50), ("mR", 100), ("zR", 50)]
 
@@ -53,8 +53,7 @@ def model_card(
     ]
     if metadata["predicates"]:
         lines += [
-            f"| predicates | {len(metadata['predicates'])}: "
-            f"{_shortened(metadata['predicates'])} |",
+            f"| predicates | {len(metadata['predicates'])}: {_shortened(metadata['predicates'])} |",
             "| image encoder | "
             + ", ".join(f"{k} {v}" for k, v in metadata["image_encoder"].items() if v)
             + ", frozen |",
@@ -91,7 +90,7 @@ def _measured(task: str, results: Sequence[Path]) -> list[str]:
     lines = [
         "In percent; each protocol counts differently (vrd_d2/evaluation/README.md).",
         "",
-        "| data | protocol | pictures | " + " | ".join(f"{m}@{k}" for m, k in _METRICS) + " |",
+        "| data | protocol | images | " + " | ".join(f"{m}@{k}" for m, k in _METRICS) + " |",
         "|---|---|---|" + "---|" * len(_METRICS),
     ]
     for path in results:
@@ -113,7 +112,7 @@ def _measured(task: str, results: Sequence[Path]) -> list[str]:
 
 
 def _limits(cfg: CfgNode, metadata: dict[str, Any]) -> list[str]:
-    limits = ["One picture a call; float32."]
+    limits = ["One image a call; float32."]
     if metadata["what"] == "detector":
         return [*limits, "Only the classes above are found; everything else is background."]
     limits.append(
@@ -128,8 +127,8 @@ def _limits(cfg: CfgNode, metadata: dict[str, Any]) -> list[str]:
             "about 8 P^2 floats a layer, 1.3 GB at 6,400 pairs."
         )
     limits.append(
-        "Scores rank the relations of a picture; they are not calibrated probabilities of being "
-        "true. Data sets of relations are annotated sparsely and favour frequent predicates, and "
+        "Scores rank the relations of an image; they are not calibrated probabilities of being "
+        "true. Datasets of relations are annotated sparsely and favour frequent predicates, and "
         "so does a model trained on them."
     )
     return limits

@@ -25,7 +25,7 @@ def model_runner(model: nn.Module, what: str) -> Runner:
 
     Returns:
         inputs -> boxes (M, 4), classes (M,), scores (M,) and, but for a detector, pairs (P, 2),
-        predicate_probs (P, K + 1), predicate_scores (P, K); boxes in pixels of the given picture.
+        predicate_probs (P, K + 1), predicate_scores (P, K); boxes in pixels of the given image.
     """
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""RelCLIP for one picture in a form that exports: the same numbers, no branch on the data.
+"""RelCLIP for one image in a form that exports: the same numbers, no branch on the data.
 
 Weights are the model's own modules, used and not copied. Attention among pairs that share an entity
 is written as a grid of all M x M ordered pairs instead of as lists of different lengths.
@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from vrd_d2.export.detector import ExportableDetector
 from vrd_d2.export.image import padded
-from vrd_d2.modeling.relation_heads.adaptor import FeatureAdaptor
-from vrd_d2.modeling.relation_heads.attention import SegmentAttention
 from vrd_d2.modeling.encoders.clip import CLIPViT
+from vrd_d2.modeling.encoders.pooling import roi_mean
 from vrd_d2.modeling.frequency import FrequencyBaseline
 from vrd_d2.modeling.geometry import (
     candidate_pairs,
@@ -22,14 +21,15 @@ from vrd_d2.modeling.geometry import (
     pair_geometry,
     union_boxes,
 )
-from vrd_d2.modeling.encoders.pooling import roi_mean
+from vrd_d2.modeling.relation_heads.adaptor import FeatureAdaptor
+from vrd_d2.modeling.relation_heads.attention import SegmentAttention
 from vrd_d2.modeling.relation_model import NO_CANDIDATE
 from vrd_d2.modeling.relclip import RelCLIP
 from vrd_d2.modeling.union_clip.model import UnionCLIP
 
 _REASONS = {
     UnionCLIP: "its texts are encoded as their class pairs come up, by a tower with a tokenizer",
-    FrequencyBaseline: "it looks counts up and at no picture",
+    FrequencyBaseline: "it looks counts up and at no image",
 }
 _OTHERS = "only RelCLIP is written in a form that does"
 
@@ -169,7 +169,7 @@ class ExportableRelations(nn.Module):
                 relative(unions, size),
                 relative(subjects, size),
                 relative(objects, size),
-                # How the two lie to each other, the last seven numbers, knows no picture size.
+                # How the two lie to each other, the last seven numbers, knows no image size.
                 pair_geometry(subjects, objects, (1, 1))[:, -7:],
             ],
             dim=1,
@@ -249,7 +249,7 @@ def _mix(qkv: Tensor, heads: int, mask: Tensor | None) -> Tensor:
 
 
 class ExportableModel(nn.Module):
-    """A whole RelCLIP of SGDet: picture in, detections and relations out.
+    """A whole RelCLIP of SGDet: image in, detections and relations out.
 
     Args:
         model: with a detector.

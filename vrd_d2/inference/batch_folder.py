@@ -1,11 +1,11 @@
 """A folder of predictions that can be gone on with, and that several processes can fill.
 
     settings.json                        what the predictions were made with
-    predictions-00000-of-00001.jsonl     a line for each picture of one process; .part until the end
+    predictions-00000-of-00001.jsonl     a line for each image of one process; .part until the end
     predictions.json                     all of them as relations_json, which is COCO and relations
-    drawings/, pages/, frames/, heat_maps/    what belongs to a picture; its line names the files
+    drawings/, pages/, frames/, heat_maps/    what belongs to an image; its line names the files
 
-A picture is done when its line is written, which is after everything else of it.
+An image is done when its line is written, which is after everything else of it.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ _LONGEST_NAME = 50  # characters, of four bytes at most
 
 def fit_name(text: str) -> str:
     """The text as the name of a file on any system: short, without separators."""
-    return _UNFIT.sub("_", text)[:_LONGEST_NAME].strip(". ") or "picture"
+    return _UNFIT.sub("_", text)[:_LONGEST_NAME].strip(". ") or "image"
 
 
 def printable(text: str) -> str:
@@ -60,7 +60,7 @@ class PredictionFolder:
     def __init__(
         self, path: str | Path, settings: Mapping[str, Any], *, shard: int = 0, shards: int = 1
     ):
-        # Without links, or the way from it to a picture would be another than it seems.
+        # Without links, or the way from it to an image would be another than it seems.
         self.path = Path(os.path.realpath(path))
         self.shard, self.shards = shard, shards
         self._check_settings(json.loads(json.dumps({**settings, "shards": shards})))
@@ -74,7 +74,7 @@ class PredictionFolder:
         }
         kept = [record for record in present.pop(shard) if self._is_intact(record)]
         self._done = {_key(record) for record in kept}
-        # With new pictures among them, this process gets some that another has done.
+        # With new images among them, this process gets some that another has done.
         self._elsewhere = {_key(record): record for records in present for record in records}
         unfinished = self._file(shard, ".part")
         lines = "".join(f"{json_text(record)}\n" for record in kept)
@@ -137,7 +137,7 @@ class PredictionFolder:
         return self.path / f"predictions-{shard:05d}-of-{self.shards:05d}.jsonl{suffix}"
 
     def _read(self, shard: int) -> Iterator[dict[str, Any]]:
-        """Records of a shard, the later of two about the same picture."""
+        """Records of a shard, the later of two about the same image."""
         records: dict[tuple, dict] = {}
         for file in (self._file(shard), self._file(shard, ".part")):
             with contextlib.suppress(FileNotFoundError):
@@ -149,7 +149,7 @@ class PredictionFolder:
         yield from records.values()
 
     def _is_intact(self, record: Mapping[str, Any]) -> bool:
-        """Whether a picture need not be predicted again: it did not change, its files are there."""
+        """Whether an image need not be predicted again: it did not change, its files are there."""
         if "error" in record:
             return False
         # What was moved away cannot be predicted again, and its results stay.
@@ -171,14 +171,14 @@ class PredictionFolder:
         return [status.st_size, status.st_mtime_ns]
 
     def relative(self, path: str | Path) -> str:
-        """The path as seen from the folder: so the records name their pictures."""
+        """The path as seen from the folder: so the records name their images."""
         try:
             return Path(os.path.relpath(path, self.path)).as_posix()
         except ValueError:  # another drive
             return Path(path).resolve().as_posix()
 
     def is_done(self, source: str, frame: int | None = None) -> bool:
-        """Whether the picture, or this frame of the video, needs nothing more."""
+        """Whether the image, or this frame of the video, needs nothing more."""
         key = (source, frame)
         return key in self._done or (
             key in self._elsewhere and self._is_intact(self._elsewhere[key])
@@ -220,7 +220,7 @@ class PredictionFolder:
             unfinished.unlink(missing_ok=True)
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Write the line of a picture, the last thing to be written of it."""
+        """Write the line of an image, the last thing to be written of it."""
         self._journal.write(f"{json_text(record)}\n")
         self._journal.flush()
 
@@ -231,7 +231,7 @@ class PredictionFolder:
         self._lock.close()
 
     def records(self) -> list[dict[str, Any]] | None:
-        """Records of all shards, ordered by picture and frame; None while one is not complete."""
+        """Records of all shards, ordered by image and frame; None while one is not complete."""
         if not all(self._file(shard).is_file() for shard in range(self.shards)):
             return None
         records: dict[tuple, dict] = {}
@@ -248,7 +248,7 @@ def predictions_document(
 ) -> dict[str, Any]:
     """Records as relations_json: COCO instances with relations, each with its score.
 
-    Pictures that could not be read are left out. Ids count from 1.
+    Images that could not be read are left out. Ids count from 1.
     """
     category = {name: number for number, name in enumerate(vocabulary.objects, 1)}
     predicate = {name: number for number, name in enumerate(vocabulary.predicates, 1)}

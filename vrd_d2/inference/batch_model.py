@@ -1,4 +1,4 @@
-"""What predicts in a run over pictures: a model of torch, or an exported one without torch."""
+"""What predicts in a run over images: a model of torch, or an exported one without torch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,7 +60,7 @@ class ExportedModel:
         batch_size: int = 1,
         **options: Any,
     ) -> list[SceneGraph]:
-        """A graph for each picture; `batch_size` is ignored, as the file takes one at a time."""
+        """A graph for each image; `batch_size` is ignored, as the file takes one at a time."""
         graphs = []
         for i, pixels in enumerate(image):
             given = {"boxes": boxes and boxes[i], "labels": labels and labels[i]}

@@ -1,4 +1,4 @@
-"""Many pictures into a folder of predictions: what tools/predict.py does, whatever the model.
+"""Many images into a folder of predictions: what tools/predict.py does, whatever the model.
 
 Needs neither torch nor Detectron2 where the model does not.
 """
@@ -15,11 +15,6 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from vrd_d2.inference.coco_boxes import GivenBoxes, load_given_boxes
-from vrd_d2.visualization.heat_map import draw_heat_map
-from vrd_d2.visualization.html_page import GraphPage, graph_page
-from vrd_d2.media.images import BrokenFrame, read_frames, read_picture
-from vrd_d2.media.search import find_media, is_video
 from vrd_d2.inference.batch_folder import (
     PredictionFolder,
     fit_name,
@@ -28,18 +23,23 @@ from vrd_d2.inference.batch_folder import (
     printable,
 )
 from vrd_d2.inference.batch_model import Model
+from vrd_d2.inference.coco_boxes import GivenBoxes, load_given_boxes
+from vrd_d2.media.images import BrokenFrame, read_frames, read_image
+from vrd_d2.media.search import find_media, is_video
 from vrd_d2.scene_graph import SceneGraph, check_patterns
+from vrd_d2.visualization.heat_map import draw_heat_map
+from vrd_d2.visualization.html_page import GraphPage, graph_page
 
 
 @dataclass(frozen=True)
 class FileOptions:
-    """Which files a run makes of its pictures, and out of which frames and sizes.
+    """Which files a run makes of its images, and out of which frames and sizes.
 
     Attributes:
         drawings: a PNG each, with so many of the best relations; 0 for none.
         html: "pages" for one each, "one" for a single page of all, or "none".
         every: of a video, every n-th frame.
-        max_pixels: larger pictures are refused.
+        max_pixels: larger images are refused.
         heat_maps: relations that get a heat map: the number of the best, or patterns as
             :meth:`~vrd_d2.scene_graph.SceneGraph.find` takes them.
         heat_method: see :mod:`vrd_d2.modeling.activation`.
@@ -55,7 +55,7 @@ class FileOptions:
 
 @dataclass
 class _Loaded:
-    """A picture that was read: its record so far, and its pixels."""
+    """An image that was read: its record so far, and its pixels."""
 
     record: dict[str, Any]
     image: np.ndarray
@@ -63,7 +63,7 @@ class _Loaded:
 
 @dataclass
 class _Answer:
-    """What was predicted of a picture."""
+    """What was predicted of an image."""
 
     graph: SceneGraph
     heat_maps: Mapping[int, np.ndarray] = field(default_factory=dict)
@@ -80,14 +80,14 @@ class PredictionRun:
         graph_options: of the model's call.
         files: what is written.
         boxes_file: COCO JSON with boxes of the user's own, or None.
-        batch_size: pictures that go through the model at once.
+        batch_size: images that go through the model at once.
         rank, shards: number of this process and of all.
 
     Attributes:
-        done, skipped, broken: pictures predicted, those that were there already, and reasons why
+        done, skipped, broken: images predicted, those that were there already, and reasons why
             others, or whole folders, could not be used.
-        off_page: reasons why predicted pictures are not on the page of all.
-        passed_over: number of files that are neither pictures nor videos.
+        off_page: reasons why predicted images are not on the page of all.
+        passed_over: number of files that are neither images nor videos.
 
     Raises:
         ValueError: an input, the boxes or the folder cannot be used.
@@ -145,7 +145,7 @@ class PredictionRun:
     def work(self) -> None:
         """Predict this process's share."""
         batch: list[_Loaded] = []
-        bar = tqdm(total=len(self.sources), desc="pictures", disable=self.rank > 0, unit="file")
+        bar = tqdm(total=len(self.sources), desc="images", disable=self.rank > 0, unit="file")
         for index, (source, path) in enumerate(self.sources.items()):
             mine = index % self.shards == self.rank
             for loaded in self._load(source, path, mine):
@@ -169,7 +169,7 @@ class PredictionRun:
             elif mine and self.folder.is_done(source):
                 self.skipped += 1
             elif mine:
-                image, notes = read_picture(path, max_pixels=self.files.max_pixels)
+                image, notes = read_image(path, max_pixels=self.files.max_pixels)
                 yield _Loaded({"file_name": source, **record, "notes": notes}, image)
         except ValueError as error:
             # That a video cannot be opened is met by every process.
@@ -200,7 +200,7 @@ class PredictionRun:
                 if isinstance(answer, Exception):
                     raise answer
                 self._write(loaded, answer)
-            except OSError:  # the disk is full, say: the next picture would fare no better
+            except OSError:  # the disk is full, say: the next image would fare no better
                 raise
             except Exception as error:
                 self._note_broken(loaded.record, error)
@@ -208,7 +208,7 @@ class PredictionRun:
                 self.done += 1
 
     def _answers(self, batch: Sequence[_Loaded]) -> list[_Answer | Exception]:
-        """An answer each; what one picture breaks does not touch the others."""
+        """An answer each; what one image breaks does not touch the others."""
         try:
             boxes = labels = None
             if self.boxes is not None:
@@ -280,16 +280,16 @@ class PredictionRun:
         self.folder.write("predictions.json", json_text(document).encode())
         if self.files.html == "one":
             pages = self._pages(records)
-            for first in pages:  # none, if no picture is left
+            for first in pages:  # none, if no image is left
                 page = graph_page(itertools.chain([first], pages))
                 self.folder.write("index.html", page.encode())
         drawn = sum(len(record.get("heat_maps", [])) for record in records)
         with_heat = f" and {_count(drawn, 'heat map')}" if self.files.heat_maps else ""
         file = self.folder.path / "predictions.json"
-        return f"{_count(len(document['images']), 'picture')}{with_heat} in {file}"
+        return f"{_count(len(document['images']), 'image')}{with_heat} in {file}"
 
     def _pages(self, records: Sequence[dict[str, Any]]) -> Iterator[GraphPage]:
-        """One after the other, as all pictures at once may be more than the memory holds."""
+        """One after the other, as all images at once may be more than the memory holds."""
         for record in records:
             if "error" not in record:
                 try:
@@ -299,7 +299,7 @@ class PredictionRun:
 
     def _page(self, record: dict[str, Any]) -> GraphPage:
         path = self.folder.path / record["file_name"]
-        image, _ = read_picture(path, max_pixels=self.files.max_pixels)
+        image, _ = read_image(path, max_pixels=self.files.max_pixels)
         heat_maps = {
             entry["relation"]: np.asarray(Image.open(self.folder.path / entry["map"])) / 255
             for entry in record.get("heat_maps", [])

@@ -1,4 +1,4 @@
-"""Boxes of one's own for single pictures, out of a COCO file that names pictures and classes."""
+"""Boxes of one's own for single images, out of a COCO file that names images and classes."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class GivenBoxes:
-    """Boxes and labels by picture, which is found by the name of its file without folders."""
+    """Boxes and labels by image, which is found by the name of its file without folders."""
 
     def __init__(
         self,
@@ -25,7 +25,7 @@ class GivenBoxes:
             name = Path(file_name).name
             if name in seen and name in self._boxes:
                 raise ValueError(
-                    f"{self._source} has one picture {name!r}, for {seen[name]} and {file_name}: "
+                    f"{self._source} has one image {name!r}, for {seen[name]} and {file_name}: "
                     "predict them one folder after the other"
                 )
             seen[name] = file_name
@@ -34,15 +34,15 @@ class GivenBoxes:
         """XYXY boxes (M, 4) in pixels and M class names.
 
         Args:
-            file_name: of the picture.
+            file_name: of the image.
             size: its width and height.
 
         Raises:
-            ValueError: the file does not have this picture, or has it in another size.
+            ValueError: the file does not have this image, or has it in another size.
         """
         name = Path(file_name).name
         if name not in self._boxes:
-            raise ValueError(f"{self._source} has no picture {name!r}: add it to its images")
+            raise ValueError(f"{self._source} has no image {name!r}: add it to its images")
         stated = self._sizes.get(name, size)
         if stated != size:
             raise ValueError(
@@ -58,7 +58,7 @@ def load_given_boxes(json_file: str | Path) -> GivenBoxes:
     Args:
         json_file: with "images" (id, file_name), "annotations" (image_id, category_id, bbox XYWH
             in pixels) and "categories" (id, name); "width" and "height" of images are compared with
-            the pictures where they are stated.
+            the images where they are stated.
 
     Raises:
         ValueError: names the file, the record and the remedy.
@@ -75,7 +75,7 @@ def load_given_boxes(json_file: str | Path) -> GivenBoxes:
     if missing:
         raise ValueError(
             f"{json_file} has no list {missing[0]!r}: boxes are a COCO file with images, "
-            "annotations and categories; a list of results alone names no pictures"
+            "annotations and categories; a list of results alone names no images"
         )
     names = _by_id(document, "categories", "name", json_file)
     files = _by_id(document, "images", "file_name", json_file)
@@ -83,7 +83,7 @@ def load_given_boxes(json_file: str | Path) -> GivenBoxes:
     for name in (Path(file).name for file in files.values()):
         if name in boxes:
             raise ValueError(
-                f"{json_file} has two pictures {name!r}: pictures are found by the name of their "
+                f"{json_file} has two images {name!r}: images are found by the name of their "
                 "file, so split the file by folder"
             )
         boxes[name] = ([], [])
@@ -97,7 +97,7 @@ def load_given_boxes(json_file: str | Path) -> GivenBoxes:
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"{json_file}: annotations[{number}] is {annotation}: it needs the image_id of a "
-                f"picture, the category_id of a category and bbox [x, y, width, height] ({error!r})"
+                f"image, the category_id of a category and bbox [x, y, width, height] ({error!r})"
             ) from error
         of[0].append([x, y, x + width, y + height])
         of[1].append(label)

@@ -1,4 +1,4 @@
-"""One picture in, one scene graph out; or a list of pictures and a list of graphs."""
+"""One image in, one scene graph out; or a list of images and a list of graphs."""
 
 import copy
 from collections.abc import Sequence
@@ -16,18 +16,18 @@ from vrd_d2.data.dataset_mapper import RelationMapper, relation_example
 from vrd_d2.data.vocabulary import Vocabulary
 from vrd_d2.engine.trainer import build_trained_model
 from vrd_d2.inference.selection import predicted_graph, select_triplets, selected_graph
-from vrd_d2.media.images import read_picture, to_rgb
+from vrd_d2.media.images import read_image, to_rgb
 from vrd_d2.modeling.relclip import RelCLIP
 from vrd_d2.modeling.union_clip.model import UnionCLIP
 from vrd_d2.onnx_runtime import checked_boxes, checked_pixels
 from vrd_d2.scene_graph import SceneGraph
 from vrd_d2.tasks import Task
 
-Picture = str | Path | np.ndarray | Image.Image
+ImageInput = str | Path | np.ndarray | Image.Image
 
 
 class Predictor:
-    """A trained relation model for pictures.
+    """A trained relation model for images.
 
     Args:
         config_file: YAML of the model; or the checkpoint itself, which brings its config along.
@@ -41,7 +41,7 @@ class Predictor:
     def __init__(
         self, config_file: str | Path, weights: str | Path = "", overrides: Sequence[str] = ()
     ):
-        # Single pictures do not come back: a cache of their maps would only grow.
+        # Single images do not come back: a cache of their maps would only grow.
         cfg = load_inference_config(
             config_file, weights, [*overrides, "MODEL.CLIP.FEATURE_CACHE", ""]
         )
@@ -103,7 +103,7 @@ class Predictor:
     @torch.no_grad()
     def __call__(
         self,
-        image: Picture | Sequence[Picture],
+        image: ImageInput | Sequence[ImageInput],
         *,
         boxes: Sequence | None = None,
         labels: Sequence | None = None,
@@ -117,10 +117,10 @@ class Predictor:
         """Predict.
 
         Args:
-            image: path, uint8 (H, W, 3) RGB, or a picture of PIL; or a list of these.
+            image: path, uint8 (H, W, 3) RGB, or an image of PIL; or a list of these.
             boxes: (M, 4) XYXY pixels, for models of PredCls and SGCls, and in SGDet instead of
-                detections; for a list of pictures, a list of these. They refer to the upright
-                picture where EXIF turns it.
+                detections; for a list of images, a list of these. They refer to the upright
+                image where EXIF turns it.
             labels: M class names of the vocabulary, for models of PredCls, and for boxes in SGDet
                 unless the relation head names the objects (MODEL.RELATION.ENTITY_CLASSES "head");
                 or a list of these.
@@ -130,10 +130,10 @@ class Predictor:
             predicates: a name, or names among which the best of each pair is chosen; None for all.
             max_overlap: of found entities that overlap by a larger IoU, whatever their classes,
                 only the best stays; 1 keeps all. Given boxes always stay.
-            batch_size: pictures of a list that go through the model at once.
+            batch_size: images of a list that go through the model at once.
 
         Returns:
-            Entities and relations by name, in pixels of the picture; a list of these for a list.
+            Entities and relations by name, in pixels of the image; a list of these for a list.
 
         Raises:
             ValueError: a file cannot be read, boxes and labels are not what the task needs, or a
@@ -163,7 +163,7 @@ class Predictor:
     @torch.no_grad()
     def explain(
         self,
-        image: Picture,
+        image: ImageInput,
         *,
         choose: int | str | Sequence[str] = 3,
         method: str = "grad_cam",
@@ -172,7 +172,7 @@ class Predictor:
         max_overlap: float = 0.7,
         **options: Any,
     ) -> tuple[SceneGraph, dict[int, np.ndarray]]:
-        """Predict one picture, with heat maps of relations (RelCLIP, Figure 2).
+        """Predict one image, with heat maps of relations (RelCLIP, Figure 2).
 
         Args:
             image, boxes, labels, max_overlap, options: as for a call.
@@ -182,7 +182,7 @@ class Predictor:
 
         Returns:
             The graph, and by position of the relation a float32 (h, w) array in 0..1 that covers
-            the picture at a lower resolution: how much each place speaks for the predicate.
+            the image at a lower resolution: how much each place speaks for the predicate.
 
         Raises:
             ValueError: as for a call; or the model has no visual map.
@@ -234,7 +234,7 @@ class Predictor:
         height, width = pixels.shape[:2]
         if min(height, width) * self.cfg.INPUT.MAX_SIZE_TEST < max(height, width):
             raise ValueError(
-                f"a picture of {width} x {height} pixels is too narrow: nothing is left of it when "
+                f"an image of {width} x {height} pixels is too narrow: nothing is left of it when "
                 f"its longer side is {self.cfg.INPUT.MAX_SIZE_TEST} (INPUT.MAX_SIZE_TEST)"
             )
         example = relation_example(
@@ -253,7 +253,7 @@ class Predictor:
 
     def _graphs(
         self,
-        images: Sequence[Picture],
+        images: Sequence[ImageInput],
         boxes: Sequence,
         labels: Sequence,
         options: dict[str, Any],
@@ -269,10 +269,10 @@ class Predictor:
         ]
 
 
-def _read(image: Picture) -> tuple[np.ndarray, dict[str, Any]]:
-    """The picture in RGB, and what a graph remembers of it: the file, or else the picture."""
+def _read(image: ImageInput) -> tuple[np.ndarray, dict[str, Any]]:
+    """The image in RGB, and what a graph remembers of it: the file, or else the image."""
     if isinstance(image, (str, Path)):
-        return read_picture(image)[0], {"file_name": str(image)}
+        return read_image(image)[0], {"file_name": str(image)}
     if isinstance(image, Image.Image):
         image = to_rgb(image)[0]
     image = checked_pixels(image)
@@ -283,5 +283,5 @@ def _one_each(values: Sequence | None, name: str, count: int) -> Sequence:
     if values is None:
         return [None] * count
     if len(values) != count:
-        raise ValueError(f"{name} for {len(values)} pictures, but there are {count} pictures")
+        raise ValueError(f"{name} for {len(values)} images, but there are {count} images")
     return values

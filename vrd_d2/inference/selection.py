@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data.detection_utils import read_image
+from detectron2.data.detection_utils import read_image as decode
 from detectron2.structures import BoxMode
 from PIL import Image
 from torch import Tensor
@@ -23,7 +23,7 @@ def class_names(vocabulary: Any) -> tuple[Sequence[str], Sequence[str]]:
             return getattr(vocabulary, names[0]), getattr(vocabulary, names[1])
     raise ValueError(
         f"{vocabulary!r} names no classes: give a Vocabulary, or the metadata of a registered "
-        "relation data set (thing_classes and predicate_classes)"
+        "relation dataset (thing_classes and predicate_classes)"
     )
 
 
@@ -60,7 +60,7 @@ def select_triplets(
     predicate times the scores of subject and object. Ties keep the order of the pairs.
 
     Args:
-        output: one picture's output of a model.
+        output: one image's output of a model.
         vocabulary: a `Vocabulary`, or Detectron2 metadata.
         top_k: relations to keep.
         min_score: relations with a lower score are left out.
@@ -95,7 +95,7 @@ def select_triplets(
 
 
 def selected_graph(output: Mapping[str, Any], vocabulary: Any, selection: Selection) -> SceneGraph:
-    """The scene graph of a selection of one picture's output."""
+    """The scene graph of a selection of one image's output."""
     objects, names = class_names(vocabulary)
     instances, relations = output["instances"].to("cpu"), output["relations"].to("cpu")
     # Pairs refer to entities by position.
@@ -151,7 +151,7 @@ def ground_truth_graph(example: Mapping[str, Any], vocabulary: Any) -> SceneGrap
         classes = instances.gt_classes.tolist()
     else:
         raise ValueError(
-            f"picture {example.get('image_id')!r} has no ground truth: neither 'annotations' (a "
+            f"image {example.get('image_id')!r} has no ground truth: neither 'annotations' (a "
             "dataset dict) nor 'instances' (a mapped example)"
         )
     rows = [(s, o, predicates[p]) for s, o, p in np.asarray(example["relations"]).tolist()]
@@ -160,13 +160,13 @@ def ground_truth_graph(example: Mapping[str, Any], vocabulary: Any) -> SceneGrap
     )
 
 
-def read_picture(example: Mapping[str, Any]) -> np.ndarray:
-    """The picture of a mapped example or a dataset dict: uint8 (height, width, 3) RGB, as original.
+def read_image(example: Mapping[str, Any]) -> np.ndarray:
+    """The image of a mapped example or a dataset dict: uint8 (height, width, 3) RGB, as original.
 
-    A mapped example brings its picture, resized and BGR; otherwise the file is read.
+    A mapped example brings its image, resized and BGR; otherwise the file is read.
     """
     if "image" not in example:
-        return read_image(example["file_name"], format="RGB")
+        return decode(example["file_name"], format="RGB")
     image = example["image"].cpu().numpy()[::-1].transpose(1, 2, 0).astype(np.uint8)
     size = (int(example["width"]), int(example["height"]))
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))

@@ -1,6 +1,6 @@
-"""Pictures and videos as they come: read whatever their kind, or refused.
+"""Images and videos as they come: read whatever their kind, or refused.
 
-A picture is read as a person sees it: turned upright, transparent parts on white, 16 bits scaled.
+An image is read as a person sees it: turned upright, transparent parts on white, 16 bits scaled.
 Whatever was done beyond decoding is said in a note.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vrd_d2.media.search import is_video
-from vrd_d2.onnx_runtime import picture_formats, to_8_bits
+from vrd_d2.onnx_runtime import image_formats, to_8_bits
 
 # Six hundred megabytes as RGB; the largest cameras of telephones take so many.
 MAX_PIXELS = 200_000_000
@@ -34,18 +34,18 @@ _UPRIGHT = {
 }
 
 
-def read_picture(
+def read_image(
     path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS
 ) -> tuple[np.ndarray, list[str]]:
-    """Read a picture, upright, of any mode that PIL knows.
+    """Read an image, upright, of any mode that PIL knows.
 
     Args:
         path: the file; its content decides what it is, not its suffix.
-        max_pixels: a picture with more is refused before it is decoded.
+        max_pixels: an image with more is refused before it is decoded.
 
     Returns:
         uint8 (H, W, 3) RGB, and notes on what was done to it, such as "turned upright, as its EXIF
-        says". H and W are those of the upright picture: boxes refer to it.
+        says". H and W are those of the upright image: boxes refer to it.
 
     Raises:
         ValueError: names the file and why it cannot be read.
@@ -58,7 +58,7 @@ def read_picture(
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     try:
-        with _without_pil_limit(), Image.open(path, formats=picture_formats()) as image:
+        with _without_pil_limit(), Image.open(path, formats=image_formats()) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise _TooLarge(_too_large(width, height, max_pixels))
@@ -66,7 +66,7 @@ def read_picture(
     except _TooLarge as error:
         raise ValueError(f"{path} {error}") from error
     except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is no picture: {_what_it_is(path, head)}") from error
+        raise ValueError(f"{path} is no image: {_what_it_is(path, head)}") from error
     except MemoryError as error:
         raise ValueError(f"{path}, {size} bytes, needs more memory than there is") from error
     # PIL's decoders raise nearly anything on what is broken: SyntaxError, IndexError, struct.error.
@@ -77,7 +77,7 @@ def read_picture(
 
 
 class _TooLarge(Exception):
-    """A picture over the limit."""
+    """An image over the limit."""
 
 
 def _too_large(width: int, height: int, max_pixels: int) -> str:
@@ -94,7 +94,7 @@ def _size_of(path: Path) -> int:
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     if not stat.S_ISREG(status.st_mode):  # to read a pipe would wait for ever
-        raise ValueError(f"{path} is a folder, a pipe or a device, and no file of a picture")
+        raise ValueError(f"{path} is a folder, a pipe or a device, and no file of an image")
     if not status.st_size:
         raise ValueError(f"{path} is empty (0 bytes): get it again")
     return status.st_size
@@ -126,16 +126,16 @@ def _what_it_is(path: Path, head: bytes) -> str:
     if is_video(path):
         return "by its name it is a video, which tools/predict.py takes apart into frames"
     if head[4:8] == b"ftyp":
-        return "it may be a video or a HEIC picture; name a video .mp4, save a picture as JPEG"
+        return "it may be a video or a HEIC image; name a video .mp4, save an image as JPEG"
     return f"it begins with {head[:16]!r}, which is no known format"
 
 
 def to_rgb(image: Image.Image) -> tuple[np.ndarray, list[str]]:
-    """What :func:`read_picture` returns, of a picture that PIL has opened or made."""
+    """What :func:`read_image` returns, of an image that PIL has opened or made."""
     notes = []
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
-        notes.append(f"the first of {frames} pictures in the file")
+        notes.append(f"the first of {frames} images in the file")
     image.load()
     orientation = _orientation(image)
     if image.mode == "P":
@@ -163,7 +163,7 @@ def to_rgb(image: Image.Image) -> tuple[np.ndarray, list[str]]:
 def _orientation(image: Image.Image) -> int | None:
     try:
         return image.getexif().get(_ORIENTATION)
-    except Exception:  # a broken EXIF block does not make the picture unreadable
+    except Exception:  # a broken EXIF block does not make the image unreadable
         return None
 
 

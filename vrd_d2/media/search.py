@@ -1,4 +1,4 @@
-"""Pictures and videos found by file, folder and pattern."""
+"""Images and videos found by file, folder and pattern."""
 
 import glob
 import os
@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-PICTURE_SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm"}
-PICTURE_SUFFIXES |= {".ppm", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm"}
+IMAGE_SUFFIXES |= {".ppm", ".tif", ".tiff", ".webp"}
 VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 
 
@@ -21,7 +21,7 @@ class FoundMedia:
     """What :func:`find_media` found.
 
     Attributes:
-        files: pictures and videos, each once, in the order of the inputs, folders sorted by path.
+        files: images and videos, each once, in the order of the inputs, folders sorted by path.
         passed_over: files in folders that are neither by their suffix.
         unreadable: folders that could not be searched, each with the reason.
     """
@@ -38,13 +38,13 @@ def find_media(
 
     Args:
         inputs: files, taken whatever their suffix; folders, searched with all that is below them,
-            links followed, for files with a suffix of a picture or a video; or patterns as
+            links followed, for files with a suffix of an image or a video; or patterns as
             "photos/**/*.jpg". What is hidden (a name that begins with a dot) is found only by its
             own name.
         exclude: a folder into which no search goes, such as that of the results.
 
     Raises:
-        ValueError: an input does not exist or holds no picture.
+        ValueError: an input does not exist or holds no image.
     """
     search = _Search(None if exclude is None else os.path.realpath(exclude))
     files: dict[str, Path] = {}
@@ -52,14 +52,14 @@ def find_media(
     for text in map(os.fspath, inputs):
         found = []
         for path, named in search.candidates(text):
-            if named or path.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES:
+            if named or path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
                 found.append(path)
             else:
                 passed_over[os.path.realpath(path)] = path
         if not found:
             raise ValueError(
-                f"no picture and no video in {text}: looked for the suffixes "
-                f"{' '.join(sorted(PICTURE_SUFFIXES | VIDEO_SUFFIXES))}"
+                f"no image and no video in {text}: looked for the suffixes "
+                f"{' '.join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))}"
                 + (f", and not in {exclude}, the folder of the results" if search.excluded else "")
                 + "".join(f"; {reason}" for reason in search.unreadable)
             )

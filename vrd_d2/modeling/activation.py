@@ -1,4 +1,4 @@
-"""Where in the picture a score comes from: Grad-CAM on the visual map (RelCLIP, Figure 2).
+"""Where in the image a score comes from: Grad-CAM on the visual map (RelCLIP, Figure 2).
 
 Shapes: a map of D channels and h x w cells.
 """
@@ -37,7 +37,7 @@ def activation(feature_map: Tensor, score: Tensor, *, method: str = "grad_cam") 
     return (gradient * feature_map.detach()).sum(0).relu()
 
 
-def over_picture(
+def over_image(
     cells: Tensor,
     *,
     stride: int,
@@ -45,17 +45,17 @@ def over_picture(
     box: Sequence[float] | None = None,
     step: int = 4,
 ) -> Tensor:
-    """Values of cells, interpolated over the picture that they were computed from.
+    """Values of cells, interpolated over the image that they were computed from.
 
     Args:
-        cells: (h, w); the map may reach beyond the picture, which was padded right and below.
+        cells: (h, w); the map may reach beyond the image, which was padded right and below.
         stride: pixels per cell.
-        image_size: (height, width) of the picture.
-        box: XYXY pixels outside of which the result is 0; None for all of the picture.
+        image_size: (height, width) of the image.
+        box: XYXY pixels outside of which the result is 0; None for all of the image.
         step: pixels per value of the result.
 
     Returns:
-        (ceil(height / step), ceil(width / step)), which cover exactly the picture.
+        (ceil(height / step), ceil(width / step)), which cover exactly the image.
     """
     axes, inside = [], []
     for axis, (length, count) in enumerate(zip(image_size, cells.shape, strict=True)):

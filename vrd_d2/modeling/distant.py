@@ -1,6 +1,6 @@
 """Labels of pairs without annotated relations: distant supervision (RelCLIP, section 3.4).
 
-Shapes: M entities and P pairs of a picture, G annotated objects, K predicates.
+Shapes: M entities and P pairs of an image, G annotated objects, K predicates.
 """
 
 import torch
@@ -13,11 +13,11 @@ from vrd_d2.data.vocabulary import Vocabulary
 
 
 class DistantLabels:
-    """What a knowledge base says of the pairs of a picture.
+    """What a knowledge base says of the pairs of an image.
 
     Args:
         base: triplets that were told.
-        weights: how likely each candidate is in each picture (KB+EXT), or None for the same weight
+        weights: how likely each candidate is in each image (KB+EXT), or None for the same weight
             for all candidates (KB).
         min_count: triplets told less often are no candidates.
     """
@@ -64,10 +64,10 @@ class DistantLabels:
         return cls(base, weights, min_count=distant.MIN_COUNT)
 
     def targets(self, image_id: object, pairs: Tensor, gt_index: Tensor, classes: Tensor) -> Tensor:
-        """Label weights of the pairs of one picture, as annotated relations would give them.
+        """Label weights of the pairs of one image, as annotated relations would give them.
 
         Args:
-            image_id: of the picture.
+            image_id: of the image.
             pairs: (P, 2) entity indices.
             gt_index: (M,) annotated object that each entity stands for, -1 for none.
             classes: (G,) classes of the annotated objects.
@@ -76,7 +76,7 @@ class DistantLabels:
             (P, K) float32; a row sums to 1, or to 0 for a pair without candidates (background).
 
         Raises:
-            ValueError: the picture was not scored.
+            ValueError: the image was not scored.
         """
         result = torch.zeros(
             (len(pairs), len(self.base.vocabulary.predicates)), device=pairs.device
@@ -92,8 +92,8 @@ class DistantLabels:
         found = self.weights.lookup(image_id, subject.cpu().numpy(), object.cpu().numpy())
         if found is None:
             raise ValueError(
-                f"MODEL.DISTANT.WEIGHTS: {self.weights.folder} has no picture with image id "
-                f"{image_id!r}: run tools/score_candidates.py on its data set, to the end"
+                f"MODEL.DISTANT.WEIGHTS: {self.weights.folder} has no image with image id "
+                f"{image_id!r}: run tools/score_candidates.py on its dataset, to the end"
             )
         found = torch.from_numpy(found).to(pairs.device)
         # Half precision on disk: the sum is only nearly 1.

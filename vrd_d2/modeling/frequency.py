@@ -12,15 +12,15 @@ from detectron2.data import DatasetCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from vrd_d2.data.records.columns import flat_ranges
+from vrd_d2.data.knowledge.counts import load_triplet_counts
 from vrd_d2.data.knowledge.knowledge_base import KnowledgeBase
+from vrd_d2.data.records.columns import flat_ranges
 from vrd_d2.data.records.packed import PackedRecords
 from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
 from vrd_d2.modeling.relation_model import RelationModel
 from vrd_d2.modeling.structures import Entities, PairPrediction, TrainingPairs
-from vrd_d2.data.knowledge.counts import load_triplet_counts
 
-_PICTURES_AT_ONCE = 2000  # some hundred thousand pairs of boxes
+_IMAGES_AT_ONCE = 2000  # some hundred thousand pairs of boxes
 
 
 def count_relations(
@@ -37,12 +37,12 @@ def count_relations(
         (C, C, K + 1) float32, background last.
 
     Raises:
-        ValueError: names the picture that has an id beyond the vocabulary.
+        ValueError: names the image that has an id beyond the vocabulary.
     """
     num_classes, num_predicates = len(vocabulary.objects), len(vocabulary.predicates)
     counts = np.zeros((num_classes**2, num_predicates + 1), dtype=np.int64)
-    for start in range(0, len(dataset_dicts), _PICTURES_AT_ONCE):
-        part = dataset_dicts[start : start + _PICTURES_AT_ONCE]
+    for start in range(0, len(dataset_dicts), _IMAGES_AT_ONCE):
+        part = dataset_dicts[start : start + _IMAGES_AT_ONCE]
         if not isinstance(part, PackedRecords):
             part = PackedRecords.pack(part, drop_other_keys=True)
         _check_ids(part, num_classes, num_predicates)
@@ -53,7 +53,7 @@ def count_relations(
 def _add_counts(
     counts: np.ndarray, records: PackedRecords, num_classes: int, require_overlap: bool
 ) -> None:
-    """All pictures at once; boxes are numbered through them."""
+    """All images at once; boxes are numbered through them."""
     boxes, classes = records.boxes, records.categories.astype(np.int64)
     starts = records.box_offsets[:-1]
 
@@ -87,11 +87,11 @@ def overlapping(subjects: np.ndarray, objects: np.ndarray) -> np.ndarray:
 
 
 def all_pairs(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """(2, P): for each picture every ordered pair of its boxes, also of one with itself.
+    """(2, P): for each image every ordered pair of its boxes, also of one with itself.
 
     Args:
-        starts: (N,) number of each picture's first box.
-        sizes: (N,) boxes of each picture.
+        starts: (N,) number of each image's first box.
+        sizes: (N,) boxes of each image.
     """
     subjects = flat_ranges(starts, sizes)
     partners = np.repeat(sizes, sizes)
@@ -106,11 +106,11 @@ def _check_ids(records: PackedRecords, num_classes: int, num_predicates: int) ->
     ):
         wrong = (ids < 0) | (ids >= limit)
         if wrong.any():
-            picture = int(np.searchsorted(offsets, wrong.argmax(), side="right")) - 1
+            image = int(np.searchsorted(offsets, wrong.argmax(), side="right")) - 1
             raise ValueError(
-                f"picture {records[picture]['file_name']} has a class or predicate id beyond the "
+                f"image {records[image]['file_name']} has a class or predicate id beyond the "
                 f"{num_classes} classes and {num_predicates} predicates of MODEL.VOCABULARY: set "
-                "it to the data set's own"
+                "it to the dataset's own"
             )
 
 

@@ -1,6 +1,6 @@
 """Geometry of boxes and of ordered pairs: candidates, union boxes, position features.
 
-Shapes: M entities of a picture, P ordered pairs. Boxes are absolute XYXY pixels.
+Shapes: M entities of an image, P ordered pairs. Boxes are absolute XYXY pixels.
 """
 
 import torch
@@ -43,7 +43,7 @@ def candidate_pairs(boxes: Tensor, *, require_overlap: bool) -> Tensor:
 
 
 def entity_geometry(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Position features of single boxes, all relative to the picture.
+    """Position features of single boxes, all relative to the image.
 
     x1/W, y1/H, x2/W, y2/H, cx/W, cy/H, w/W, h/H and area/(W*H).
 

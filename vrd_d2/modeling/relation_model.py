@@ -1,6 +1,6 @@
 """What every relation meta-architecture shares: entities, candidate pairs, targets, output.
 
-Shapes: M entities and P pairs of a picture, K predicates, C object classes.
+Shapes: M entities and P pairs of an image, K predicates, C object classes.
 """
 
 import contextlib
@@ -39,10 +39,10 @@ class RelationModel(nn.Module, ABC):
         vocabulary: names of classes and predicates.
         detector: frozen, for the task whose boxes are not given; None for the others, or where
             every example brings "detections".
-        image_format: channel order of the input pictures, "BGR" or "RGB".
+        image_format: channel order of the input images, "BGR" or "RGB".
         require_overlap, batch_size_per_image, positive_fraction, iou_threshold, add_gt_boxes:
             see config.py.
-        distant: labels of pictures that are marked "distant", or None.
+        distant: labels of images that are marked "distant", or None.
         restrict: predicates that `distant` does not hold for a pair get no score.
     """
 
@@ -121,18 +121,18 @@ class RelationModel(nn.Module, ABC):
         return self
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """Losses in training; predictions in the pictures' own pixels otherwise.
+        """Losses in training; predictions in the images' own pixels otherwise.
 
         Args:
-            batched_inputs: examples of :class:`~vrd_d2.data.dataset_mapper.RelationMapper`: "image",
-                "height", "width", and, where boxes or classes are given or in training,
+            batched_inputs: examples of :class:`~vrd_d2.data.dataset_mapper.RelationMapper`:
+                "image", "height", "width", and, where boxes or classes are given or in training,
                 "instances" (gt_boxes, gt_classes) and "relations" (R, 3), in whose stead
-                MODEL.DISTANT labels pictures that are marked "distant". "detections"
+                MODEL.DISTANT labels images that are marked "distant". "detections"
                 (pred_boxes, scores, pred_classes) stand in for the detector, and at test time
                 for "instances".
 
         Returns:
-            In training {"loss_*": scalar}; else for each picture {"instances": Instances with
+            In training {"loss_*": scalar}; else for each image {"instances": Instances with
             pred_boxes, pred_classes, scores; "relations": Instances with pairs (P, 2),
             predicate_probs (P, K + 1) and predicate_scores (P, K)}.
         """
@@ -171,7 +171,7 @@ class RelationModel(nn.Module, ABC):
     def predict(
         self, batched_inputs: list[dict], entities: list[Entities], pairs: list[Tensor]
     ) -> list[PairPrediction]:
-        """Classes of entities and scores of predicates, one prediction a picture."""
+        """Classes of entities and scores of predicates, one prediction an image."""
 
     def _restricted(self, prediction: PairPrediction, pairs: Tensor) -> PairPrediction:
         """Without what the knowledge base does not hold for the classes of a pair."""
@@ -184,13 +184,13 @@ class RelationModel(nn.Module, ABC):
         return PairPrediction(prediction.classes, prediction.scores, probs, scores)
 
     def entities(self, example: dict) -> Entities:
-        """Entities of one picture: given boxes, or detections."""
+        """Entities of one image: given boxes, or detections."""
         gt, own = example.get("instances"), example.get("detections")
         if own is not None and self.task.boxes_given and not self.training:
             return self._own_entities(own)
         if gt is None and (self.task.boxes_given or self.training):
             raise ValueError(
-                f"picture {example.get('file_name', example.get('image_id'))}: the task "
+                f"image {example.get('file_name', example.get('image_id'))}: the task "
                 f"{self.task.value} needs given boxes, but the example has no 'instances'"
             )
         if self.task.boxes_given:
@@ -247,9 +247,9 @@ class RelationModel(nn.Module, ABC):
     def _detect(self, example: dict) -> Entities:
         if self.detector is None:
             raise ValueError(
-                f"picture {example.get('file_name', example.get('image_id'))}: the model was built "
+                f"image {example.get('file_name', example.get('image_id'))}: the model was built "
                 "without a detector, because DATASETS.DETECTIONS has a row for every test set, and "
-                'the example has no "detections": add a row for its data set, or remove the rows'
+                'the example has no "detections": add a row for its dataset, or remove the rows'
             )
         # In float32: half precision rounds boxes to a pixel or two.
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
@@ -257,11 +257,11 @@ class RelationModel(nn.Module, ABC):
         return Entities(detected.pred_boxes.tensor, detected.pred_classes, detected.scores)
 
     def pairs(self, entities: Entities) -> Tensor:
-        """Candidate pairs (P, 2) of one picture."""
+        """Candidate pairs (P, 2) of one image."""
         return candidate_pairs(entities.boxes, require_overlap=self.require_overlap)
 
     def training_pairs(self, example: dict, entities: Entities) -> TrainingPairs:
-        """Label the candidate pairs of a picture and draw a sample of them."""
+        """Label the candidate pairs of an image and draw a sample of them."""
         gt_classes = example["instances"].gt_classes.to(self.device)
         pairs = self.pairs(entities)
         if example.get("distant"):
@@ -295,7 +295,7 @@ class RelationModel(nn.Module, ABC):
     def output(
         self, example: dict, entities: Entities, pairs: Tensor, prediction: PairPrediction
     ) -> dict[str, Instances]:
-        """Output of one picture, boxes in its own pixels; no box is dropped, so indices stay."""
+        """Output of one image, boxes in its own pixels; no box is dropped, so indices stay."""
         height, width = example["image"].shape[-2:]
         size = (int(example.get("height", height)), int(example.get("width", width)))
         boxes = Boxes(entities.boxes.clone())

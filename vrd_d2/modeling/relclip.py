@@ -8,16 +8,16 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
 from vrd_d2.data.vocabulary import get_vocabulary
-from vrd_d2.modeling.activation import activation, over_picture
-from vrd_d2.modeling.encoders.clip import CLIPViT, TextEncoder, load_clip
+from vrd_d2.modeling.activation import activation, over_image
 from vrd_d2.modeling.contrastive import RelationalContrast, Triplets
+from vrd_d2.modeling.encoders.clip import CLIPViT, TextEncoder, load_clip
 from vrd_d2.modeling.encoders.feature_cache import FeatureCache, fingerprint
+from vrd_d2.modeling.encoders.visual_encoder import FrozenBackbone, build_backbone_encoder
 from vrd_d2.modeling.geometry import union_boxes
-from vrd_d2.modeling.text.language import RelationText
 from vrd_d2.modeling.relation_heads.relclip_head import HeadOutput, RelationHead
 from vrd_d2.modeling.relation_model import RelationModel
 from vrd_d2.modeling.structures import Entities, PairPrediction, TrainingPairs
-from vrd_d2.modeling.encoders.visual_encoder import FrozenBackbone, build_backbone_encoder
+from vrd_d2.modeling.text.language import RelationText
 from vrd_d2.modeling.text.word_vectors import PhraseVectors, SentencePhrases, build_phrases
 
 RANKINGS = ("softmax", "logit")
@@ -154,7 +154,7 @@ class RelCLIP(RelationModel):
         return self
 
     def visual_maps(self, batched_inputs: list[dict]) -> list[Tensor]:
-        """V(I) of each picture, (D_v, h, w); read from MODEL.CLIP.FEATURE_CACHE where it is set."""
+        """V(I) of each image, (D_v, h, w); read from MODEL.CLIP.FEATURE_CACHE where it is set."""
         images = [example["image"] for example in batched_inputs]
         if not self.feature_cache_folder:
             return self._encode(images)
@@ -278,7 +278,7 @@ class RelCLIP(RelationModel):
             method: see :func:`~vrd_d2.modeling.activation.activation`.
 
         Returns:
-            for each a (h, w) float32 map that covers the resized picture, greatest value 1, or 0
+            for each a (h, w) float32 map that covers the resized image, greatest value 1, or 0
             where nothing speaks for the predicate.
         """
         size = tuple(example["image"].shape[-2:])
@@ -294,7 +294,7 @@ class RelCLIP(RelationModel):
             for row, predicate in zip(rows, predicates, strict=True):
                 score = output.predicate_logits[row, predicate].float()
                 cells = activation(feature_map, score, method=method)
-                heat = over_picture(
+                heat = over_image(
                     cells,
                     stride=shape.stride,
                     image_size=size,

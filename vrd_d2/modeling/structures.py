@@ -1,6 +1,6 @@
 """What relation models pass on between their stages.
 
-Shapes: M entities and P pairs of a picture, K predicates, C object classes.
+Shapes: M entities and P pairs of an image, K predicates, C object classes.
 """
 
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from torch import Tensor
 
 @dataclass
 class Entities:
-    """The objects of a picture between which relations are looked for.
+    """The objects of an image between which relations are looked for.
 
     Attributes:
-        boxes: (M, 4) XYXY pixels of the resized picture.
+        boxes: (M, 4) XYXY pixels of the resized image.
         classes: (M,) given or detected class ids, or None where nothing is known of them yet.
         scores: (M,) confidence of those classes.
         gt_index: (M,) ground-truth object that each stands for, -1 for none; training only.
@@ -27,7 +27,7 @@ class Entities:
 
 @dataclass
 class PairPrediction:
-    """What a model says of one picture.
+    """What a model says of one image.
 
     Attributes:
         classes, scores: (M,) final classes of the entities and their scores.
@@ -43,7 +43,7 @@ class PairPrediction:
 
 @dataclass
 class TrainingPairs:
-    """Sampled pairs of one picture and their targets.
+    """Sampled pairs of one image and their targets.
 
     Attributes:
         pairs: (S, 2).

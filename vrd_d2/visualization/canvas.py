@@ -1,6 +1,6 @@
-"""Primitives of the scene-graph pictures: a canvas with text, chips and arrows; label placement.
+"""Primitives of the scene-graph images: a canvas with text, chips and arrows; label placement.
 
-All coordinates are pixels of the finished picture. `Canvas` draws at twice that size and halves it
+All coordinates are pixels of the finished image. `Canvas` draws at twice that size and halves it
 at the end, which smooths every line. Rectangles are (x1, y1, x2, y2).
 """
 
@@ -18,7 +18,7 @@ Rectangle = tuple[float, float, float, float]
 Point = tuple[float, float]
 
 SUPERSAMPLING = 2
-# matplotlib ships this family, so that the pictures look alike on every machine.
+# matplotlib ships this family, so that the images look alike on every machine.
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 
@@ -103,7 +103,7 @@ def load_font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
 
 
 def text_size(text: str, size: float, *, bold: bool = False) -> tuple[float, float]:
-    """Width of the text and height of a line, in pixels of the finished picture."""
+    """Width of the text and height of a line, in pixels of the finished image."""
     pixels = round(size * SUPERSAMPLING)
     return load_font(pixels, bold).getlength(text) / SUPERSAMPLING, 1.2 * size
 
@@ -115,13 +115,13 @@ def chip_size(text: str, size: float) -> tuple[float, float]:
 
 
 class Canvas:
-    """An RGB picture to draw on, smoothed by supersampling."""
+    """An RGB image to draw on, smoothed by supersampling."""
 
     def __init__(self, width: float, height: float, background: Colour = (255, 255, 255)) -> None:
         self.width, self.height = math.ceil(width), math.ceil(height)
         size = (self.width * SUPERSAMPLING, self.height * SUPERSAMPLING)
         self._image = Image.new("RGB", size, background)
-        # Mode RGBA on an RGB picture: colours with an alpha are blended.
+        # Mode RGBA on an RGB image: colours with an alpha are blended.
         self._draw = ImageDraw.Draw(self._image, "RGBA")
 
     def paste(self, image: np.ndarray, rectangle: Rectangle) -> None:
@@ -185,7 +185,7 @@ class Canvas:
         self.text((x1 + 0.35 * size, (y1 + y2) / 2), text, size, text_colour(colour), bold=True)
 
     def array(self) -> np.ndarray:
-        """The finished picture, uint8 (height, width, 3) RGB."""
+        """The finished image, uint8 (height, width, 3) RGB."""
         return np.array(self._image.reduce(SUPERSAMPLING))
 
     @staticmethod

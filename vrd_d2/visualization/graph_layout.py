@@ -1,8 +1,8 @@
-"""Where the nodes of a scene graph go: near to how the picture has them, without overlap.
+"""Where the nodes of a scene graph go: near to how the image has them, without overlap.
 
 The layout is stress majorization (Gansner, Koren and North, "Graph Drawing by Stress Majorization",
 2004): distances on the page come near to distances in the graph. It begins with the places of the
-boxes, so that what is left in the picture tends to be left in the graph. Nothing is random.
+boxes, so that what is left in the image tends to be left in the graph. Nothing is random.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import networkx
 import numpy as np
 
 _ITERATIONS = 60
-_NEAR_THE_START = 0.15  # weight of staying where the picture has an entity
+_NEAR_THE_START = 0.15  # weight of staying where the image has an entity
 _GOLDEN_ANGLE = np.pi * (3 - 5**0.5)
 
 

@@ -1,4 +1,4 @@
-"""Heat maps of relations as pictures: over the photograph, or as a layer to lay over it."""
+"""Heat maps of relations as images: over the photograph, or as a layer to lay over it."""
 
 import matplotlib
 import numpy as np
@@ -6,13 +6,13 @@ from PIL import Image
 
 from vrd_d2.scene_graph import SceneGraph
 
-# Blue over green to red, as Figure 2 of RelCLIP has it; the weaker, the more of the picture shows.
+# Blue over green to red, as Figure 2 of RelCLIP has it; the weaker, the more of the image shows.
 _COLOURS = (255 * matplotlib.colormaps["turbo"](np.arange(256))[:, :3]).round().astype(np.uint8)
 _OPACITY = 0.65
 
 
 def heat_layer(heat: np.ndarray) -> Image.Image:
-    """A picture with palette and transparency, to be stretched over the photograph.
+    """An image with palette and transparency, to be stretched over the photograph.
 
     Args:
         heat: (h, w) in 0..1.
@@ -26,11 +26,11 @@ def heat_layer(heat: np.ndarray) -> Image.Image:
 def draw_heat_map(
     image: np.ndarray, graph: SceneGraph, relation: int, heat: np.ndarray
 ) -> np.ndarray:
-    """The picture under the heat map of one relation, with its subject and its object.
+    """The image under the heat map of one relation, with its subject and its object.
 
     Args:
         image: uint8 (H, W, 3) RGB.
-        graph: of the picture.
+        graph: of the image.
         relation: position in the graph's relations.
         heat: (h, w) in 0..1.
 

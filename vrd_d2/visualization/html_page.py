@@ -1,8 +1,8 @@
 """A page that shows scene graphs in any browser: one file, nothing loaded from anywhere.
 
-The picture is embedded, its boxes and the graph are SVG. Pointing at a box, a node, an arrow or a
+The image is embedded, its boxes and the graph are SVG. Pointing at a box, a node, an arrow or a
 line of the list lights up what belongs to it everywhere, and lays the heat map of the relation, if
-it has one, over the picture; sliders choose how many relations show.
+it has one, over the image; sliders choose how many relations show.
 """
 
 import base64
@@ -12,12 +12,13 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from vrd_d2 import assets
+from vrd_d2.scene_graph import SceneGraph
 from vrd_d2.visualization.canvas import Rectangle, entity_colour, on_paper, text_colour
 from vrd_d2.visualization.heat_map import heat_layer
 from vrd_d2.visualization.placement import (
@@ -27,25 +28,23 @@ from vrd_d2.visualization.placement import (
     Row,
     arrow_colour,
     number_names,
-    place_on_picture,
+    place_on_image,
 )
-from vrd_d2.scene_graph import SceneGraph
 
-_TEMPLATE = Path(__file__).resolve().parent / "assets" / "graph_page.html"
-_LONGER_SIDE = 1280  # pixels of the embedded picture
-_VIEW = 900  # longer side of the picture in the units in which a name is 13 high
+_LONGER_SIDE = 1280  # pixels of the embedded image
+_VIEW = 900  # longer side of the image in the units in which a name is 13 high
 
 
 @dataclass(frozen=True)
 class GraphPage:
-    """One picture of a page.
+    """One image of a page.
 
     Attributes:
         graph: what is shown of it.
         image: uint8 (H, W, 3) RGB.
-        title: of the picture, such as its file name.
+        title: of the image, such as its file name.
         notes: facts to state beside the title.
-        heat_maps: by position of a relation, (h, w) values in 0..1 that cover the picture; shown
+        heat_maps: by position of a relation, (h, w) values in 0..1 that cover the image; shown
             when the relation is pointed at.
     """
 
@@ -56,23 +55,23 @@ class GraphPage:
     heat_maps: Mapping[int, np.ndarray] = field(default_factory=dict)
 
 
-def graph_page(pictures: Iterable[GraphPage], *, title: str | None = None) -> str:
-    """The page as a string; with several pictures it has a picker.
+def graph_page(images: Iterable[GraphPage], *, title: str | None = None) -> str:
+    """The page as a string; with several images it has a picker.
 
     Args:
-        pictures: one at least; each is let go before the next is asked for.
-        title: of the document, default that of the picture, or the number of several.
+        images: one at least; each is let go before the next is asked for.
+        title: of the document, default that of the image, or the number of several.
 
     Raises:
-        ValueError: there is no picture.
+        ValueError: there is no image.
     """
-    contents = [_content(picture) for picture in pictures]
+    contents = [_content(image) for image in images]
     if not contents:
-        raise ValueError("a page needs one picture at least")
+        raise ValueError("a page needs one image at least")
     if title is None:
-        title = contents[0]["title"] if len(contents) == 1 else f"{len(contents)} pictures"
+        title = contents[0]["title"] if len(contents) == 1 else f"{len(contents)} images"
     data = json.dumps(
-        {"pictures": contents},
+        {"images": contents},
         ensure_ascii=False,
         allow_nan=False,
         separators=(",", ":"),
@@ -80,7 +79,7 @@ def graph_page(pictures: Iterable[GraphPage], *, title: str | None = None) -> st
     # Inside a script element nothing is decoded, but "</script" and "<!--" would end it.
     for character in "<>&":
         data = data.replace(character, f"\\u{ord(character):04x}")
-    template = _TEMPLATE.read_text(encoding="utf-8")
+    template = assets.path("graph_page.html").read_text(encoding="utf-8")
     before, rest = template.split("{{TITLE}}")
     between, after = rest.split("{{DATA}}")
     return f"{before}{html.escape(title)}{between}{data}{after}"
@@ -102,12 +101,12 @@ def _content(page: GraphPage) -> dict[str, Any]:
     scale = _VIEW / max(height, width)
     shown = (max(1.0, scale * width), max(1.0, scale * height))
     boxes = (scale * np.asarray(graph.boxes, dtype=float).reshape(-1, 4)).clip(0, shown * 2)
-    # A very narrow picture gets a margin, or its names would find no room.
+    # A very narrow image gets a margin, or its names would find no room.
     area = (0.0, 0.0, max(shown[0], 300.0), max(shown[1], 200.0))
-    on_picture = place_on_picture(area, boxes, names, rows, 1.0, entities=range(len(names)))
-    picture = _view(on_picture, area, rows, paper=False)
-    picture["shown"] = [round(side, 1) for side in shown]
-    picture["boxes"] = [_xywh(tuple(box)) for box in boxes.tolist()]
+    on_image = place_on_image(area, boxes, names, rows, 1.0, entities=range(len(names)))
+    overlay = _view(on_image, area, rows, paper=False)
+    overlay["shown"] = [round(side, 1) for side in shown]
+    overlay["boxes"] = [_xywh(tuple(box)) for box in boxes.tolist()]
     space = GraphSpace(names, boxes, rows, 1.0)
     sheet = (0.0, 0.0, max(space.width, 560.0), max(space.height, 300.0))
     facts = [f"{width} × {height} pixels", f"{len(names)} objects", *page.notes]
@@ -118,7 +117,7 @@ def _content(page: GraphPage) -> dict[str, Any]:
         "entities": _entities(graph, names),
         "relations": _relations(rows, page.heat_maps),
         "greatest": max((row[4] for row in rows if row[4] is not None), default=0.0),
-        "picture": picture,
+        "overlay": overlay,
         "graph": _view(space.place(sheet), sheet, rows, paper=True) if space.nodes else None,
     }
 
@@ -198,13 +197,13 @@ def _hex(colour: tuple[int, int, int]) -> str:
 
 
 def _photograph(image: np.ndarray) -> str:
-    picture = Image.fromarray(image)
-    picture.thumbnail((_LONGER_SIDE, _LONGER_SIDE), Image.Resampling.LANCZOS)
-    return _data_uri(picture, "JPEG", quality=88)
+    photo = Image.fromarray(image)
+    photo.thumbnail((_LONGER_SIDE, _LONGER_SIDE), Image.Resampling.LANCZOS)
+    return _data_uri(photo, "JPEG", quality=88)
 
 
-def _data_uri(picture: Image.Image, kind: str, **options: Any) -> str:
+def _data_uri(image: Image.Image, kind: str, **options: Any) -> str:
     file = io.BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, kind, **options)
     content = base64.b64encode(file.getvalue()).decode("ascii")
     return f"data:image/{kind.lower()};base64,{content}"

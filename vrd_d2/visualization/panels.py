@@ -1,4 +1,4 @@
-"""What stands beside the picture: the graph of its relations, and the list of them."""
+"""What stands beside the image: the graph of its relations, and the list of them."""
 
 import math
 from collections.abc import Sequence
@@ -83,7 +83,7 @@ class Table:
         self.columns = self._split(columns)
         self.width = 2 * font + len(self.columns) * (self.column_width + 1.6 * font) - 1.6 * font
         lines = max(sum(entry[0] for entry in column) for column in self.columns)
-        # A long list moves together before it grows beyond the picture.
+        # A long list moves together before it grows beyond the image.
         self.line = min(max((height - 2 * font) / lines, 1.55 * font), 1.75 * font)
         self.height = 2 * font + self.line * lines
 
@@ -101,7 +101,7 @@ class Table:
     def draw(self, canvas: Canvas, left: float, top: float = 0.0) -> None:
         """Draw with the upper left corner there, white to the edges of the canvas."""
         font, line = self.font, self.line
-        # Covers the arrows that left the picture.
+        # Covers the arrows that left the image.
         canvas.rectangle((left, top, canvas.width, canvas.height), fill=(255, 255, 255))
         for number, column in enumerate(self.columns):
             x = left + font + number * (self.column_width + 1.6 * font)

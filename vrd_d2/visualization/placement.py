@@ -1,4 +1,4 @@
-"""Where names, arrows and predicates of a scene graph go, on the picture and as a graph.
+"""Where names, arrows and predicates of a scene graph go, on the image and as a graph.
 
 The drawings and the page in HTML share these places.
 """
@@ -110,7 +110,7 @@ class Placement:
             canvas.text(start, self.texts[arrow], 11 * unit, ink)
 
 
-def place_on_picture(
+def place_on_image(
     area: Rectangle,
     boxes: np.ndarray,
     names: Sequence[str],
@@ -122,7 +122,7 @@ def place_on_picture(
     """Names in or at their boxes, arrows from name to name, without overlap of texts.
 
     Args:
-        area: of the picture.
+        area: of the image.
         boxes: (M, 4) in pixels of the area.
         names: of all entities.
         rows: relations.

@@ -1,4 +1,4 @@
-"""Scene graphs on pictures: ground truth, predictions, or the one compared with the other."""
+"""Scene graphs on images: ground truth, predictions, or the one compared with the other."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vrd_d2.scene_graph import SceneGraph
 from vrd_d2.visualization.canvas import Canvas, Rectangle, entity_colour
 from vrd_d2.visualization.panels import Table, draw_graph
 from vrd_d2.visualization.placement import (
@@ -14,10 +15,9 @@ from vrd_d2.visualization.placement import (
     GraphSpace,
     Row,
     number_names,
-    place_on_picture,
+    place_on_image,
     related_entities,
 )
-from vrd_d2.scene_graph import SceneGraph
 
 __all__ = [
     "draw_ground_truth",
@@ -26,7 +26,7 @@ __all__ = [
     "save_image",
 ]
 
-# The longer side of the picture is brought into this range of pixels. Text and lines have a fixed
+# The longer side of the image is brought into this range of pixels. Text and lines have a fixed
 # proportion to it, so that they are legible on a thumbnail and not tiny on a large photograph.
 LONGER_SIDE = (960, 1600)
 
@@ -41,11 +41,11 @@ def draw_scene_graph(
     graph: bool = False,
     top_k: int | None = None,
 ) -> np.ndarray:
-    """Draw entities and relations on the picture, and list the relations beside it.
+    """Draw entities and relations on the image, and list the relations beside it.
 
     Args:
-        image_rgb: uint8 (H, W, 3), RGB. A small picture is enlarged.
-        boxes: (M, 4) absolute XYXY pixels of the picture; what lies outside of it is cut off, and
+        image_rgb: uint8 (H, W, 3), RGB. A small image is enlarged.
+        boxes: (M, 4) absolute XYXY pixels of the image; what lies outside of it is cut off, and
             corners in the wrong order are exchanged, so that annotation errors can be seen.
         labels: M class names. Repeated ones are numbered: "man-1", "man-2".
         relations: rows (subject, object, predicate name) or (subject, object, predicate name,
@@ -73,7 +73,7 @@ def draw_scene_graph(
     scale = min(max(longer, LONGER_SIDE[0]), LONGER_SIDE[1]) / longer
     unit = scale * longer / LONGER_SIDE[0]
     shown = (max(1.0, scale * width), max(1.0, scale * height))
-    # A very narrow picture gets a margin, or its labels would find no room.
+    # A very narrow image gets a margin, or its labels would find no room.
     area = (0.0, 0.0, max(shown[0], 320 * unit), max(shown[1], 200 * unit))
 
     names = number_names(labels)
@@ -91,7 +91,7 @@ def draw_scene_graph(
     areas = (seen[:, 2:] - seen[:, :2]).prod(1)
     for i in sorted(related_entities(rows, len(boxes)), key=lambda i: (-areas[i], -i)):
         canvas.rectangle(tuple(seen[i]), outline=entity_colour(i), width=2 * unit)
-    place_on_picture(area, seen, names, rows, unit).draw(canvas, names, unit=unit, paper=False)
+    place_on_image(area, seen, names, rows, unit).draw(canvas, names, unit=unit, paper=False)
     table.draw(canvas, *places["table"])
     if graph:
         draw_graph(canvas, space, names, places["graph"])
@@ -105,7 +105,7 @@ def _columns(rows: int) -> int:
 def _with_graph(
     area: Rectangle, space: GraphSpace, table: Table
 ) -> tuple[Canvas, dict[str, tuple[float, ...]]]:
-    """A canvas for picture, graph and list, and where graph and list go: beside the picture, or
+    """A canvas for image, graph and list, and where graph and list go: beside the image, or
     below it where it is much wider than high."""
     _, _, width, height = area
     if width > 2.2 * height:
@@ -167,8 +167,8 @@ def draw_predictions(
 
     Args:
         example_or_image: a mapped example, a dataset dict (its file is read), or the original
-            picture itself, uint8 (H, W, 3) RGB.
-        output: one picture's output of the model: `instances` and `relations`.
+            image itself, uint8 (H, W, 3) RGB.
+        output: one image's output of the model: `instances` and `relations`.
         vocabulary: a `Vocabulary`, or Detectron2 metadata with `thing_classes` and
             `predicate_classes`.
         ground_truth: a mapped example, a dataset dict, or a `SceneGraph`.
@@ -199,9 +199,9 @@ def draw_ground_truth(example: Mapping[str, Any], vocabulary: Any) -> np.ndarray
 def _draw_graph(example_or_image: Mapping[str, Any] | np.ndarray, graph: SceneGraph) -> np.ndarray:
     image = example_or_image
     if isinstance(image, Mapping):
-        from vrd_d2.inference.selection import read_picture
+        from vrd_d2.inference.selection import read_image
 
-        image = read_picture(image)
+        image = read_image(image)
     return draw_scene_graph(image, graph.boxes, graph.labels, graph.relations, scores=graph.scores)
 
 

@@ -1,4 +1,4 @@
-"""Figures of a data set's statistics."""
+"""Figures of a dataset's statistics."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,13 +22,13 @@ def write_statistics_plots(
     predicates: Sequence[str],
     title: str,
 ) -> list[Path]:
-    """Write classes.png, pictures.png and, where there are relations, predicates.png and
+    """Write classes.png, images.png and, where there are relations, predicates.png and
     class_pairs.png.
 
     Args:
         folder: made where it does not exist.
         objects, predicates: names of the C classes and K predicates.
-        title: name of the data set.
+        title: name of the dataset.
 
     Returns:
         The files.
@@ -37,7 +37,7 @@ def write_statistics_plots(
     folder.mkdir(parents=True, exist_ok=True)
     figures = {
         "classes": plot_counts(statistics.class_counts, objects, f"{title}: boxes of each class"),
-        "pictures": plot_pictures(statistics, title),
+        "images": plot_images(statistics, title),
     }
     if statistics.class_pairs:
         text = f"{title}: relations of each predicate"
@@ -74,30 +74,30 @@ def plot_counts(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
     return figure
 
 
-def plot_pictures(statistics: DatasetStatistics, title: str) -> Figure:
-    """How many pictures have how many boxes and relations."""
+def plot_images(statistics: DatasetStatistics, title: str) -> Figure:
+    """How many images have how many boxes and relations."""
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     for axes, counts, what in zip(
         figure.subplots(1, 2),
-        (statistics.objects_per_picture, statistics.relations_per_picture),
+        (statistics.objects_per_image, statistics.relations_per_image),
         ("boxes", "relations"),
         strict=True,
     ):
-        # The last bar holds the longest tail, or a single crowded picture would squeeze the rest.
+        # The last bar holds the longest tail, or a single crowded image would squeeze the rest.
         top = int(max(np.quantile(counts, 0.995), 1)) if len(counts) else 1
         step = max(1, -(-top // 60))
         edges = np.arange(0, top + 2 * step, step)
         axes.hist(np.minimum(counts, edges[-1] - 1), bins=edges - 0.5, color=_BAR, rwidth=0.9)
         beyond = int((counts > edges[-1] - 1).sum())
-        note = f" (last bar: and more, {beyond} pictures)" if beyond else ""
-        axes.set_xlabel(f"{what} of a picture{note}")
+        note = f" (last bar: and more, {beyond} images)" if beyond else ""
+        axes.set_xlabel(f"{what} of an image{note}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylabel("pictures")
+        axes.set_ylabel("images")
         middle = float(np.median(counts)) if len(counts) else 0.0
         axes.axvline(middle, color=_MARK, lw=1, ls="--", label=f"median {middle:g}")
         axes.legend(frameon=False, fontsize=9)
         _plain(axes)
-    figure.suptitle(f"{title}: {statistics.pictures:,} pictures", x=0.01, ha="left", fontsize=10)
+    figure.suptitle(f"{title}: {statistics.images:,} images", x=0.01, ha="left", fontsize=10)
     return figure
 
 

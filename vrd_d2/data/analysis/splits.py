@@ -1,4 +1,4 @@
-"""Seeded splits of a data set by picture, and the triplets that a split leaves unseen."""
+"""Seeded splits of a dataset by image, and the triplets that a split leaves unseen."""
 
 import json
 import math
@@ -15,25 +15,25 @@ from vrd_d2.data.vocabulary import Vocabulary
 def split_indices(
     count: int, parts: Mapping[str, float | int], *, rest: str, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Divide pictures by chance.
+    """Divide images by chance.
 
     Args:
-        count: pictures.
-        parts: part -> number of pictures (int), or share of all of them (float in 0..1).
-        rest: part that gets all other pictures.
+        count: images.
+        parts: part -> number of images (int), or share of all of them (float in 0..1).
+        rest: part that gets all other images.
         seed: the same seed, count and parts give the same split on every machine.
 
     Returns:
-        Part -> sorted indices: those of `parts`, then `rest`. Every picture is in exactly one.
+        Part -> sorted indices: those of `parts`, then `rest`. Every image is in exactly one.
 
     Raises:
-        ValueError: a share or number is out of range, or they are more than there are pictures.
+        ValueError: a share or number is out of range, or they are more than there are images.
     """
     sizes = {name: _size(name, part, count) for name, part in parts.items()}
     left = count - sum(sizes.values())
     if left < 0:
         asked = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise ValueError(f"{asked} are more than the {count} pictures: take fewer")
+        raise ValueError(f"{asked} are more than the {count} images: take fewer")
     order = np.random.default_rng(seed).permutation(count)
     found, start = {}, 0
     for name, size in {**sizes, rest: left}.items():
@@ -48,7 +48,7 @@ def _size(name: str, part: float | int, count: int) -> int:
             raise ValueError(f"{name} is {part:g}: a share must be in 0..1, a number an integer")
         return math.floor(part * count + 0.5)
     if part < 0:
-        raise ValueError(f"{name} is {part}: a number of pictures must not be negative")
+        raise ValueError(f"{name} is {part}: a number of images must not be negative")
     return part
 
 
@@ -58,7 +58,7 @@ def zero_shot_names(
     """Test triplets that training lacks, as rows [subject, predicate, object] of names.
 
     Args:
-        train, test: data set dicts, lists or PackedRecords, of the same vocabulary.
+        train, test: dataset dicts, lists or PackedRecords, of the same vocabulary.
         vocabulary: their names.
     """
     unseen = unseen_triplets(_packed(test).triplets(), _packed(train).triplets())
@@ -69,7 +69,7 @@ def zero_shot_names(
 
 
 def write_zero_shot(rows: Sequence[Sequence[str]], path: str | os.PathLike) -> None:
-    """Write :func:`zero_shot_names` as :func:`~vrd_d2.data.datasets.builtin.load_zero_shot` reads them."""
+    """Write :func:`zero_shot_names` for :func:`~vrd_d2.data.datasets.builtin.load_zero_shot`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(list(rows)) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
-"""What a data set of relations holds: counts, long tails, and oddities of its annotation.
+"""What a dataset of relations holds: counts, long tails, and oddities of its annotation.
 
-Shapes: N pictures, C object classes, K predicates.
+Shapes: N images, C object classes, K predicates.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ _TOLERANCE = 1e-2  # pixels; a box rebuilt from a rounded XYWH may stand out by 
 
 @dataclass(frozen=True)
 class ClassPair:
-    """Two classes that are related in some picture.
+    """Two classes that are related in some image.
 
     Attributes:
         subject, object: class ids.
@@ -34,16 +34,16 @@ class ClassPair:
 
 @dataclass(frozen=True)
 class DatasetStatistics:
-    """Counts of a data set. Pairs of boxes are ordered (subject, object).
+    """Counts of a dataset. Pairs of boxes are ordered (subject, object).
 
     Attributes:
-        pictures: N.
-        pictures_without_objects, pictures_without_relations: how many of them.
+        images: N.
+        images_without_objects, images_without_relations: how many of them.
         class_counts: (C,) boxes of each class.
         predicate_counts: (K,) relations of each predicate.
-        objects_per_picture, relations_per_picture: (N,).
-        pictures_without_size: whose width and height are not annotated.
-        boxes_outside: boxes that reach outside their picture, where its size is known.
+        objects_per_image, relations_per_image: (N,).
+        images_without_size: whose width and height are not annotated.
+        boxes_outside: boxes that reach outside their image, where its size is known.
         boxes_without_area: whose width or height is 0.
         self_relations: relations of a box to itself.
         repeated_relations: rows that repeat an earlier one of the same two boxes and predicate.
@@ -56,14 +56,14 @@ class DatasetStatistics:
         class_pairs: pairs of classes, those with most relations first.
     """
 
-    pictures: int
-    pictures_without_objects: int
-    pictures_without_relations: int
-    pictures_without_size: int
+    images: int
+    images_without_objects: int
+    images_without_relations: int
+    images_without_size: int
     class_counts: np.ndarray
     predicate_counts: np.ndarray
-    objects_per_picture: np.ndarray
-    relations_per_picture: np.ndarray
+    objects_per_image: np.ndarray
+    relations_per_image: np.ndarray
     boxes_outside: int
     boxes_without_area: int
     self_relations: int
@@ -89,7 +89,7 @@ class DatasetStatistics:
 def dataset_statistics(
     dataset_dicts: Sequence[dict], *, num_classes: int, num_predicates: int
 ) -> DatasetStatistics:
-    """Count a data set.
+    """Count a dataset.
 
     Args:
         dataset_dicts: a list, or PackedRecords.
@@ -111,14 +111,14 @@ def dataset_statistics(
         if ids.size and not 0 <= ids.min() <= ids.max() < count:
             raise ValueError(
                 f"ids of {kind} reach from {ids.min()} to {ids.max()}, but there are {count} "
-                f"{kind}: give the vocabulary of this data set"
+                f"{kind}: give the vocabulary of this dataset"
             )
     owner = np.repeat(np.arange(len(records)), records.box_counts)
-    sizes = records.sizes[owner][:, ::-1]  # width, height of each box's picture
+    sizes = records.sizes[owner][:, ::-1]  # width, height of each box's image
     inside = (boxes[:, :2] >= -_TOLERANCE).all(1) & (boxes[:, 2:] <= sizes + _TOLERANCE).all(1)
     sized = (records.sizes > 0).all(1)
 
-    # Boxes are numbered through all pictures, so that a pair is two numbers.
+    # Boxes are numbered through all images, so that a pair is two numbers.
     start = np.repeat(records.box_offsets[:-1], records.relation_counts)
     subjects, objects = start + rows[:, 0], start + rows[:, 1]
     distinct = np.unique(np.stack([subjects, objects, rows[:, 2]], 1), axis=0)
@@ -130,14 +130,14 @@ def dataset_statistics(
     triplets = np.stack([categories[subjects], categories[objects], rows[:, 2]], 1)
     different, times = np.unique(triplets, axis=0, return_counts=True)
     return DatasetStatistics(
-        pictures=len(records),
-        pictures_without_objects=int((records.box_counts == 0).sum()),
-        pictures_without_relations=int((records.relation_counts == 0).sum()),
+        images=len(records),
+        images_without_objects=int((records.box_counts == 0).sum()),
+        images_without_relations=int((records.relation_counts == 0).sum()),
         class_counts=np.bincount(categories, minlength=num_classes),
         predicate_counts=np.bincount(rows[:, 2], minlength=num_predicates),
-        objects_per_picture=records.box_counts,
-        relations_per_picture=records.relation_counts,
-        pictures_without_size=int((~sized).sum()),
+        objects_per_image=records.box_counts,
+        relations_per_image=records.relation_counts,
+        images_without_size=int((~sized).sum()),
         boxes_outside=int((~inside & sized[owner]).sum()),
         boxes_without_area=int((boxes[:, 2:] <= boxes[:, :2]).any(1).sum()),
         self_relations=int((subjects == objects).sum()),
@@ -169,15 +169,15 @@ def _class_pairs(triplets: np.ndarray, times: np.ndarray) -> tuple[ClassPair, ..
 def statistics_json(
     statistics: DatasetStatistics, objects: Sequence[str], predicates: Sequence[str]
 ) -> dict[str, Any]:
-    """Content of a JSON file, by name: ids become names, counts per picture a histogram."""
+    """Content of a JSON file, by name: ids become names, counts per image a histogram."""
     content: dict[str, Any] = {}
     for key, value in asdict(statistics).items():
         if key in ("class_counts", "predicate_counts"):
             names = objects if key == "class_counts" else predicates
             content[key] = dict(zip(names, value.tolist(), strict=True))
-        elif key in ("objects_per_picture", "relations_per_picture"):
-            numbers, pictures = np.unique(value, return_counts=True)
-            content[key] = dict(zip(map(str, numbers.tolist()), pictures.tolist(), strict=True))
+        elif key in ("objects_per_image", "relations_per_image"):
+            numbers, images = np.unique(value, return_counts=True)
+            content[key] = dict(zip(map(str, numbers.tolist()), images.tolist(), strict=True))
         elif key != "class_pairs":
             content[key] = value
     content["dominant_share"] = statistics.dominant_share if statistics.class_pairs else None
@@ -204,7 +204,7 @@ def statistics_table(
 def _lines(
     s: DatasetStatistics, objects: Sequence[str], predicates: Sequence[str]
 ) -> Iterator[str]:
-    boxes, relations = int(s.objects_per_picture.sum()), int(s.relations_per_picture.sum())
+    boxes, relations = int(s.objects_per_image.sum()), int(s.relations_per_image.sum())
 
     def line(text: str, count: int, total: int = 0) -> str:
         return f"  {text:<42} {count:>11,}" + (f" {count / total:8.2%}" if total else "")
@@ -213,13 +213,13 @@ def _lines(
         order = np.argsort(-counts, kind="stable")[:8]
         return "    " + ", ".join(f"{names[i]} {counts[i]:,}" for i in order if counts[i])
 
-    yield line("pictures", s.pictures)
-    yield line("  without boxes", s.pictures_without_objects, s.pictures)
-    yield line("  without relations", s.pictures_without_relations, s.pictures)
+    yield line("images", s.images)
+    yield line("  without boxes", s.images_without_objects, s.images)
+    yield line("  without relations", s.images_without_relations, s.images)
     yield line("boxes", boxes)
-    yield line("  that reach outside the picture", s.boxes_outside, boxes)
-    if s.pictures_without_size:
-        yield f"    (not told of {s.pictures_without_size:,} pictures, whose size is not known)"
+    yield line("  that reach outside the image", s.boxes_outside, boxes)
+    if s.images_without_size:
+        yield f"    (not told of {s.images_without_size:,} images, whose size is not known)"
     yield line("  without area", s.boxes_without_area, boxes)
     yield line("classes that occur", int((s.class_counts > 0).sum()), len(s.class_counts))
     yield most(s.class_counts, objects)

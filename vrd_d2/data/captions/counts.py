@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from vrd_d2.data.captions.files import CaptionFile
 from vrd_d2.data.captions.build import CaptionParser, Triplet
+from vrd_d2.data.captions.files import CaptionFile
 
 _BATCH = 2000  # captions that go to a process at once
 _AHEAD = 4  # batches read ahead for each process: bounds the memory

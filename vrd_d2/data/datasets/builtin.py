@@ -1,4 +1,4 @@
-"""Registers the built-in data sets, and those that a config names. No file is read before a data
+"""Registers the built-in datasets, and those that a config names. No file is read before a data
 set is asked for."""
 
 import json
@@ -9,14 +9,14 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from vrd_d2.data.records.packed import PackedRecords, unseen_triplets
-from vrd_d2.data.image_existence import check_policy
 from vrd_d2.data.datasets.published import RAW_REMEDY, published_datasets
-from vrd_d2.data.source_files import require_file
-from vrd_d2.data.formats.relations_json import file_stamp, load_registered, register_relations_json
-from vrd_d2.data.datasets.visual_genome_raw import load_visual_genome_raw
-from vrd_d2.data.datasets.visual_genome_h5_files import CORRUPT_IMAGES
 from vrd_d2.data.datasets.visual_genome_h5 import VisualGenomeH5
+from vrd_d2.data.datasets.visual_genome_h5_files import CORRUPT_IMAGES
+from vrd_d2.data.datasets.visual_genome_raw import load_visual_genome_raw
+from vrd_d2.data.formats.relations_json import file_stamp, load_registered, register_relations_json
+from vrd_d2.data.image_existence import check_policy
+from vrd_d2.data.records.packed import PackedRecords, unseen_triplets
+from vrd_d2.data.source_files import require_file
 from vrd_d2.data.vocabulary import SCENES, VG20, VG150, Vocabulary
 
 # Files of the public split, each with the names that it goes by.
@@ -44,10 +44,10 @@ def register_builtin_datasets(
     visual_genome_raw, and those of :func:`~vrd_d2.data.datasets.published.published_datasets`.
 
     Done once when this module is imported; calling it again moves them to another folder or
-    changes `missing_images`. Metadata that was added to a data set stays while its folder does.
+    changes `missing_images`. Metadata that was added to a dataset stays while its folder does.
 
     Args:
-        root: folder of all data sets; None is $DETECTRON2_DATASETS, or ./datasets without it.
+        root: folder of all datasets; None is $DETECTRON2_DATASETS, or ./datasets without it.
         missing_images: "error", "skip" or "keep", see
             :func:`~vrd_d2.data.formats.relations_json.load_relations_json`.
     """
@@ -85,14 +85,14 @@ def register_builtin_datasets(
 def register_user_datasets(
     entries: Sequence[Sequence[str]], *, missing_images: str = "error"
 ) -> None:
-    """Register the data sets of ``DATASETS.REGISTER``.
+    """Register the datasets of ``DATASETS.REGISTER``.
 
     Args:
         entries: rows of [name, relations_json file, image folder]; an empty folder is the file's.
         missing_images: see :func:`~vrd_d2.data.formats.relations_json.load_relations_json`.
 
     Raises:
-        ValueError: a row is not three strings, or its name belongs to another data set.
+        ValueError: a row is not three strings, or its name belongs to another dataset.
     """
     for index, entry in enumerate(entries):
         if (
@@ -111,7 +111,7 @@ def register_user_datasets(
 
 
 def _load_user(name: str, load: Callable[[], PackedRecords], json_file: str) -> PackedRecords:
-    """The data set; a zero_shot.json beside its file gives it the triplets of zero-shot recall."""
+    """The dataset; a zero_shot.json beside its file gives it the triplets of zero-shot recall."""
     records = load()
     zero_shot_file = Path(json_file).with_name("zero_shot.json")
     metadata = MetadataCatalog.get(name)
@@ -127,7 +127,7 @@ def load_zero_shot(path: str | os.PathLike, vocabulary: Vocabulary) -> list[tupl
 
     Args:
         path: JSON list of [subject name, predicate name, object name].
-        vocabulary: of the data set.
+        vocabulary: of the dataset.
 
     Returns:
         (subject class, object class, predicate) ids, as the metadata holds them.
@@ -148,7 +148,7 @@ def load_zero_shot(path: str | os.PathLike, vocabulary: Vocabulary) -> list[tupl
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{path}: {error}; it must be a JSON list of [subject name, predicate name, "
-            "object name] in the data set's own names"
+            "object name] in the dataset's own names"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""GQA's scene graphs (Hudson and Manning 2019) as they are published, into data set dicts.
+"""GQA's scene graphs (Hudson and Manning 2019) as they are published, into dataset dicts.
 
 They are Visual Genome's, cleaned. Names are open: a vocabulary says which to keep.
 """
@@ -12,9 +12,9 @@ import numpy as np
 from detectron2.structures import BoxMode
 
 from vrd_d2.data.datasets.name_counts import NameCounts, positions
+from vrd_d2.data.image_existence import check_policy, drop_missing_images
+from vrd_d2.data.images.folders import ImageFolders
 from vrd_d2.data.records.packed import PackedRecords
-from vrd_d2.data.images.folders import PictureFolders
-from vrd_d2.data.image_existence import check_policy, drop_missing_pictures
 from vrd_d2.data.source_files import (
     checked_box,
     checked_size,
@@ -27,10 +27,10 @@ from vrd_d2.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
-# Where the pictures lie: the folder of GQA's archive, or those of Visual Genome's.
-PICTURE_FOLDERS = ("images", "allImages/images", "VG_100K", "VG_100K_2")
+# Where the images lie: the folder of GQA's archive, or those of Visual Genome's.
+IMAGE_FOLDERS = ("images", "allImages/images", "VG_100K", "VG_100K_2")
 _TOP_LEVEL = (
-    "it must be an object {image id: {width, height, objects}} with at least one picture: is this "
+    "it must be an object {image id: {width, height, objects}} with at least one image: is this "
     "train_sceneGraphs.json or val_sceneGraphs.json?"
 )
 
@@ -56,7 +56,7 @@ def gqa_vocabulary(
     counts = NameCounts()
     document = read_json(json_file)
     with located(json_file), collector_paused():
-        for _, objects in _pictures(document):
+        for _, objects in _images(document):
             for record in objects.values():
                 counts.objects[record["name"]] += 1
                 counts.predicates.update(row["name"] for row in record["relations"])
@@ -74,21 +74,21 @@ def load_gqa(
 
     Objects that the vocabulary lacks are left out, and relations whose predicate or one of whose
     ends it lacks; the log says how many. Boxes are kept as annotated, and so are several
-    predicates on a pair, repeated relations, and pictures of which nothing is left.
+    predicates on a pair, repeated relations, and images of which nothing is left.
 
     Args:
         json_file: {image id: {"width", "height", "objects": {object id: {"name", "x", "y", "w",
             "h", "relations": [{"name", "object": object id}]}}}}.
-        image_root: folder of the pictures ID.jpg, in one of PICTURE_FOLDERS below it; None is the
+        image_root: folder of the images ID.jpg, in one of IMAGE_FOLDERS below it; None is the
             JSON's.
         vocabulary: names to keep, such as those of :func:`gqa_vocabulary`.
-        missing_images: "error" raises for a picture that is missing, "skip" logs its name, "keep"
-            does not look for pictures.
+        missing_images: "error" raises for an image that is missing, "skip" logs its name, "keep"
+            does not look for images.
 
     Returns:
-        Data set dicts in the order of the file, as
-        :func:`~vrd_d2.data.formats.relations_json.load_relations_json` returns them; "image_id" and the
-        "id" of annotations are GQA's, strings.
+        Dataset dicts in the order of the file, as
+        :func:`~vrd_d2.data.formats.relations_json.load_relations_json` returns them;
+        "image_id" and the "id" of annotations are GQA's, strings.
 
     Raises:
         ValueError: names the file, the image and what is wrong with it.
@@ -96,12 +96,12 @@ def load_gqa(
     check_policy(missing_images)
     document = read_json(json_file)
     root = os.path.dirname(os.fspath(json_file)) if image_root is None else image_root
-    folders = PictureFolders(root, PICTURE_FOLDERS)
+    folders = ImageFolders(root, IMAGE_FOLDERS)
     found, kept = NameCounts(), NameCounts()
     classes, predicates = positions(vocabulary.objects), positions(vocabulary.predicates)
 
     def records() -> Iterator[dict]:
-        for image_id, objects in _pictures(document):
+        for image_id, objects in _images(document):
             with located(f"image {image_id!r}"):
                 scene = _scene(objects, classes, predicates, found, kept)
             yield scene | {
@@ -114,12 +114,12 @@ def load_gqa(
     with located(json_file), collector_paused():
         packed = PackedRecords.pack(records())
     logger.info(
-        "%s: %d pictures; the vocabulary covers %s", json_file, len(packed), found.summary(kept)
+        "%s: %d images; the vocabulary covers %s", json_file, len(packed), found.summary(kept)
     )
-    return drop_missing_pictures(packed, missing_images=missing_images, source=str(json_file))
+    return drop_missing_images(packed, missing_images=missing_images, source=str(json_file))
 
 
-def _pictures(document: Any) -> Iterator[tuple[str, dict[str, dict]]]:
+def _images(document: Any) -> Iterator[tuple[str, dict[str, dict]]]:
     """Image ids and their checked objects."""
     if type(document) is not dict or not document:
         raise ValueError(_TOP_LEVEL)
@@ -145,7 +145,7 @@ def _check_object(record: Any, objects: dict) -> None:
             raise ValueError(f"relations[{i}]: its name is empty: give it one")
         if target not in objects:
             raise ValueError(
-                f"relations[{i}]: object {target!r} is not an object of this picture: correct it "
+                f"relations[{i}]: object {target!r} is not an object of this image: correct it "
                 "or add that object"
             )
 
@@ -157,7 +157,7 @@ def _scene(
     found: NameCounts,
     kept: NameCounts,
 ) -> dict[str, Any]:
-    """Annotations and relations of one picture."""
+    """Annotations and relations of one image."""
     annotations, index = [], {}
     for object_id, record in objects.items():
         try:

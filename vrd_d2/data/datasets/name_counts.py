@@ -1,4 +1,4 @@
-"""Vocabularies of data sets whose names are open: the most frequent ones."""
+"""Vocabularies of datasets whose names are open: the most frequent ones."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from vrd_d2.data.vocabulary import Vocabulary
 
 @dataclass
 class NameCounts:
-    """How often a data set has each name.
+    """How often a dataset has each name.
 
     Attributes:
         objects: of objects, by class name.

@@ -1,6 +1,6 @@
 """Visual relationships of Open Images V6 (Kuznetsova et al. 2020) as published, into dicts.
 
-The files are CSV. A row is a relation: two labels, two boxes in fractions of the picture, and the
+The files are CSV. A row is a relation: two labels, two boxes in fractions of the image, and the
 predicate. Objects have no numbers of their own: they are what equal label and equal box make one.
 """
 
@@ -14,16 +14,16 @@ import numpy as np
 from detectron2.structures import BoxMode
 
 from vrd_d2.data.datasets.name_counts import NameCounts, positions
-from vrd_d2.data.records.packed import PackedRecords
-from vrd_d2.data.images.folders import PictureFolders
+from vrd_d2.data.image_existence import check_policy, drop_missing_images
+from vrd_d2.data.images.folders import ImageFolders
 from vrd_d2.data.images.sizes import read_size, read_sizes
-from vrd_d2.data.image_existence import check_policy, drop_missing_pictures
+from vrd_d2.data.records.packed import PackedRecords
 from vrd_d2.data.source_files import collector_paused, located, read_csv, read_csv_pairs
 from vrd_d2.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
-PICTURE_FOLDERS = ("images", "train", "validation", "test")
+IMAGE_FOLDERS = ("images", "train", "validation", "test")
 _ATTRIBUTE = "is"  # "table is wooden": the second label is no object
 _HEADERS = frozenset(("LabelName", "id"))  # of the files of descriptions, of which some have none
 _SIDES = ("XMin", "YMin", "XMax", "YMax")
@@ -41,7 +41,7 @@ Object = tuple[str, float, float, float, float]  # class name; x1, y1, x2, y2 in
 
 
 @dataclass
-class _Picture:
+class _Image:
     """Objects in the order of their first mention, and relations (subject, object, predicate)."""
 
     objects: dict[Object, int]
@@ -65,9 +65,9 @@ def open_images_vocabulary(
         ValueError: a file is wrong, or has fewer names.
     """
     counts = NameCounts()
-    for picture in _read_relations(relations_csv, _read_classes(class_descriptions)).values():
-        counts.objects.update(name for name, *_ in picture.objects)
-        counts.predicates.update(predicate for *_, predicate in picture.relations)
+    for image in _read_relations(relations_csv, _read_classes(class_descriptions)).values():
+        counts.objects.update(name for name, *_ in image.objects)
+        counts.predicates.update(predicate for *_, predicate in image.relations)
     with located(relations_csv):
         return counts.vocabulary(num_objects, num_predicates)
 
@@ -84,7 +84,7 @@ def load_open_images(
 ) -> PackedRecords:
     """Read ``oidv6-train-annotations-vrd.csv`` or that of another split.
 
-    There is a dict for every picture that has a relation. Attributes, rows with the predicate
+    There is a dict for every image that has a relation. Attributes, rows with the predicate
     "is", are no relations of two objects: they are left out, and counted in the log, as are
     objects and relations whose names the vocabulary lacks. Boxes are kept as annotated, and so
     are repeated relations and several predicates on a pair.
@@ -93,7 +93,7 @@ def load_open_images(
         relations_csv: columns ImageID, LabelName1, LabelName2, XMin1, XMax1, YMin1, YMax1, XMin2,
             XMax2, YMin2, YMax2, RelationshipLabel (or RelationLabel); numbers in fractions of
             width and height.
-        image_root: folder of the pictures ImageID.jpg, in one of PICTURE_FOLDERS below it; None is
+        image_root: folder of the images ImageID.jpg, in one of IMAGE_FOLDERS below it; None is
             the CSV's.
         class_descriptions: CSV of label (such as /m/01g317) and name, with or without a header.
             Labels of the same name are one class.
@@ -102,28 +102,28 @@ def load_open_images(
         boxes_csv: columns ImageID, LabelName, XMin, XMax, YMin, YMax (others are ignored): objects
             beside those in relations, which then come first; None has none.
         sizes: JSON file of :func:`~vrd_d2.data.images.sizes.write_sizes`, keyed ImageID.jpg; None
-            reads the headers of the pictures.
-        missing_images: "error" raises for a picture that is missing, "skip" logs its name, "keep"
-            does not look for pictures, which needs `sizes`.
+            reads the headers of the images.
+        missing_images: "error" raises for an image that is missing, "skip" logs its name, "keep"
+            does not look for images, which needs `sizes`.
 
     Returns:
-        Data set dicts in the order of the file, as
-        :func:`~vrd_d2.data.formats.relations_json.load_relations_json` returns them; "image_id" is the
-        ImageID, "id" of an annotation counts from 1 through what is returned.
+        Dataset dicts in the order of the file, as
+        :func:`~vrd_d2.data.formats.relations_json.load_relations_json` returns them;
+        "image_id" is the ImageID, "id" of an annotation counts from 1 through what is returned.
 
     Raises:
-        ValueError: names the file, the line or picture, and what is wrong with it.
+        ValueError: names the file, the line or image, and what is wrong with it.
     """
     check_policy(missing_images)
     name_of = _read_classes(class_descriptions)
-    pictures = _read_relations(relations_csv, name_of)
+    images = _read_relations(relations_csv, name_of)
     if boxes_csv is not None:
-        _add_boxes(pictures, boxes_csv, name_of)
+        _add_boxes(images, boxes_csv, name_of)
     known = read_sizes(sizes)
     root = os.path.dirname(os.fspath(relations_csv)) if image_root is None else image_root
-    folders = PictureFolders(root, PICTURE_FOLDERS)
-    wanted = drop_missing_pictures(
-        [{"file_name": folders.path(f"{key}.jpg"), "image_id": key} for key in pictures],
+    folders = ImageFolders(root, IMAGE_FOLDERS)
+    wanted = drop_missing_images(
+        [{"file_name": folders.path(f"{key}.jpg"), "image_id": key} for key in images],
         missing_images=missing_images,
         source=str(relations_csv),
     )
@@ -135,13 +135,13 @@ def load_open_images(
         for record in wanted:
             with located(f"image {record['image_id']!r}"):
                 record["width"], record["height"] = _size(record, known, folders)
-            picture = pictures.pop(record["image_id"])
-            yield record | _scene(picture, record, classes, predicates, numbers, found, kept)
+            image = images.pop(record["image_id"])
+            yield record | _scene(image, record, classes, predicates, numbers, found, kept)
 
     with located(relations_csv), collector_paused():
         packed = PackedRecords.pack(records())
     logger.info(
-        "%s: %d pictures; the vocabulary covers %s",
+        "%s: %d images; the vocabulary covers %s",
         relations_csv, len(packed), found.summary(kept),
     )  # fmt: skip
     return packed
@@ -154,9 +154,9 @@ def _read_classes(class_descriptions: str | os.PathLike) -> dict[str, str]:
 @collector_paused()
 def _read_relations(
     relations_csv: str | os.PathLike, name_of: Mapping[str, str]
-) -> dict[str, _Picture]:
-    """Image id -> its objects and relations, of all pictures that have a relation."""
-    pictures: dict[str, _Picture] = {}
+) -> dict[str, _Image]:
+    """Image id -> its objects and relations, of all images that have a relation."""
+    images: dict[str, _Image] = {}
     attributes = 0
     for line, row in read_csv(relations_csv, _RELATION_COLUMNS):
         image_id, predicate, label1, label2, *sides = row
@@ -170,26 +170,26 @@ def _read_relations(
             second = _object(label2, sides[4:], name_of)
         except ValueError as error:
             raise ValueError(f"{relations_csv}: line {line}: {error}") from error
-        picture = pictures.setdefault(image_id, _Picture({}, []))
+        image = images.setdefault(image_id, _Image({}, []))
         for found in (first, second):
-            picture.objects.setdefault(found, len(picture.objects))
-        picture.relations.append((first, second, predicate.replace("_", " ")))
-    if not pictures:
+            image.objects.setdefault(found, len(image.objects))
+        image.relations.append((first, second, predicate.replace("_", " ")))
+    if not images:
         raise ValueError(
             f"{relations_csv}: no relations, {attributes} attributes: is this the file of visual "
             "relationships?"
         )
     logger.info("%s: %d attributes are left out", relations_csv, attributes)
-    return pictures
+    return images
 
 
 def _add_boxes(
-    pictures: dict[str, _Picture], boxes_csv: str | os.PathLike, name_of: Mapping[str, str]
+    images: dict[str, _Image], boxes_csv: str | os.PathLike, name_of: Mapping[str, str]
 ) -> None:
-    """Put the boxes of another file before the objects of those pictures that have relations."""
+    """Put the boxes of another file before the objects of those images that have relations."""
     listed: dict[str, dict[Object, int]] = {}
     for line, (image_id, label, *sides) in read_csv(boxes_csv, _BOX_COLUMNS):
-        if image_id not in pictures:
+        if image_id not in images:
             continue
         try:
             found = _object(label, sides, name_of)
@@ -198,9 +198,9 @@ def _add_boxes(
         objects = listed.setdefault(image_id, {})
         objects.setdefault(found, len(objects))
     for image_id, objects in listed.items():
-        for found in pictures[image_id].objects:
+        for found in images[image_id].objects:
             objects.setdefault(found, len(objects))
-        pictures[image_id].objects = objects
+        images[image_id].objects = objects
 
 
 def _object(label: str, sides: list[str], name_of: Mapping[str, str]) -> Object:
@@ -217,14 +217,14 @@ def _object(label: str, sides: list[str], name_of: Mapping[str, str]) -> Object:
         -_TOLERANCE <= x1 <= x2 <= 1 + _TOLERANCE and -_TOLERANCE <= y1 <= y2 <= 1 + _TOLERANCE
     ):
         raise ValueError(
-            f"box {sides!r} must be XMin, YMin, XMax, YMax in fractions of the picture, not ending "
+            f"box {sides!r} must be XMin, YMin, XMax, YMax in fractions of the image, not ending "
             "before it begins"
         )
     return name_of[label], x1, y1, x2, y2
 
 
 def _size(
-    record: Mapping[str, Any], known: Mapping[str, tuple[int, int]], folders: PictureFolders
+    record: Mapping[str, Any], known: Mapping[str, tuple[int, int]], folders: ImageFolders
 ) -> tuple[int, int]:
     name = os.path.basename(record["file_name"])
     if name in known:
@@ -238,7 +238,7 @@ def _size(
 
 
 def _scene(
-    picture: _Picture,
+    image: _Image,
     record: Mapping[str, Any],
     classes: Mapping[str, int],
     predicates: Mapping[str, int],
@@ -246,11 +246,11 @@ def _scene(
     found: NameCounts,
     kept: NameCounts,
 ) -> dict[str, Any]:
-    """Annotations in pixels and relations of one picture."""
+    """Annotations in pixels and relations of one image."""
     width, height = record["width"], record["height"]
     annotations: list[dict] = []
     index: dict[Object, int] = {}
-    for key in picture.objects:
+    for key in image.objects:
         name, x1, y1, x2, y2 = key
         found.objects[name] += 1
         if name not in classes:
@@ -266,7 +266,7 @@ def _scene(
             }
         )
     relations = []
-    for subject, object_, predicate in picture.relations:
+    for subject, object_, predicate in image.relations:
         found.predicates[predicate] += 1
         row = (index.get(subject), index.get(object_), predicates.get(predicate))
         if None not in row:

@@ -1,4 +1,4 @@
-"""Panoptic Scene Graph (Yang et al. 2022) as it is published, into data set dicts.
+"""Panoptic Scene Graph (Yang et al. 2022) as it is published, into dataset dicts.
 
 Objects are the segments of a panoptic segmentation, things and stuff alike; here they are boxes.
 """
@@ -12,8 +12,8 @@ import numpy as np
 from detectron2.structures import BoxMode
 from PIL import Image
 
+from vrd_d2.data.image_existence import check_policy, drop_missing_images
 from vrd_d2.data.records.packed import PackedRecords
-from vrd_d2.data.image_existence import check_policy, drop_missing_pictures
 from vrd_d2.data.source_files import (
     checked_box,
     checked_index,
@@ -55,10 +55,10 @@ def load_panoptic_scene_graph(
 ) -> PackedRecords:
     """Read one part of ``psg.json``.
 
-    The file tells test from training only, so validation is the first `num_val` pictures with
+    The file tells test from training only, so validation is the first `num_val` images with
     relations that are not in its test_image_ids, and training all others ("train" and "val"
-    together are the public training set). Pictures without relations are kept, boxes are
-    kept as annotated. Where a picture lacks "annotations", boxes are those around its segments in
+    together are the public training set). Images without relations are kept, boxes are
+    kept as annotated. Where an image lacks "annotations", boxes are those around its segments in
     the panoptic PNG, whose pixels number segments by R + 256 G + 256^2 B; x2 and y2 are one beyond
     the last pixel.
 
@@ -69,18 +69,18 @@ def load_panoptic_scene_graph(
             "stuff_classes", "predicate_classes", "test_image_ids". Indices count from 0.
         image_root: what file names are relative to, COCO's folder; None is the JSON's.
         split: "train", "val" or "test".
-        num_val: pictures for validation.
+        num_val: images for validation.
         vocabulary: names that the file must have; None takes them as they are.
-        missing_images: "error" raises for a picture that is missing, "skip" logs its name, "keep"
-            does not look for pictures (a panoptic PNG is needed where there are no "annotations").
+        missing_images: "error" raises for an image that is missing, "skip" logs its name, "keep"
+            does not look for images (a panoptic PNG is needed where there are no "annotations").
 
     Returns:
-        Data set dicts in the order of the file, as
+        Dataset dicts in the order of the file, as
         :func:`~vrd_d2.data.formats.relations_json.load_relations_json` returns them; "id" of an
         annotation counts from 1 through what is returned.
 
     Raises:
-        ValueError: names the file, the picture and what is wrong with it.
+        ValueError: names the file, the image and what is wrong with it.
     """
     check_policy(missing_images)
     if split not in SPLITS:
@@ -99,18 +99,18 @@ def load_panoptic_scene_graph(
             record | {"file_name": os.path.join(root, record["file_name"])}
             for record in _part(document, split, num_val)
         ]
-    chosen = drop_missing_pictures(chosen, missing_images=missing_images, source=str(json_file))
+    chosen = drop_missing_images(chosen, missing_images=missing_images, source=str(json_file))
     numbers = iter(range(1, 2**63))
 
     def records() -> Iterator[dict]:
         for record in chosen:
             with located(f"image {record['image_id']!r}"):
-                yield _picture(record, root, names, numbers)
+                yield _image(record, root, names, numbers)
 
     with located(json_file), collector_paused():
         packed = PackedRecords.pack(records())
     logger.info(
-        "%s, %s: %d pictures, %d objects, %d relations",
+        "%s, %s: %d images, %d objects, %d relations",
         json_file, split, len(packed), packed.box_counts.sum(), packed.relation_counts.sum(),
     )  # fmt: skip
     return packed
@@ -127,13 +127,13 @@ def segment_boxes(png_file: str | os.PathLike, segment_ids: list[int]) -> tuple[
         S boxes [x1, y1, x2, y2], x2 and y2 one beyond the last pixel; (width, height).
 
     Raises:
-        ValueError: the file is missing or no picture, or no pixel belongs to a segment.
+        ValueError: the file is missing or no image, or no pixel belongs to a segment.
     """
     try:
-        with Image.open(png_file) as picture:
-            rgb = np.asarray(picture.convert("RGB"), np.int64)
+        with Image.open(png_file) as image:
+            rgb = np.asarray(image.convert("RGB"), np.int64)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"picture {png_file} cannot be read ({error}): get it again") from error
+        raise ValueError(f"image {png_file} cannot be read ({error}): get it again") from error
     owner = rgb @ np.array([1, 256, 256**2])  # H x W
     boxes = []
     for number in segment_ids:
@@ -173,13 +173,13 @@ def _part(document: dict, split: str, num_val: int) -> list[dict]:
             parts["train"].append(record)
     if not parts[split]:
         raise ValueError(
-            f"there is no picture for {split}: data has {len(seen)} pictures, {len(test_ids)} "
+            f"there is no image for {split}: data has {len(seen)} images, {len(test_ids)} "
             "test_image_ids; is this psg.json?"
         )
     return parts[split]
 
 
-def _picture(record: dict, root: str, names: Vocabulary, numbers: Iterator[int]) -> dict[str, Any]:
+def _image(record: dict, root: str, names: Vocabulary, numbers: Iterator[int]) -> dict[str, Any]:
     width, height = checked_size(record)
     segments = member(record, "segments_info", list) if "segments_info" in record else None
     if record.get("annotations"):
@@ -248,7 +248,7 @@ def _boxes_of_segments(
     boxes, found = segment_boxes(path, ids)
     if found != size:
         raise ValueError(
-            f"{path} has {found[0]} x {found[1]} pixels, but the picture {size[0]} x {size[1]}: "
+            f"{path} has {found[0]} x {found[1]} pixels, but the image {size[0]} x {size[1]}: "
             "get the file that belongs to it"
         )
     return boxes

@@ -1,6 +1,6 @@
-"""The published data sets below a root folder: which files each needs, and how it is loaded.
+"""The published datasets below a root folder: which files each needs, and how it is loaded.
 
-``datasets/README.md`` says where the files are had. Nothing is read before a data set is asked for.
+``datasets/README.md`` says where the files are had. Nothing is read before a dataset is asked for.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,10 +12,10 @@ from detectron2.data import MetadataCatalog
 
 from vrd_d2.data.datasets.gqa import load_gqa
 from vrd_d2.data.datasets.open_images import load_open_images
-from vrd_d2.data.records.packed import unseen_triplets
 from vrd_d2.data.datasets.panoptic_scene_graph import load_panoptic_scene_graph
-from vrd_d2.data.source_files import require_file
 from vrd_d2.data.datasets.stanford_vrd import load_stanford_vrd, stanford_vrd_vocabulary
+from vrd_d2.data.records.packed import unseen_triplets
+from vrd_d2.data.source_files import require_file
 from vrd_d2.data.vocabulary import PSG, VRD, Vocabulary, get_vocabulary
 
 RAW_REMEDY = "datasets/README.md says where it is had and where its files go"
@@ -25,11 +25,11 @@ _OPEN_IMAGES_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 @dataclass(frozen=True)
 class PublishedDataset:
-    """One data set to be registered.
+    """One dataset to be registered.
 
     Attributes:
         name: in DatasetCatalog.
-        image_root: folder of the pictures, for the metadata.
+        image_root: folder of the images, for the metadata.
         vocabulary: its names, or None where they become known when it is read.
         load: reads it.
     """
@@ -44,7 +44,7 @@ def published_datasets(root: Path, missing_images: str) -> Iterator[PublishedDat
     """vrd_*, psg_*, oiv6_* and gqa_* below a folder.
 
     Args:
-        root: folder of all data sets.
+        root: folder of all datasets.
         missing_images: see :func:`~vrd_d2.data.formats.relations_json.load_relations_json`.
     """
     for folder, splits, load, vocabulary in (
@@ -54,7 +54,7 @@ def published_datasets(root: Path, missing_images: str) -> Iterator[PublishedDat
         ("gqa", ("train", "val"), _load_gqa, None),
     ):
         place = root / folder
-        image_root = _psg_pictures(place) if folder == "psg" else place
+        image_root = _psg_images(place) if folder == "psg" else place
         for split in splits:
             name = f"{folder}_{split}"
             yield PublishedDataset(
@@ -95,7 +95,7 @@ def _load_vrd(name: str, folder: Path, split: str, missing_images: str) -> Seque
     dicts = load(json_file, folder, missing_images=missing_images)
     training = folder / "annotations_train.json"
     if split == "test" and training.is_file():
-        # Of the annotation as a whole, whether its pictures are there or not.
+        # Of the annotation as a whole, whether its images are there or not.
         parts = (
             load_stanford_vrd(path, folder, missing_images="keep").triplets()
             for path in (json_file, training)
@@ -109,15 +109,15 @@ def _load_psg(name: str, folder: Path, split: str, missing_images: str) -> Seque
     require_file(name, json_file, RAW_REMEDY)
     return load_panoptic_scene_graph(
         json_file,
-        _psg_pictures(folder),
+        _psg_images(folder),
         split=split,
         vocabulary=PSG,
         missing_images=missing_images,
     )
 
 
-def _psg_pictures(folder: Path) -> Path:
-    """COCO's folder: the data set's own, or Detectron2's."""
+def _psg_images(folder: Path) -> Path:
+    """COCO's folder: the dataset's own, or Detectron2's."""
     own = folder / "coco"
     return own if own.is_dir() else folder.parent / "coco"
 
@@ -151,7 +151,7 @@ def _open_vocabulary(name: str, folder: Path) -> Vocabulary:
     ):
         if metadata.get(key, list(names)) != list(names):
             raise ValueError(
-                f"{path} has changed since data set {name!r} was read: register the data sets again"
+                f"{path} has changed since dataset {name!r} was read: register the datasets again"
             )
         metadata.set(**{key: list(names)})
     return vocabulary

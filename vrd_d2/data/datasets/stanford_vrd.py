@@ -1,7 +1,7 @@
-"""Stanford VRD (Lu et al. 2016) as it is published, into data set dicts.
+"""Stanford VRD (Lu et al. 2016) as it is published, into dataset dicts.
 
-A picture's annotation is a list of relations and nothing else: its objects are what their two ends
-name. The size of a picture is not in the files.
+An image's annotation is a list of relations and nothing else: its objects are what their two ends
+name. The size of an image is not in the files.
 """
 
 import logging
@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 from detectron2.structures import BoxMode
 
-from vrd_d2.data.records.packed import PackedRecords
-from vrd_d2.data.images.folders import PictureFolders
+from vrd_d2.data.image_existence import check_policy, drop_missing_images
+from vrd_d2.data.images.folders import ImageFolders
 from vrd_d2.data.images.sizes import read_size, read_sizes
-from vrd_d2.data.image_existence import check_policy, drop_missing_pictures
+from vrd_d2.data.records.packed import PackedRecords
 from vrd_d2.data.source_files import checked_box, checked_index, located, member, read_json
 from vrd_d2.data.vocabulary import VRD, Vocabulary
 
 logger = logging.getLogger(__name__)
 
-# Where the pictures lie: the folders of the published archive, or one of the user's own.
-PICTURE_FOLDERS = (
+# Where the images lie: the folders of the published archive, or one of the user's own.
+IMAGE_FOLDERS = (
     "images",
     "sg_dataset/sg_train_images",
     "sg_dataset/sg_test_images",
@@ -31,7 +31,7 @@ PICTURE_FOLDERS = (
     "sg_test_images",
 )
 _TOP_LEVEL = (
-    "it must be an object {picture: [relations]} with at least one picture: is this "
+    "it must be an object {image: [relations]} with at least one image: is this "
     "annotations_train.json or annotations_test.json?"
 )
 
@@ -62,49 +62,49 @@ def load_stanford_vrd(
 ) -> PackedRecords:
     """Read ``annotations_train.json`` or ``annotations_test.json``.
 
-    The objects of a picture are the distinct (class, box) of its relations' ends, in the order of
+    The objects of an image are the distinct (class, box) of its relations' ends, in the order of
     their first mention. Boxes are kept as annotated, and so are repeated relations, several
-    predicates on a pair, relations of a box to itself, and pictures without relations (which
+    predicates on a pair, relations of a box to itself, and images without relations (which
     thereby have no objects).
 
     Args:
         json_file: {file name: [{"subject": {"category", "bbox": [y1, y2, x1, x2]}, "predicate",
             "object": ...}]}, with numbers from 0 of classes and predicates.
-        image_root: folder with the pictures, in one of PICTURE_FOLDERS below it; None is the
-            JSON's. A picture may have another suffix than the annotation says: of the published
+        image_root: folder with the images, in one of IMAGE_FOLDERS below it; None is the
+            JSON's. An image may have another suffix than the annotation says: of the published
             ones one is a .gif, which copies have renamed.
         vocabulary: what the numbers stand for.
         sizes: JSON file of :func:`~vrd_d2.data.images.sizes.write_sizes`; None reads the headers
-            of the pictures.
-        missing_images: "error" raises for a picture that is missing, "skip" logs its name, "keep"
-            goes on without pictures, for evaluation of what looks at the annotation only.
+            of the images.
+        missing_images: "error" raises for an image that is missing, "skip" logs its name, "keep"
+            goes on without images, for evaluation of what looks at the annotation only.
 
     Returns:
-        Data set dicts in the order of the file, as
-        :func:`~vrd_d2.data.formats.relations_json.load_relations_json` returns them. "image_id" is the
-        annotation's file name; "id" of an annotation counts from 1 through the file. "height" and
-        "width" lack where they are unknown, which "keep" alone permits.
+        Dataset dicts in the order of the file, as
+        :func:`~vrd_d2.data.formats.relations_json.load_relations_json` returns them.
+        "image_id" is the annotation's file name; "id" of an annotation counts from 1 through the
+        file. "height" and "width" lack where they are unknown, which "keep" alone permits.
 
     Raises:
-        ValueError: names the file, the picture and what is wrong with it.
+        ValueError: names the file, the image and what is wrong with it.
     """
     check_policy(missing_images)
     document = read_json(json_file)
     known = read_sizes(sizes)
     root = os.path.dirname(os.fspath(json_file)) if image_root is None else image_root
-    pictures = PictureFolders(root, PICTURE_FOLDERS, any_suffix=True)
+    images = ImageFolders(root, IMAGE_FOLDERS, any_suffix=True)
     with located(json_file):
         if type(document) is not dict or not document:
             raise ValueError(_TOP_LEVEL)
         numbers = iter(range(1, 2**63))
         dicts = []
         for name, rows in document.items():
-            with located(f"picture {name!r}"):
-                annotations, relations = _picture(rows, vocabulary, numbers)
-            record = {"file_name": pictures.path(name), "image_id": name}
+            with located(f"image {name!r}"):
+                annotations, relations = _image(rows, vocabulary, numbers)
+            record = {"file_name": images.path(name), "image_id": name}
             dicts.append(record | {"annotations": annotations, "relations": relations})
-    dicts = drop_missing_pictures(dicts, missing_images=missing_images, source=str(json_file))
-    existing = set(pictures.found.values())
+    dicts = drop_missing_images(dicts, missing_images=missing_images, source=str(json_file))
+    existing = set(images.found.values())
     for record in dicts:
         size = known.get(record["image_id"])
         if size is None and record["file_name"] in existing:
@@ -116,10 +116,10 @@ def load_stanford_vrd(
     return PackedRecords.pack(dicts)
 
 
-def _picture(
+def _image(
     rows: Any, vocabulary: Vocabulary, numbers: Iterator[int]
 ) -> tuple[list[dict], np.ndarray]:
-    """Annotations and relations of one picture."""
+    """Annotations and relations of one image."""
     if type(rows) is not list:
         raise ValueError("it must have a list of relations, empty if it has none")
     annotations: list[dict] = []
@@ -159,7 +159,7 @@ def _report(json_file: str | os.PathLike, dicts: list[dict]) -> None:
     relations = [record["relations"] for record in dicts]
     repeated = sum(len(rows) - len(np.unique(rows, axis=0)) for rows in relations)
     logger.info(
-        "%s: %d pictures (%d without relations), %d objects, %d relations (%d repeat another, %d "
+        "%s: %d images (%d without relations), %d objects, %d relations (%d repeat another, %d "
         "are of a box to itself)",
         json_file, len(dicts), sum(not len(rows) for rows in relations),
         sum(len(record["annotations"]) for record in dicts), sum(map(len, relations)),

@@ -10,11 +10,6 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from vrd_d2.data.records.columns import flat_ranges
-from vrd_d2.data.records.packed import PackedRecords
-from vrd_d2.data.images.folders import PictureFolders
-from vrd_d2.data.image_existence import check_policy, drop_missing_pictures
-from vrd_d2.data.datasets.visual_genome_raw import PICTURE_FOLDERS
 from vrd_d2.data.datasets.visual_genome_h5_files import (
     ranges_of,
     read_h5,
@@ -22,6 +17,11 @@ from vrd_d2.data.datasets.visual_genome_h5_files import (
     read_vocabulary,
     translate,
 )
+from vrd_d2.data.datasets.visual_genome_raw import IMAGE_FOLDERS
+from vrd_d2.data.image_existence import check_policy, drop_missing_images
+from vrd_d2.data.images.folders import ImageFolders
+from vrd_d2.data.records.columns import flat_ranges
+from vrd_d2.data.records.packed import PackedRecords
 from vrd_d2.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -70,11 +70,11 @@ class VisualGenomeH5:
 
     The .h5 holds 1-based ``labels`` (B, 1) and ``predicates`` (R, 1), ``relationships`` (R, 2) as
     indices of all boxes, ``boxes_1024`` or ``boxes_512`` (B, 4) as centre and size at the scale at
-    which the picture's longer side has that many pixels, and for each of the I images the first and
+    which the image's longer side has that many pixels, and for each of the I images the first and
     last (inclusive, -1 for none) of its boxes and relations, and its split. Other content
     (attributes, ``active_object_mask``) is not read.
 
-    Boxes become XYXY at the picture's own scale, as public code has them: the corner is centre -
+    Boxes become XYXY at the image's own scale, as public code has them: the corner is centre -
     size / 2, rounded towards 0 where the file has integers, as all public ones have. (Their centre
     was rounded down when they were written, so boxes of odd size lie half a pixel of that scale too
     far to the upper left; other readers share this, and equal boxes matter more.) Then they are
@@ -167,19 +167,19 @@ class VisualGenomeH5:
     def records(
         self, split: str, image_root: str | os.PathLike, *, missing_images: str = "error"
     ) -> PackedRecords:
-        """The data set dicts of a split.
+        """The dataset dicts of a split.
 
         Args:
             split: "train", "val" or "test".
-            image_root: folder of the pictures ID.jpg, or of the folders PICTURE_FOLDERS.
-            missing_images: "error" raises when a picture file is missing, "skip" leaves it out and
+            image_root: folder of the images ID.jpg, or of the folders IMAGE_FOLDERS.
+            missing_images: "error" raises when an image file is missing, "skip" leaves it out and
                 logs its name, after the split was made, which does not shift; "keep" does not look.
 
         Returns:
             In the order of the file; "id" of an annotation is 1 + its index of all boxes.
 
         Raises:
-            ValueError: unknown or empty split, or a picture is missing.
+            ValueError: unknown or empty split, or an image is missing.
         """
         check_policy(missing_images)
         images = self.image_indices(split)
@@ -190,9 +190,9 @@ class VisualGenomeH5:
                 f"{self.val_images} ([split, images] in the file: {numbers}): "
                 "validation is split 1 with val_images=None, else the first images of split 0"
             )
-        found = PictureFolders(image_root, ("", *PICTURE_FOLDERS)).found
+        found = ImageFolders(image_root, ("", *IMAGE_FOLDERS)).found
         names = [f"{image_id}.jpg" for image_id in self._image_ids[images].tolist()]
-        default = os.path.join(image_root, PICTURE_FOLDERS[0])
+        default = os.path.join(image_root, IMAGE_FOLDERS[0])
         counts = self._box_counts[images]
         boxes = flat_ranges(self._first_box[images], counts)
         starts = np.cumsum(self._relation_counts) - self._relation_counts
@@ -213,7 +213,7 @@ class VisualGenomeH5:
             "%s: %s has %d images, %d boxes, %d relations",
             self._h5_file, split, len(packed), len(boxes), len(rows),
         )  # fmt: skip
-        return drop_missing_pictures(packed, missing_images=missing_images, source=self._h5_file)
+        return drop_missing_images(packed, missing_images=missing_images, source=self._h5_file)
 
     def triplets(self, split: str) -> np.ndarray:
         """Distinct (subject class, object class, predicate) of a split: (T, 3)."""
@@ -225,7 +225,7 @@ class VisualGenomeH5:
         return np.unique(np.column_stack([subjects, objects, rows[:, 2]]), axis=0)
 
     def _xyxy(self, boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        """Centre and size at box scale to XYXY (B, 4) float32 in pixels of pictures (B, 2)."""
+        """Centre and size at box scale to XYXY (B, 4) float32 in pixels of images (B, 2)."""
         corner = boxes[:, :2] - boxes[:, 2:] / 2
         if np.issubdtype(boxes.dtype, np.integer):
             corner = np.trunc(corner)
@@ -236,7 +236,7 @@ class VisualGenomeH5:
         share = outside.any(1).mean() if len(boxes) else 0.0
         if share > 0.01:
             logger.warning(
-                "%s: %.0f %% of the boxes have their centre outside the picture: image_data.json "
+                "%s: %.0f %% of the boxes have their centre outside the image: image_data.json "
                 "may list the images in another order than the .h5",
                 self._h5_file, 100 * share,
             )  # fmt: skip

@@ -11,9 +11,9 @@ import numpy as np
 
 from vrd_d2.data.vocabulary import VG150, Vocabulary, get_vocabulary
 
-# Pictures of image_data.json that are broken files, which the .h5 leaves out.
+# Images of image_data.json that are broken files, which the .h5 leaves out.
 CORRUPT_IMAGES = (1592, 1722, 4616, 4617)
-_BOX_SCALES = (1024, 512)  # longer side of the picture that the boxes are given for
+_BOX_SCALES = (1024, 512)  # longer side of the image that the boxes are given for
 _OF_IMAGES = ("img_to_first_box", "img_to_last_box", "img_to_first_rel", "img_to_last_rel", "split")
 _REMEDY = "is it a complete copy of VG-SGG.h5 or VG-SGG-with-attri.h5?"
 

@@ -1,8 +1,8 @@
-"""Visual Genome (Krishna et al. 2017) as it is published, into data set dicts.
+"""Visual Genome (Krishna et al. 2017) as it is published, into dataset dicts.
 
 The raw annotation is free text. Names are normalised and looked up in a vocabulary, with lists
 of aliases where given; what the vocabulary lacks is left out. The VG150 split of Xu et al. 2017
-also merges boxes and filters pictures: raw annotation read here is close to it, not equal.
+also merges boxes and filters images: raw annotation read here is close to it, not equal.
 """
 
 import itertools
@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 from detectron2.structures import BoxMode
 
-from vrd_d2.data.images.folders import PictureFolders
-from vrd_d2.data.image_existence import check_policy, drop_missing_pictures
+from vrd_d2.data.image_existence import check_policy, drop_missing_images
+from vrd_d2.data.images.folders import ImageFolders
 from vrd_d2.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
-# Where the pictures lie after unpacking, by the folders of the two published archives or in one.
-PICTURE_FOLDERS = ("images", "VG_100K", "VG_100K_2", "images/VG_100K", "images/VG_100K_2")
+# Where the images lie after unpacking, by the folders of the two published archives or in one.
+IMAGE_FOLDERS = ("images", "VG_100K", "VG_100K_2", "images/VG_100K", "images/VG_100K_2")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -106,19 +106,19 @@ def load_visual_genome_raw(
     """Read ``image_data.json``, ``objects.json`` and ``relationships.json``.
 
     An object takes the first of its names that the vocabulary has. Objects that only occur in
-    relationships are objects too. Boxes are clipped to the picture, and kept where that leaves no
+    relationships are objects too. Boxes are clipped to the image, and kept where that leaves no
     area. A relation is left out if the vocabulary lacks its subject, predicate or object.
 
     Args:
-        root: folder of the JSON files; pictures are ID.jpg in one of PICTURE_FOLDERS
+        root: folder of the JSON files; images are ID.jpg in one of IMAGE_FOLDERS
             below it.
         vocabulary: names to keep.
         object_aliases, predicate_aliases: alias files, see :func:`read_aliases`.
-        missing_images: "error" raises for a picture that is missing, "skip" logs its name.
-        image_ids: pictures to read; None is all of image_data.json.
+        missing_images: "error" raises for an image that is missing, "skip" logs its name.
+        image_ids: images to read; None is all of image_data.json.
 
     Returns:
-        Data set dicts in the order of image_data.json, as
+        Dataset dicts in the order of image_data.json, as
         :func:`~vrd_d2.data.formats.relations_json.load_relations_json` returns them; "id" of an
         annotation is Visual Genome's object_id.
 
@@ -127,8 +127,8 @@ def load_visual_genome_raw(
     """
     check_policy(missing_images)
     root = Path(root)
-    images = _by_image(root / "image_data.json")
-    wanted = list(images) if image_ids is None else _chosen(image_ids, images, root)
+    entries = _by_image(root / "image_data.json")
+    wanted = list(entries) if image_ids is None else _chosen(image_ids, entries, root)
     objects = _by_image(root / "objects.json")
     relationships = _by_image(root / "relationships.json")
     tables = [
@@ -138,13 +138,13 @@ def load_visual_genome_raw(
             (vocabulary.predicates, predicate_aliases),
         )
     ]
-    pictures = PictureFolders(root, PICTURE_FOLDERS)
+    folders = ImageFolders(root, IMAGE_FOLDERS)
     counts = _Counts()
     dicts = []
     for image_id in wanted:
         try:
-            record = _picture(
-                images[image_id],
+            record = _image(
+                entries[image_id],
                 objects.get(image_id, {}).get("objects", []),
                 relationships.get(image_id, {}).get("relationships", []),
                 *tables,
@@ -155,13 +155,13 @@ def load_visual_genome_raw(
                 f"{root}: a record of image {image_id} lacks the key {error}: "
                 "are these the raw files of Visual Genome?"
             ) from error
-        file_name = pictures.path(f"{image_id}.jpg")
+        file_name = folders.path(f"{image_id}.jpg")
         dicts.append({"file_name": file_name, "image_id": image_id, **record})
     _report(root, len(dicts), counts)
-    return drop_missing_pictures(dicts, missing_images=missing_images, source=str(root))
+    return drop_missing_images(dicts, missing_images=missing_images, source=str(root))
 
 
-def _picture(
+def _image(
     image: Mapping,
     objects: list[Mapping],
     relationships: list[Mapping],
@@ -169,7 +169,7 @@ def _picture(
     predicate_names: NameTable,
     counts: _Counts,
 ) -> dict[str, Any]:
-    """Size, annotations and relations of one picture."""
+    """Size, annotations and relations of one image."""
     width, height = image["width"], image["height"]
     ends = (row[end] for row in relationships for end in ("subject", "object"))
     annotations: list[dict] = []
@@ -251,13 +251,13 @@ def _chosen(image_ids: Iterable[int], images: Mapping, root: Path) -> list[int]:
     return [image_id for image_id in images if image_id in wanted]
 
 
-def _report(root: Path, pictures: int, counts: _Counts) -> None:
+def _report(root: Path, images: int, counts: _Counts) -> None:
     def most(unknown: Counter) -> str:
         return ", ".join(f"{name!r} {number}" for name, number in unknown.most_common(5)) or "none"
 
     logger.info(
-        "%s: %d pictures; the vocabulary covers %d of %d objects (left out most: %s) and %d of %d "
+        "%s: %d images; the vocabulary covers %d of %d objects (left out most: %s) and %d of %d "
         "relations (unknown predicates most: %s)",
-        root, pictures, counts.objects_kept, counts.objects, most(counts.unknown_objects),
+        root, images, counts.objects_kept, counts.objects, most(counts.unknown_objects),
         counts.relations_kept, counts.relations, most(counts.unknown_predicates),
     )  # fmt: skip

@@ -18,7 +18,7 @@ _REMEDY = (
     '"bbox": [x, y, width, height], "score": ...}, ...]'
 )
 _SHOWN = 5  # errors that an exception quotes
-_FAR = 1e9  # pixels; no picture is that large
+_FAR = 1e9  # pixels; no image is that large
 
 
 def is_boxes_only(document: Any) -> bool:
@@ -38,10 +38,10 @@ def with_empty_relations(document: Mapping) -> dict:
 
 @dataclass(frozen=True)
 class Detections:
-    """Boxes of one picture, found by a detector or drawn by hand.
+    """Boxes of one image, found by a detector or drawn by hand.
 
     Attributes:
-        boxes: (M, 4) float64, XYXY pixels of the original picture.
+        boxes: (M, 4) float64, XYXY pixels of the original image.
         classes: (M,) int64, 0-based; or None where they are not known.
         scores: (M,) float32 in 0..1.
     """
@@ -59,7 +59,7 @@ def load_detections(
     Args:
         path: JSON list of {"image_id", "category_id", "bbox": [x, y, width, height], "score"};
             without "score" it is 1, and other keys do not count.
-        category_ids: file id -> 0-based id of the data set's categories.
+        category_ids: file id -> 0-based id of the dataset's categories.
 
     Returns:
         Detections by image id, in the order of the file.
@@ -98,7 +98,7 @@ def _problem(row: Any, category_ids: Mapping[int, int]) -> str | None:
         if key not in row:
             return f"the key {key} is missing: {_REMEDY}"
     if type(row["image_id"]) not in (int, str):
-        return f"image_id is {row['image_id']!r}: it must be the data set's id of the picture"
+        return f"image_id is {row['image_id']!r}: it must be the dataset's id of the image"
     box, score = row["bbox"], row.get("score", 1.0)
     if not _numbers(box, 4) or min(box[2:]) < 0 or max(map(abs, box)) >= _FAR:
         return (
@@ -111,7 +111,7 @@ def _problem(row: Any, category_ids: Mapping[int, int]) -> str | None:
     if type(category) is not int or category not in category_ids:
         known = sorted(category_ids)
         return (
-            f"category_id is {category!r}, but the data set's are {known[0]} to {known[-1]} "
+            f"category_id is {category!r}, but the dataset's are {known[0]} to {known[-1]} "
             f"({len(known)} of them): use the ids of its own categories"
         )
     return None
@@ -136,5 +136,5 @@ def _detections(rows: Sequence[Mapping], category_ids: Mapping[int, int]) -> Det
 
 
 def no_detections() -> Detections:
-    """Of a picture in which nothing was found."""
+    """Of an image in which nothing was found."""
     return _detections([], {})

@@ -31,7 +31,7 @@ _REQUIRED: dict[str, dict[str, tuple[type, ...]]] = {
 # COCO's evaluator asks for these; nothing else does.
 _COCO_ONLY = ("area", "iscrowd")
 _TOLERANCE = 1e-2  # pixels; a box rebuilt from a rounded XYWH may stand out by that much
-_FAR = 1e9  # pixels; no finite picture is that large
+_FAR = 1e9  # pixels; no finite image is that large
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Findings:
 
 
 def check_document(document: Any, source: str, *, boxes_only: bool = False) -> Findings:
-    """Check the parsed content of a relations_json file; pictures are not looked for.
+    """Check the parsed content of a relations_json file; images are not looked for.
 
     Args:
         document: what `json.load` returned.
@@ -204,7 +204,7 @@ def _check_annotations(document: Mapping, columns: dict, findings: Findings) -> 
         if min(x, y) < -_TOLERANCE or x + w > width + _TOLERANCE or y + h > height + _TOLERANCE:
             findings.warning(
                 where,
-                f"box {boxes[i]} reaches outside the picture of {width} x {height}; it is kept",
+                f"box {boxes[i]} reaches outside the image of {width} x {height}; it is kept",
             )
 
 
@@ -230,7 +230,7 @@ def _odd_boxes(boxes: list[list], sizes: list[tuple[int, int]]) -> Sequence[int]
         return everywhere
     with np.errstate(invalid="ignore"):
         inside = (xywh[:, :2] >= 0).all(1) & (xywh[:, :2] + xywh[:, 2:] <= limits).all(1)
-        # Too large numbers are not inside, unless the picture is as large.
+        # Too large numbers are not inside, unless the image is as large.
         fine = inside & (xywh[:, 2:] > 0).all(1) & (xywh < _FAR).all(1)
     return np.flatnonzero(~fine).tolist()
 
@@ -275,7 +275,7 @@ def _check_relations(document: Mapping, columns: dict, findings: Findings) -> No
                 findings.error(
                     _where("relations", i, records[i]),
                     f"{key} {ends[i]!r} is in image {found[i]!r}, the relation in image {own[i]!r}:"
-                    " subject and object must be in the relation's own picture",
+                    " subject and object must be in the relation's own image",
                 )
     for i in [i for i, (s, o) in enumerate(zip(subjects, objects, strict=True)) if s == o]:
         findings.warning(

@@ -1,4 +1,4 @@
-"""Data set dicts to the content of a relations_json file, and back."""
+"""Dataset dicts to the content of a relations_json file, and back."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,11 +28,11 @@ def pack_document(
     images, annotations, relations = (
         document[section] for section in ("images", "annotations", "relations")
     )
-    picture = {image["id"]: i for i, image in enumerate(images)}
+    number_of = {image["id"]: i for i, image in enumerate(images)}
     category = contiguous_ids(document["categories"])
     predicate = contiguous_ids(document["predicates"])
-    owner = _numbers(picture[annotation["image_id"]] for annotation in annotations)
-    order = np.argsort(owner, kind="stable")  # picture by picture, within one as in the file
+    owner = _numbers(number_of[annotation["image_id"]] for annotation in annotations)
+    order = np.argsort(owner, kind="stable")  # image by image, within one as in the file
     counts = np.bincount(owner, minlength=len(images))
     position = np.empty_like(order)
     position[order] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -46,7 +46,7 @@ def pack_document(
         ],
         axis=1,
     )
-    of_picture = _numbers(picture[row["image_id"]] for row in relations)
+    image_of_relation = _numbers(number_of[row["image_id"]] for row in relations)
     return PackedRecords(
         file_names=(os.path.join(image_root, image["file_name"]) for image in images),
         image_ids=[image["id"] for image in images],
@@ -54,8 +54,8 @@ def pack_document(
         boxes=_xyxy_of_coco(annotations)[order].astype(box_dtype),
         categories=_numbers(category[a["category_id"]] for a in annotations)[order],
         box_counts=counts,
-        relations=rows[np.argsort(of_picture, kind="stable")],
-        relation_counts=np.bincount(of_picture, minlength=len(images)),
+        relations=rows[np.argsort(image_of_relation, kind="stable")],
+        relation_counts=np.bincount(image_of_relation, minlength=len(images)),
         annotation_ids=[ids[i] for i in order.tolist()],
         crowd=_numbers(bool(a.get("iscrowd")) for a in annotations)[order],
         captions=(
@@ -146,7 +146,7 @@ def _size(record: Mapping) -> dict[str, int]:
     except KeyError as error:
         raise ValueError(
             f"image {record['image_id']!r}: the size of {record['file_name']} is not known, since "
-            "the annotation does not state it: put the picture there"
+            "the annotation does not state it: put the image there"
         ) from error
 
 
@@ -163,7 +163,7 @@ def _rows(record: Mapping, count: int) -> list[list[int]]:
         if not (0 <= subject < count and 0 <= object_ < count):
             raise ValueError(
                 f"image {record['image_id']!r} ({record['file_name']}): relations[{row}] joins "
-                f"boxes {subject} and {object_}, but the picture has {count} annotations: "
+                f"boxes {subject} and {object_}, but the image has {count} annotations: "
                 "indices count its annotations from 0"
             )
     return rows.tolist()

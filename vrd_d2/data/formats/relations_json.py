@@ -1,8 +1,8 @@
 """The interchange format: a COCO instances JSON that also lists predicates and relations.
 
 ``datasets/README.md`` documents it key by key. COCO tools read the files as they are. What real
-data contain is kept: boxes without area or partly outside the picture, relations of a box to
-itself, repeated relations, pictures without any. Nothing is dropped, so indices never shift.
+data contain is kept: boxes without area or partly outside the image, relations of a box to
+itself, repeated relations, images without any. Nothing is dropped, so indices never shift.
 """
 
 import json
@@ -17,9 +17,6 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from vrd_d2.data.formats.coco import is_boxes_only, with_empty_relations
-from vrd_d2.data.records.packed import PackedRecords
-from vrd_d2.data.image_existence import check_policy, drop_missing_pictures, missing_files
-from vrd_d2.data.source_files import collector_paused
 from vrd_d2.data.formats.relations_check import Findings, check_document
 from vrd_d2.data.formats.relations_document import (
     contiguous_ids,
@@ -27,6 +24,9 @@ from vrd_d2.data.formats.relations_document import (
     pack_document,
     to_document,
 )
+from vrd_d2.data.image_existence import check_policy, drop_missing_images, missing_files
+from vrd_d2.data.records.packed import PackedRecords
+from vrd_d2.data.source_files import collector_paused
 from vrd_d2.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -42,17 +42,17 @@ def load_relations_json(
     *,
     missing_images: str = "error",
 ) -> list[dict]:
-    """Read a relations_json file into Detectron2 data set dicts with relations.
+    """Read a relations_json file into Detectron2 dataset dicts with relations.
 
     Args:
         json_file: the file; a COCO instances file, with neither "predicates" nor "relations", is
-            read as well: pictures without relations.
+            read as well: images without relations.
         image_root: folder that its file names are relative to; None is the file's own folder.
-        missing_images: "error" raises when a picture file is missing; "skip" leaves the picture
+        missing_images: "error" raises when an image file is missing; "skip" leaves the image
             out and logs a warning with the names.
 
     Returns:
-        One dict a picture, in the order of the file: "file_name", "image_id", "height", "width",
+        One dict an image, in the order of the file: "file_name", "image_id", "height", "width",
         "annotations" (each "id", "bbox" as XYXY_ABS floats, "bbox_mode", "category_id" 0-based in
         the order of the file's category ids, "iscrowd" where it is 1), "relations": int64 (R, 3)
         rows (subject index, object index, predicate id) into the annotations, and "captions"
@@ -81,7 +81,7 @@ def validate_relations_json(
 
     Returns:
         Messages, each with file, record and remedy: first those that begin with "error:", which
-        must be repaired before the file can be loaded (missing pictures among them), then those
+        must be repaired before the file can be loaded (missing images among them), then those
         that begin with "warning:". An empty list means that all is well.
     """
     try:
@@ -96,7 +96,7 @@ def validate_relations_json(
             if path in missing:
                 findings.error(
                     f"images[{index}] (id {document['images'][index]['id']!r})",
-                    f"there is no picture {path}: put it there or correct the image folder",
+                    f"there is no image {path}: put it there or correct the image folder",
                 )
     return [f"error: {text}" for text in findings.errors] + [
         f"warning: {text}" for text in findings.warnings
@@ -111,7 +111,7 @@ def save_relations_json(
     image_root: str | os.PathLike | None = None,
     always_relative: bool = False,
 ) -> None:
-    """Write data set dicts as relations_json; loading the file gives them back
+    """Write dataset dicts as relations_json; loading the file gives them back
     (box corners up to the last bit of a float, because COCO stores widths and heights).
 
     Annotation ids are kept if every annotation has one and all differ; else they are numbered
@@ -124,8 +124,8 @@ def save_relations_json(
         json_file: file to write; its folder is made.
         image_root: file names below this folder are written relative to it, others as absolute
             paths; None is the file's own folder.
-        always_relative: write those others as relative ("../pictures/1.jpg"), too, so that file
-            and pictures can be moved together.
+        always_relative: write those others as relative ("../images/1.jpg"), too, so that file
+            and images can be moved together.
 
     Raises:
         ValueError: names the record that cannot be written.
@@ -133,7 +133,7 @@ def save_relations_json(
     document = to_document(
         dataset_dicts, vocabulary, _root(json_file, image_root), always_relative=always_relative
     )
-    _raise_errors(check_document(document, f"data set dicts for {json_file}"))
+    _raise_errors(check_document(document, f"dataset dicts for {json_file}"))
     path = Path(json_file)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
@@ -152,19 +152,19 @@ def register_relations_json(
     missing_images: str = "error",
     **metadata: Any,
 ) -> None:
-    """Register a relations_json file as a data set of Detectron2; it is read when it is asked for.
+    """Register a relations_json file as a dataset of Detectron2; it is read when it is asked for.
 
     ``thing_classes`` and ``predicate_classes`` enter the metadata when the file is read, unless
     they are given here: then the file must have the very same.
 
     Args:
-        name: name of the data set. Registering a name again with the same file replaces it, and
+        name: name of the dataset. Registering a name again with the same file replaces it, and
             keeps metadata that was added meanwhile.
         json_file, image_root, missing_images: see :func:`load_relations_json`.
         metadata: more metadata, such as ``zero_shot_triplets``.
 
     Raises:
-        ValueError: the name belongs to another data set.
+        ValueError: the name belongs to another dataset.
     """
     check_policy(missing_images)
     json_file = os.fspath(json_file)
@@ -172,8 +172,8 @@ def register_relations_json(
     if name in DatasetCatalog:
         if MetadataCatalog.get(name).get("json_file") != json_file:
             raise ValueError(
-                f"data set name {name!r} is taken by "
-                f"{MetadataCatalog.get(name).get('json_file', 'another data set')}; "
+                f"dataset name {name!r} is taken by "
+                f"{MetadataCatalog.get(name).get('json_file', 'another dataset')}; "
                 f"choose another name for {json_file}"
             )
         added = {
@@ -194,13 +194,13 @@ def register_relations_json(
 def load_registered(
     name: str, json_file: str, image_root: str, *, missing_images: str = "error"
 ) -> PackedRecords:
-    """Load the file of a registered data set and complete the metadata with its names.
+    """Load the file of a registered dataset and complete the metadata with its names.
 
     The content is kept until the file changes: trainer, evaluator and baselines ask for the same.
 
     Raises:
         ValueError: see :func:`load_relations_json`; or the file's classes are not those that the
-            data set was registered with.
+            dataset was registered with.
     """
     records, names, class_ids = _read_packed(json_file, image_root, file_stamp(json_file))
     metadata = MetadataCatalog.get(name)
@@ -294,4 +294,4 @@ def _raise_errors(findings: Findings) -> None:
 def _existing(
     records: PackedRecords, json_file: str | os.PathLike, missing_images: str
 ) -> PackedRecords:
-    return drop_missing_pictures(records, missing_images=missing_images, source=str(json_file))
+    return drop_missing_images(records, missing_images=missing_images, source=str(json_file))

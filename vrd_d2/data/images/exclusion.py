@@ -1,4 +1,4 @@
-"""Data sets without the pictures of a list: DATASETS.EXCLUDE."""
+"""Datasets without the images of a list: DATASETS.EXCLUDE."""
 
 import logging
 import os
@@ -7,21 +7,21 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog
 
-from vrd_d2.data.image_existence import drop_missing_pictures, leaving_out
+from vrd_d2.data.image_existence import drop_missing_images, leaving_out
 
 logger = logging.getLogger(__name__)
 
 
-def exclude_pictures(list_file: str | os.PathLike, dataset_names: Sequence[str]) -> None:
-    """Make registered data sets leave out the pictures that a file lists.
+def exclude_images(list_file: str | os.PathLike, dataset_names: Sequence[str]) -> None:
+    """Make registered datasets leave out the images that a file lists.
 
     Another call replaces what an earlier one asked for. An entry is a file name or the end of a
     path: "1.jpg" and "images/1.jpg" both mean /data/images/1.jpg. It is checked against all of the
-    data sets when the first of them is read.
+    datasets when the first of them is read.
 
     Args:
         list_file: see :func:`read_name_list`; "" leaves out nothing.
-        dataset_names: data sets that the list is for.
+        dataset_names: datasets that the list is for.
 
     Raises:
         ValueError: the list cannot be read.
@@ -39,7 +39,7 @@ def exclude_pictures(list_file: str | os.PathLike, dataset_names: Sequence[str])
 
 
 class _Entries:
-    """The list, and which of it each data set has had."""
+    """The list, and which of it each dataset has had."""
 
     def __init__(self, source: str, names: list[str]):
         self.source = source
@@ -50,21 +50,21 @@ class _Entries:
     def load(self, name: str) -> Sequence[dict]:
         with leaving_out(self.names) as left_out:
             # Loaders that are not of this package do not ask for the list, so it is done again.
-            dicts = drop_missing_pictures(self.loaders[name](), missing_images="keep", source=name)
+            dicts = drop_missing_images(self.loaders[name](), missing_images="keep", source=name)
         self.found[name] = left_out.found
         logger.info(
-            "%s: %d pictures are left out by %s; %d remain",
+            "%s: %d images are left out by %s; %d remain",
             name, left_out.count, self.source, len(dicts),
         )  # fmt: skip
         return dicts
 
     def unknown(self) -> list[str]:
-        """Entries that no data set has had so far."""
+        """Entries that no dataset has had so far."""
         found = set().union(*self.found.values())
         return [name for name in self.names if os.path.normpath(name) not in found]
 
     def check(self) -> None:
-        """Every entry must mean a picture, of the other data sets if not of the one just read."""
+        """Every entry must mean an image, of the other datasets if not of the one just read."""
         for name in self.loaders:
             if not self.unknown():
                 return
@@ -72,14 +72,14 @@ class _Entries:
                 self.load(name)
         if unknown := self.unknown():
             raise ValueError(
-                f"{self.source}: {len(unknown)} of {len(self.names)} entries match no picture of "
+                f"{self.source}: {len(unknown)} of {len(self.names)} entries match no image of "
                 f"{', '.join(self.loaders)}: {', '.join(unknown[:5])}; correct them, or write the "
                 "list again with `tools/dataset.py check --bad-list`"
             )
 
 
 class _Without:
-    """The loader of a data set, without the pictures of the list."""
+    """The loader of a dataset, without the images of the list."""
 
     def __init__(self, name: str, load: Callable[[], Sequence[dict]], entries: _Entries):
         self.name = name
@@ -107,7 +107,7 @@ def read_name_list(path: str | os.PathLike) -> list[str]:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{path} cannot be read ({error}): it must be a text file with a picture's file name "
+            f"{path} cannot be read ({error}): it must be a text file with an image's file name "
             "a line, as `tools/dataset.py check --bad-list` writes it"
         ) from error
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]

@@ -1,4 +1,4 @@
-"""Where the pictures of published data sets lie: in one of several folders."""
+"""Where the images of published datasets lie: in one of several folders."""
 
 import os
 from collections.abc import Iterable
@@ -9,14 +9,14 @@ from vrd_d2.data.image_existence import list_folder
 _SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"))
 
 
-class PictureFolders:
-    """Picture files by name, wherever they lie below a data set's folder.
+class ImageFolders:
+    """Image files by name, wherever they lie below a dataset's folder.
 
     Args:
-        root: of the data set.
-        folders: below it, searched in this order; the first is where a picture that is nowhere
+        root: of the dataset.
+        folders: below it, searched in this order; the first is where an image that is nowhere
             should lie.
-        any_suffix: a picture may also have another suffix than its name says.
+        any_suffix: an image may also have another suffix than its name says.
     """
 
     def __init__(
@@ -34,6 +34,6 @@ class PictureFolders:
                     self._stems.setdefault(PurePath(name).stem, path)
 
     def path(self, name: str) -> str:
-        """Path of a picture, or where it should lie."""
+        """Path of an image, or where it should lie."""
         found = self.found.get(name) or self._stems.get(PurePath(name).stem)
         return found or os.path.join(self._places[0], name)

@@ -1,4 +1,4 @@
-"""Sizes of pictures whose annotation does not state them: out of their headers, or of a file."""
+"""Sizes of images whose annotation does not state them: out of their headers, or of a file."""
 
 import json
 import os
@@ -14,17 +14,17 @@ _SIDEWAYS = frozenset((5, 6, 7, 8))  # orientations that swap width and height
 
 
 def read_size(path: str | os.PathLike) -> tuple[int, int]:
-    """Width and height of a picture, turned upright as its EXIF says. Pixels are not decoded.
+    """Width and height of an image, turned upright as its EXIF says. Pixels are not decoded.
 
     Raises:
-        ValueError: the file is missing or no picture.
+        ValueError: the file is missing or no image.
     """
     try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            orientation = picture.getexif().get(_EXIF_ORIENTATION)
+        with Image.open(path) as image:
+            width, height = image.size
+            orientation = image.getexif().get(_EXIF_ORIENTATION)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"picture {path} cannot be read ({error}): get it again") from error
+        raise ValueError(f"image {path} cannot be read ({error}): get it again") from error
     return (height, width) if orientation in _SIDEWAYS else (width, height)
 
 
@@ -49,7 +49,7 @@ def read_sizes(json_file: str | os.PathLike | None) -> dict[str, tuple[int, int]
     return sizes
 
 
-def write_sizes(pictures: Mapping[str, str], json_file: str | os.PathLike) -> None:
-    """Store the sizes of pictures, {file name: path}, so that their headers are read only once."""
-    sizes = {name: read_size(path) for name, path in pictures.items()}
+def write_sizes(images: Mapping[str, str], json_file: str | os.PathLike) -> None:
+    """Store the sizes of images, {file name: path}, so that their headers are read only once."""
+    sizes = {name: read_size(path) for name, path in images.items()}
     Path(json_file).write_text(json.dumps(sizes), encoding="utf-8")

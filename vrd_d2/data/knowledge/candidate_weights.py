@@ -1,7 +1,7 @@
-"""Weights of the candidate predicates of pairs of objects, picture by picture, on disk.
+"""Weights of the candidate predicates of pairs of objects, image by image, on disk.
 
 Under distant supervision a knowledge base says which predicates a pair of classes may have. A model
-that sees the picture says how likely each is there: CLIP (KB+EXT) or, in further rounds, the very
+that sees the image says how likely each is there: CLIP (KB+EXT) or, in further rounds, the very
 model that was trained on the last ones (EM). ``tools/score_candidates.py`` writes them.
 """
 
@@ -18,7 +18,7 @@ _KEYS = ("pictures", "pair_counts", "pairs", "entry_counts", "predicates", "weig
 
 
 class CandidateWeights:
-    """A folder of shards, each the pairs of some pictures.
+    """A folder of shards, each the pairs of some images.
 
     Args:
         folder: made by :meth:`create`, filled by :meth:`add`.
@@ -84,7 +84,7 @@ class CandidateWeights:
 
         Args:
             number: of the shard.
-            rows: (image id, pairs (P, 2) of annotation indices, weights (P, K)) of each picture;
+            rows: (image id, pairs (P, 2) of annotation indices, weights (P, K)) of each image;
                 weights of 0 are no candidates.
         """
         weights = [np.asarray(w, np.float32) for _, _, w in rows]
@@ -108,14 +108,14 @@ class CandidateWeights:
     def lookup(
         self, image_id: object, subjects: np.ndarray, objects: np.ndarray
     ) -> np.ndarray | None:
-        """Weights of pairs of one picture.
+        """Weights of pairs of one image.
 
         Args:
-            image_id: of the data set dict.
+            image_id: of the dataset dict.
             subjects, objects: (P,) annotation indices.
 
         Returns:
-            float32 (P, K), zeros for a pair that was not scored; None for such a picture.
+            float32 (P, K), zeros for a pair that was not scored; None for such an image.
         """
         if self._place is None:
             self._load()
@@ -143,7 +143,7 @@ class CandidateWeights:
         self._place = {name: i for i, name in enumerate(names)}
         if len(self._place) < len(names):
             raise ValueError(
-                f"{self.folder}: two pictures have the same image id: data sets that are scored "
+                f"{self.folder}: two images have the same image id: datasets that are scored "
                 "together need ids that differ"
             )
         self._pair_starts = _starts(columns["pair_counts"])

@@ -7,8 +7,8 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from vrd_d2.data.source_files import located, read_json
 from vrd_d2.data.datasets.visual_genome_raw import normalise_name
+from vrd_d2.data.source_files import located, read_json
 from vrd_d2.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)

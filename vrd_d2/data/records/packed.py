@@ -1,4 +1,4 @@
-"""Data set dicts as a handful of arrays: small, quick to load, and shared by loader workers.
+"""Dataset dicts as a handful of arrays: small, quick to load, and shared by loader workers.
 
 Visual Genome as Python dicts takes over a gigabyte, of which every worker comes to hold a copy,
 because counting references writes to the pages that fork shares. Arrays are not written to.
@@ -39,7 +39,7 @@ def annotation_xyxy(annotation: Mapping[str, Any]) -> list[float]:
 
 
 class PackedRecords(Dataset):
-    """A read-only sequence of data set dicts, each built when it is asked for.
+    """A read-only sequence of dataset dicts, each built when it is asked for.
 
     Indexing gives a fresh dict of the contract of ``datasets/README.md``, a slice gives
     PackedRecords. Detectron2 takes it where it takes a list of dicts: ``DatasetCatalog`` functions
@@ -64,19 +64,19 @@ class PackedRecords(Dataset):
     ):
         """
         Args:
-            file_names: of N pictures.
+            file_names: of N images.
             image_ids: (N,) integers or strings.
             sizes: (N, 2) height, width; 0 where it is not known, and the dict has no such key.
-            boxes: (B, 4) XYXY in pixels, picture by picture; float32, or float64 where the last
+            boxes: (B, 4) XYXY in pixels, image by image; float32, or float64 where the last
                 digit matters.
             categories: (B,) class ids.
-            box_counts: (N,) boxes of each picture, adding up to B.
-            relations: (R, 3) rows (subject index, object index, predicate id), picture by picture;
-                indices count the picture's own boxes from 0.
+            box_counts: (N,) boxes of each image, adding up to B.
+            relations: (R, 3) rows (subject index, object index, predicate id), image by image;
+                indices count the image's own boxes from 0.
             relation_counts: (N,), adding up to R.
             annotation_ids: (B,) integers or strings; None: annotations have no "id".
             crowd: (B,) bool; None: no box is a crowd.
-            captions: N lists, or None where a picture has no "captions".
+            captions: N lists, or None where an image has no "captions".
 
         Raises:
             ValueError: lengths do not fit each other, or a relation points at no box.
@@ -99,13 +99,13 @@ class PackedRecords(Dataset):
         self._check()
 
     def _check(self) -> None:
-        pictures, boxes = len(self._file_names), len(self._boxes)
+        images, boxes = len(self._file_names), len(self._boxes)
         for name, column, expected in (
-            ("image_ids", self._image_ids, pictures),
-            ("sizes", self._sizes, pictures),
-            ("box_counts", self._box_offsets[1:], pictures),
-            ("relation_counts", self._relation_offsets[1:], pictures),
-            ("captions", self._captions, pictures),
+            ("image_ids", self._image_ids, images),
+            ("sizes", self._sizes, images),
+            ("box_counts", self._box_offsets[1:], images),
+            ("relation_counts", self._relation_offsets[1:], images),
+            ("captions", self._captions, images),
             ("categories", self._categories, boxes),
             ("annotation_ids", self._annotation_ids, boxes),
             ("crowd", self._crowd, boxes),
@@ -121,14 +121,14 @@ class PackedRecords(Dataset):
                     f"{name} add up to {offsets[-1]}, but there are {len(column)} rows for them"
                 )
         ends = self.relations[:, :2]
-        owner = np.repeat(np.arange(pictures), self.relation_counts)
+        owner = np.repeat(np.arange(images), self.relation_counts)
         wrong = ((ends < 0) | (ends >= self.box_counts[owner][:, None])).any(1)
         if wrong.any():
             row = int(wrong.argmax())
             index = int(owner[row])
             raise ValueError(
                 f"image {self._image_ids.values(index, index + 1)[0]!r}: a relation joins boxes "
-                f"{ends[row, 0]} and {ends[row, 1]}, but the picture has {self.box_counts[index]} "
+                f"{ends[row, 0]} and {ends[row, 1]}, but the image has {self.box_counts[index]} "
                 "annotations: indices count its annotations from 0"
             )
 
@@ -136,7 +136,7 @@ class PackedRecords(Dataset):
     def pack(
         cls, records: Iterable[Mapping[str, Any]], *, drop_other_keys: bool = False
     ) -> "PackedRecords":
-        """Pack data set dicts; boxes become XYXY in single precision.
+        """Pack dataset dicts; boxes become XYXY in single precision.
 
         Args:
             records: with file_name, image_id, annotations and relations; and height and width, if
@@ -166,7 +166,7 @@ class PackedRecords(Dataset):
             except (KeyError, ValueError) as error:
                 what = f"the key {error} is missing" if isinstance(error, KeyError) else error
                 where = record.get("file_name", record.get("image_id"))
-                raise ValueError(f"data set dict {index} ({where}): {what}") from error
+                raise ValueError(f"dataset dict {index} ({where}): {what}") from error
             captions.append(record.get("captions"))
             relations.append(np.asarray(rows, np.int64).reshape(-1, 3))
             box_counts.append(len(annotations))
@@ -186,13 +186,13 @@ class PackedRecords(Dataset):
         )
 
     def select(self, indices: Sequence[int] | np.ndarray) -> "PackedRecords":
-        """Some of the pictures, in the given order.
+        """Some of the images, in the given order.
 
         Args:
-            indices: of pictures, or a mask (N,) of bool.
+            indices: of images, or a mask (N,) of bool.
 
         Raises:
-            IndexError: there is no such picture.
+            IndexError: there is no such image.
         """
         rows = np.asarray(indices)
         rows = np.arange(len(self))[rows if rows.size else rows.astype(np.int64)]
@@ -224,7 +224,7 @@ class PackedRecords(Dataset):
         if isinstance(index, slice):
             return self.select(range(*index.indices(len(self))))
         if not -len(self) <= index < len(self):
-            raise IndexError(f"picture {index} of {len(self)}")
+            raise IndexError(f"image {index} of {len(self)}")
         return self._record(int(index) % len(self))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -272,12 +272,12 @@ class PackedRecords(Dataset):
 
     @property
     def sizes(self) -> np.ndarray:
-        """(N, 2) height and width of the pictures, read-only."""
+        """(N, 2) height and width of the images, read-only."""
         return _view(self._sizes)
 
     @property
     def boxes(self) -> np.ndarray:
-        """(B, 4) XYXY of all pictures, read-only."""
+        """(B, 4) XYXY of all images, read-only."""
         return _view(self._boxes)
 
     @property
@@ -287,17 +287,17 @@ class PackedRecords(Dataset):
 
     @property
     def box_offsets(self) -> np.ndarray:
-        """(N + 1,): the boxes of picture i are rows box_offsets[i] to box_offsets[i + 1]."""
+        """(N + 1,): the boxes of image i are rows box_offsets[i] to box_offsets[i + 1]."""
         return _view(self._box_offsets)
 
     @property
     def box_counts(self) -> np.ndarray:
-        """(N,) boxes of each picture."""
+        """(N,) boxes of each image."""
         return np.diff(self.box_offsets)
 
     @property
     def object_counts(self) -> np.ndarray:
-        """(N,) boxes of each picture that are no crowds."""
+        """(N,) boxes of each image that are no crowds."""
         if self._crowd is None:
             return self.box_counts
         crowds = np.concatenate([[0], np.cumsum(self._crowd.numpy())])
@@ -305,17 +305,17 @@ class PackedRecords(Dataset):
 
     @property
     def relations(self) -> np.ndarray:
-        """(R, 3) relations of all pictures, read-only; indices count each picture's own boxes."""
+        """(R, 3) relations of all images, read-only; indices count each image's own boxes."""
         return _view(self._relations)
 
     @property
     def relation_offsets(self) -> np.ndarray:
-        """(N + 1,): the relations of picture i are the rows between two of them."""
+        """(N + 1,): the relations of image i are the rows between two of them."""
         return _view(self._relation_offsets)
 
     @property
     def relation_counts(self) -> np.ndarray:
-        """(N,) relations of each picture."""
+        """(N,) relations of each image."""
         return np.diff(self.relation_offsets)
 
     @property

@@ -10,10 +10,9 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from vrd_d2.evaluation.human.study import Study, StudyPicture
-from vrd_d2.media.images import read_picture
-
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
+from vrd_d2 import assets
+from vrd_d2.evaluation.human.study import Study, StudyImage
+from vrd_d2.media.images import read_image
 
 
 def write_page(
@@ -30,20 +29,20 @@ def write_page(
     Args:
         path: the HTML file; its folder is made.
         title: headline of the page.
-        max_side: pictures are made smaller to that many pixels of the longer side, never larger.
+        max_side: images are made smaller to that many pixels of the longer side, never larger.
         quality: of the JPEGs, 1 to 95.
         progress: show a bar.
 
     Raises:
-        ValueError: a picture cannot be read, or its size is not that of its record.
+        ValueError: an image cannot be read, or its size is not that of its record.
     """
     if max_side < 16:
         raise ValueError(f"max_side is {max_side}: at least 16 pixels are needed")
     if not 1 <= quality <= 95:
         raise ValueError(f"quality is {quality}: JPEG takes 1 to 95")
-    bar = tqdm(study.pictures, desc="pictures", disable=not progress)
-    pictures = [_shown(picture, max_side, quality) for picture in bar]
-    document = json.dumps({"study": study.id, "pictures": pictures})
+    bar = tqdm(study.images, desc="pictures", disable=not progress)
+    images = [_shown(image, max_side, quality) for image in bar]
+    document = json.dumps({"study": study.id, "pictures": images})
     parts = {
         "title": html.escape(title),
         "style": _asset("human_page.css"),
@@ -60,27 +59,27 @@ def write_page(
 
 
 def _asset(name: str) -> str:
-    return (ASSETS / name).read_text(encoding="utf-8").strip()
+    return assets.path(name).read_text(encoding="utf-8").strip()
 
 
-def _shown(picture: StudyPicture, max_side: int, quality: int) -> dict:
-    """A picture as the page gets it: boxes in fractions of its sides."""
-    pixels, _ = read_picture(picture.file_name)
+def _shown(image: StudyImage, max_side: int, quality: int) -> dict:
+    """An image as the page gets it: boxes in fractions of its sides."""
+    pixels, _ = read_image(image.file_name)
     height, width = pixels.shape[:2]
-    if (width, height) != (picture.width, picture.height):
+    if (width, height) != (image.width, image.height):
         raise ValueError(
-            f"{picture.file_name} is {width} x {height} pixels, but the data set says "
-            f"{picture.width} x {picture.height}: its boxes would not fit; correct the annotations"
+            f"{image.file_name} is {width} x {height} pixels, but the dataset says "
+            f"{image.width} x {image.height}: its boxes would not fit; correct the annotations"
         )
-    image = Image.fromarray(pixels)
-    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    smaller = Image.fromarray(pixels)
+    smaller.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality, optimize=True)
+    smaller.save(file, "JPEG", quality=quality, optimize=True)
     scale = (width, height, width, height)
     return {
         "width": width,
         "height": height,
-        "source": "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode(),
+        "source": "data:smaller/jpeg;base64," + base64.b64encode(file.getvalue()).decode(),
         "entities": [
             {
                 "label": entity.label,
@@ -89,7 +88,7 @@ def _shown(picture: StudyPicture, max_side: int, quality: int) -> dict:
                     for x, side in zip(entity.box, scale, strict=True)
                 ],
             }
-            for entity in picture.entities
+            for entity in image.entities
         ],
         "relations": [
             {
@@ -98,6 +97,6 @@ def _shown(picture: StudyPicture, max_side: int, quality: int) -> dict:
                 "predicate": item.predicate,
                 "object": item.object,
             }
-            for item in picture.items
+            for item in image.items
         ],
     }

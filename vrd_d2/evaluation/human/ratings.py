@@ -17,21 +17,21 @@ class Manifest:
     """What a report needs to know of a study.
 
     Attributes:
-        pictures: the ids of each picture's items, in the order in which they are shown.
-        ranked: for each model and picture the ids of its items, best first.
+        images: the ids of each image's items, in the order in which they are shown.
+        ranked: for each model and image the ids of its items, best first.
     """
 
     study: str
     dataset: str
     task: str
     top: int
-    pictures: list[list[str]]
+    images: list[list[str]]
     ranked: dict[str, list[list[str]]]
 
     @property
     def relations(self) -> list[str]:
         """The ids of all items."""
-        return [relation for picture in self.pictures for relation in picture]
+        return [relation for image in self.images for relation in image]
 
 
 def read_manifest(path: str | Path) -> Manifest:
@@ -42,15 +42,15 @@ def read_manifest(path: str | Path) -> Manifest:
     """
     document = _read(path, MANIFEST_FORMAT, "the manifest that was made beside the page")
     try:
-        pictures = document["pictures"]
+        images = document["pictures"]
         manifest = Manifest(
             str(document["study"]),
             str(document["dataset"]),
             str(document["task"]),
             int(document["top"]),
-            [[item["id"] for item in picture["items"]] for picture in pictures],
+            [[item["id"] for item in image["items"]] for image in images],
             {
-                model: [list(picture["ranked"][model]) for picture in pictures]
+                model: [list(image["ranked"][model]) for image in images]
                 for model in document["models"]
             },
         )
@@ -64,7 +64,7 @@ def read_manifest(path: str | Path) -> Manifest:
         unknown = {relation for ids in lists for relation in ids} - known
         if unknown:
             raise ValueError(
-                f"{path}: model {model!r} names relations that no picture has, such as "
+                f"{path}: model {model!r} names relations that no image has, such as "
                 f"{min(unknown)!r}: make the page again with the same arguments"
             )
     return manifest

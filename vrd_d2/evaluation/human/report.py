@@ -57,21 +57,21 @@ def human_report(
 ) -> dict:
     """P@K of every model, and the agreement of the raters.
 
-    The precision of a picture is the share of right relations among a model's first K, or among
+    The precision of an image is the share of right relations among a model's first K, or among
     all of its relations where these are fewer, by the majority of yes and no; a skip is no vote
-    and a tie is half right. Relations without a vote are left out, and so are pictures without
+    and a tie is half right. Relations without a vote are left out, and so are images without
     any; but one that is rated and for which the model proposes nothing counts 0. P@K is the mean
-    over pictures.
+    over images.
 
     Args:
         ks: the K; by default 10 and 20, as far as the study goes.
-        bootstrap: resamples of the pictures for 95 % intervals, the same every time; 0 for none.
+        bootstrap: resamples of the images for 95 % intervals, the same every time; 0 for none.
 
     Returns:
         JSON of fractions in 0..1, null where there is nothing to compute: "models" {name: {"P":
         {K: ...}, "intervals_95", "pictures", "relations", "rated", "missing", "ties"}},
         "differences" of every
-        model to the first on the pictures of both, "agreement" {"fleiss_kappa", "observed",
+        model to the first on the images of both, "agreement" {"fleiss_kappa", "observed",
         "relations"}, "raters" {name: {"yes", "no", "skip", "missing"}}, "relations" {"total",
         "rated", "skipped", "missing", "ties"}.
 
@@ -91,7 +91,7 @@ def human_report(
             votes[relation][verdict] += 1
     right = {relation: majority(of_relation) for relation, of_relation in votes.items()}
     names = list(manifest.ranked)
-    # (models, Ks, pictures)
+    # (models, Ks, images)
     precision = np.array([[_precisions(manifest, name, right, k) for k in ks] for name in names])
     drawn = _resamples(precision.shape[2], bootstrap)
     counts = np.array([[votes[r]["yes"], votes[r]["no"]] for r in manifest.relations])
@@ -129,9 +129,9 @@ def human_report(
 
 
 def _precisions(manifest: Manifest, model: str, right: dict[str, float], k: int) -> list[float]:
-    """Of each picture; NaN where nobody rated what would tell."""
+    """Of each image; NaN where nobody rated what would tell."""
     result = []
-    for ids, everything in zip(manifest.ranked[model], manifest.pictures, strict=True):
+    for ids, everything in zip(manifest.ranked[model], manifest.images, strict=True):
         values = [right[relation] for relation in (ids[:k] or everything)]
         rated = [value for value in values if not math.isnan(value)]
         if not rated:
@@ -141,17 +141,17 @@ def _precisions(manifest: Manifest, model: str, right: dict[str, float], k: int)
     return result
 
 
-def _resamples(pictures: int, bootstrap: int) -> np.ndarray:
-    """(bootstrap, pictures) how often each resample has each picture."""
+def _resamples(images: int, bootstrap: int) -> np.ndarray:
+    """(bootstrap, images) how often each resample has each image."""
     generator = np.random.default_rng(0)
-    rows = [generator.integers(0, pictures, pictures) for _ in range(bootstrap)]
-    return np.array([np.bincount(row, minlength=pictures) for row in rows], np.float64).reshape(
-        bootstrap, pictures
+    rows = [generator.integers(0, images, images) for _ in range(bootstrap)]
+    return np.array([np.bincount(row, minlength=images) for row in rows], np.float64).reshape(
+        bootstrap, images
     )
 
 
 def _means(values: np.ndarray, ks: Sequence[int], drawn: np.ndarray) -> dict:
-    """Means over the pictures (Ks, pictures) that have a value, with intervals."""
+    """Means over the images (Ks, images) that have a value, with intervals."""
     result: dict[str, dict] = {"P": {}, "intervals_95": {}}
     for k, of_k in zip(ks, values, strict=True):
         known = ~np.isnan(of_k)
@@ -201,17 +201,17 @@ def report_markdown(report: dict) -> str:
     ]
     parts = [
         f"Human evaluation on {report['dataset']}, {report['task']}: {report['pictures']} "
-        f"pictures, {relations['relations']} relations, raters: {len(raters)}, page "
+        f"images, {relations['relations']} relations, raters: {len(raters)}, page "
         f"{report['study']}",
         _table(rows, ["model", *header, "rated", "missing", "ties"]),
-        "P@K in percent: share of right relations among the first K of a picture (or among all "
+        "P@K in percent: share of right relations among the first K of an image (or among all "
         "where there are fewer), by majority of the raters, a tie counting half; mean over the "
-        "pictures with ratings, 95 % bootstrap intervals over pictures.",
+        "images with ratings, 95 % bootstrap intervals over images.",
     ]
     used = sorted({n for found in report["models"].values() for n in found["pictures"].values()})
     if used != [report["pictures"]]:
         parts[-1] += (
-            f" Some pictures are not rated yet: {used[0]} to {used[-1]} of {report['pictures']} "
+            f" Some images are not rated yet: {used[0]} to {used[-1]} of {report['pictures']} "
             "count, depending on model and K."
         )
     if report["differences"]:

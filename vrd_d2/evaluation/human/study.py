@@ -1,8 +1,8 @@
-"""What people are asked to judge: sampled pictures, and of each the best relations of the models.
+"""What people are asked to judge: sampled images, and of each the best relations of the models.
 
-RelCLIP (Table 2) asks people which of the 10 and 20 best relations of a picture are right, because
-annotations leave out too much for that. Here a *study* is what is asked: pictures drawn by a seed,
-the relations of all models of a picture in one shuffled list, each once. Whoever judges sees
+RelCLIP (Table 2) asks people which of the 10 and 20 best relations of an image are right, because
+annotations leave out too much for that. Here a *study* is what is asked: images drawn by a seed,
+the relations of all models of an image in one shuffled list, each once. Whoever judges sees
 neither models nor ranks; those are in the study's *manifest*, from which ``human_report`` computes.
 """
 
@@ -33,7 +33,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Entity:
-    """A box, XYXY pixels of the original picture, and the name of its class."""
+    """A box, XYXY pixels of the original image, and the name of its class."""
 
     label: str
     box: Box
@@ -50,11 +50,11 @@ class Item:
 
 
 @dataclass(frozen=True)
-class StudyPicture:
-    """A picture of a study.
+class StudyImage:
+    """An image of a study.
 
     Attributes:
-        image_id, file_name, width, height: of the data set's record.
+        image_id, file_name, width, height: of the dataset's record.
         entities: those that an item names, in an order that tells nothing.
         items: in the order in which they are shown.
         ranked: ids of the items that each model proposes, best first. Where two of its boxes
@@ -78,19 +78,19 @@ class Study:
         id: a digest of what is shown, so that ratings find their study. It depends neither on the
             names of the models nor on their order.
         models: the file of predictions of each model.
-        eligible: number of pictures that were drawn from.
+        eligible: number of images that were drawn from.
     """
 
     id: str
     models: dict[str, str]
-    pictures: list[StudyPicture]
+    images: list[StudyImage]
     task: Task
     top: int
     seed: int
     eligible: int
 
     def manifest(self, dataset: str) -> dict:
-        """Everything but the pictures, as JSON: who proposed what at which rank."""
+        """Everything but the images, as JSON: who proposed what at which rank."""
         return {
             "format": MANIFEST_FORMAT,
             "study": self.id,
@@ -100,7 +100,7 @@ class Study:
             "seed": self.seed,
             "eligible_pictures": self.eligible,
             "models": self.models,
-            "pictures": [asdict(picture) for picture in self.pictures],
+            "pictures": [asdict(image) for image in self.images],
         }
 
 
@@ -111,24 +111,24 @@ def make_study(
     predicates: Sequence[str],
     predictions: Mapping[str, str | Path],
     task: Task | str,
-    pictures: int = 50,
+    images: int = 50,
     top: int = 20,
     seed: int = 0,
     min_relations: int = 0,
     progress: bool = False,
 ) -> Study:
-    """Draws pictures and pools the best relations that the models predict on them.
+    """Draws images and pools the best relations that the models predict on them.
 
     Args:
-        records: data set dicts (see ``datasets/README.md``).
-        classes, predicates: names of the data set's ids.
+        records: dataset dicts (see ``datasets/README.md``).
+        classes, predicates: names of the dataset's ids.
         predictions: JSON Lines of each model, by its name (see ``json_lines``).
         task: PredCls ranks by predicate scores alone, the others multiply with both entity scores.
-        pictures: how many to draw from those that every file has; all of them if there are fewer.
-        top: relations of each model and picture, under the graph constraint: one predicate a pair,
+        images: how many to draw from those that every file has; all of them if there are fewer.
+        top: relations of each model and image, under the graph constraint: one predicate a pair,
             ranked as for Recall@K.
         seed: of the drawing and of every order.
-        min_relations: draw only pictures for which every model has so many relations. With 0,
+        min_relations: draw only images for which every model has so many relations. With 0,
             those for which any model has one.
 
     Returns:
@@ -136,12 +136,12 @@ def make_study(
         subjects and objects are: same class, no side further apart than ``SAME_BOX``.
 
     Raises:
-        ValueError: an argument is out of range, or no picture can be drawn; LineError names the
+        ValueError: an argument is out of range, or no image can be drawn; LineError names the
             line of a file that cannot be used.
     """
     task = Task(task)
     for name, value, least in (
-        ("pictures", pictures, 1),
+        ("pictures", images, 1),
         ("top", top, 1),
         ("seed", seed, 0),
         ("min_relations", min_relations, 0),
@@ -161,10 +161,10 @@ def make_study(
     ]
     eligible = _eligible(position, dict(zip(predictions, best, strict=True)), min_relations)
     generator = np.random.default_rng(seed)
-    if pictures > len(eligible):
-        logger.warning("only %d pictures to draw from: all of them are taken", len(eligible))
-    drawn = generator.choice(len(eligible), min(pictures, len(eligible)), replace=False)
-    pooled: list[StudyPicture] = []
+    if images > len(eligible):
+        logger.warning("only %d images to draw from: all of them are taken", len(eligible))
+    drawn = generator.choice(len(eligible), min(images, len(eligible)), replace=False)
+    pooled: list[StudyImage] = []
     count = 0
     for image_id in (eligible[index] for index in drawn.tolist()):
         of_models = {model: found[image_id] for model, found in zip(predictions, best, strict=True)}
@@ -175,7 +175,7 @@ def make_study(
     return Study(_digest(pooled), models, pooled, task, top, seed, len(eligible))
 
 
-# Best relations of a picture: labels of the entities (M,), their boxes (M, 4), rows (T, 3).
+# Best relations of an image: labels of the entities (M,), their boxes (M, 4), rows (T, 3).
 _Ranked = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -190,7 +190,7 @@ def _best_relations(
     *,
     progress: bool,
 ) -> dict[int | str, _Ranked]:
-    """The best relations of every picture in a file; of a picture that comes twice, the first."""
+    """The best relations of every image in a file; of an image that comes twice, the first."""
     found: dict[int | str, _Ranked] = {}
     for number, value in read_json_lines(path, progress=progress):
         image_id = value["image_id"]
@@ -198,7 +198,7 @@ def _best_relations(
             continue
         try:
             if image_id not in position:
-                raise ValueError(f"image_id {image_id!r} is not in the data set")
+                raise ValueError(f"image_id {image_id!r} is not in the dataset")
             truth = ground_truth_from_dict(records[position[image_id]])
             prediction = prediction_from_json(value, truth, task)
             prediction.check(num_predicates, num_classes)
@@ -224,7 +224,7 @@ def _eligible(
     best: Mapping[str, Mapping[int | str, _Ranked]],
     min_relations: int,
 ) -> list[int | str]:
-    """Pictures to draw from, in the order of the data set."""
+    """Images to draw from, in the order of the dataset."""
     eligible = []
     for image_id in position:
         if all(image_id in found for found in best.values()):
@@ -232,10 +232,10 @@ def _eligible(
             if min(counts) >= min_relations and max(counts) > 0:
                 eligible.append(image_id)
     if not eligible:
-        sizes = ", ".join(f"{name} has {len(found)} pictures" for name, found in best.items())
+        sizes = ", ".join(f"{name} has {len(found)} images" for name, found in best.items())
         raise ValueError(
-            f"there is no picture for which every model has predictions and at least "
-            f"{max(min_relations, 1)} relations ({sizes}): predict on the same data set, or ask "
+            f"there is no image for which every model has predictions and at least "
+            f"{max(min_relations, 1)} relations ({sizes}): predict on the same dataset, or ask "
             "for fewer relations"
         )
     return eligible
@@ -248,7 +248,7 @@ def _pool(
     predicates: Sequence[str],
     generator: np.random.Generator,
     start: int,
-) -> StudyPicture:
+) -> StudyImage:
     """One list of the models' relations, whose order tells nothing about ranks or models."""
     merged: list[tuple[int, np.ndarray]] = []
 
@@ -274,7 +274,7 @@ def _pool(
     keys = sorted(found, key=lambda key: (rank[key[0]], rank[key[1]], key[2]))
     shuffled = [keys[i] for i in generator.permutation(len(keys)).tolist()]
     ids = {key: f"r{start + number}" for number, key in enumerate(shuffled, 1)}
-    return StudyPicture(
+    return StudyImage(
         record["image_id"],
         str(record["file_name"]),
         int(record["width"]),
@@ -285,9 +285,9 @@ def _pool(
     )
 
 
-def _digest(pictures: Sequence[StudyPicture]) -> str:
+def _digest(images: Sequence[StudyImage]) -> str:
     shown = [
         [p.image_id, [asdict(e) for e in p.entities], [asdict(item) for item in p.items]]
-        for p in pictures
+        for p in images
     ]
     return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:12]

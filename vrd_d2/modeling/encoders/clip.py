@@ -1,6 +1,6 @@
 """The frozen CLIP model: its ViT as a dense backbone, its text tower as a cached encoder.
 
-Shapes: N pictures, D width of the joint embedding space, stride = patch size of the ViT.
+Shapes: N images, D width of the joint embedding space, stride = patch size of the ViT.
 """
 
 import difflib
@@ -17,12 +17,12 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from open_clip.transformer import VisionTransformer, text_global_pool
 from torch import Tensor, nn
 
+from vrd_d2 import assets
 from vrd_d2.checkpoint.checkpointer import first_line
 from vrd_d2.modeling.encoders.visual_encoder import encode_by_size
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
 # Models that ship with the package: name -> pretrained tag -> weights.
-SHIPPED = {"scenes_clip": {"scenes": ASSETS / "scenes_clip.safetensors"}}
+SHIPPED = {"scenes_clip": {"scenes": assets.path("scenes_clip.safetensors")}}
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def load_clip(name: str, pretrained: str = "", *, cache_dir: str = "") -> ClipPa
     Raises:
         ValueError: unknown name or tag, weights that do not fit, or weights that cannot be had.
     """
-    config_path = ASSETS / f"{name}.json" if name in SHIPPED else Path(name)
+    config_path = assets.path(f"{name}.json") if name in SHIPPED else Path(name)
     tokenizer_options = {}
     if config_path.suffix == ".json":
         name, tokenizer_options = _add_model_config(config_path)
@@ -127,7 +127,7 @@ class CLIPViT(Backbone):
     """CLIP's vision transformer as a 2D feature map (RelCLIP, section 3.2, "V(I)").
 
     The final states of the patch tokens after the last LayerNorm and the visual projection, without
-    the class token. At the native size they equal open_clip's own tokens. Pictures of any size:
+    the class token. At the native size they equal open_clip's own tokens. Images of any size:
     padded right and below to whole patches, position embeddings interpolated (bicubic).
     """
 
@@ -147,7 +147,7 @@ class CLIPViT(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """Pixels to which a picture is padded."""
+        """Pixels to which an image is padded."""
         return self.stride
 
     def train(self, mode: bool = True) -> "CLIPViT":
@@ -157,7 +157,7 @@ class CLIPViT(Backbone):
     def _positions(self, height: int, width: int) -> Tensor:
         table = self.visual.positional_embedding
         rows, cols = self.visual.grid_size
-        # Under export a question about the size would become a condition on all pictures, so there
+        # Under export a question about the size would become a condition on all images, so there
         # it always interpolates; at the native size that changes nothing.
         if not torch.compiler.is_exporting() and (height, width) == (rows, cols):
             return table
@@ -167,7 +167,7 @@ class CLIPViT(Backbone):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Encode pictures of one size, without gradient.
+        """Encode images of one size, without gradient.
 
         Args:
             images: (N, 3, H, W) RGB, normalised with CLIP's mean and std.

@@ -25,15 +25,15 @@ def fingerprint(module: nn.Module, settings: object) -> str:
 
 
 class FeatureCache:
-    """Half-precision maps, one file a picture, under the hash of the very pixels that went in.
+    """Half-precision maps, one file an image, under the hash of the very pixels that went in.
 
-    A picture that is resized, flipped or replaced has other pixels and so another file: nothing in
+    An image that is resized, flipped or replaced has other pixels and so another file: nothing in
     the cache can be out of date but the encoder, and a folder written by another encoder is
     refused.
 
     Args:
         folder: where the files lie; made where it is missing. It grows by about 2 bytes times the
-            size of a map for each picture and size, and may be deleted at any time.
+            size of a map for each image and size, and may be deleted at any time.
         encoder: fingerprint of the encoder and its normalisation.
 
     Raises:
@@ -64,11 +64,11 @@ class FeatureCache:
     def get(
         self, images: list[Tensor], encode: Callable[[list[int]], list[Tensor]]
     ) -> list[Tensor]:
-        """Maps of pictures, read where they are stored, else encoded and stored.
+        """Maps of images, read where they are stored, else encoded and stored.
 
         Args:
             images: uint8 (3, H, W) in main memory.
-            encode: indices of the missing pictures -> their maps (D, h, w).
+            encode: indices of the missing images -> their maps (D, h, w).
 
         Returns:
             Maps in float32, all rounded to half precision, so that the first epoch sees what the
@@ -100,7 +100,7 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    # Complete or not at all, also when killed or when several processes write the same picture.
+    # Complete or not at all, also when killed or when several processes write the same image.
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_bytes(content)
     unfinished.replace(path)

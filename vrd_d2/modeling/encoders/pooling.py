@@ -13,7 +13,7 @@ def axis_weights(
     """Weights of the cells of one axis in the mean of ROIAlign's samples.
 
     Args:
-        low, high: (B,) ends of the boxes on this axis, in picture pixels.
+        low, high: (B,) ends of the boxes on this axis, in image pixels.
         length: number of cells of the map on this axis.
         scale: cells per pixel (1 / stride).
         samples: sampling points per axis (bins x sampling ratio).
@@ -51,7 +51,7 @@ def roi_mean(
 
     Args:
         feature_map: (D, H, W).
-        boxes: (B, 4) XYXY in picture pixels.
+        boxes: (B, 4) XYXY in image pixels.
         scale: cells per pixel.
         resolution: bins per axis.
         sampling_ratio: samples per bin and axis; must be positive (an adaptive ratio would make the

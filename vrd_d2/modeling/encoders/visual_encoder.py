@@ -1,6 +1,6 @@
 """The frozen image encoder of RelCLIP: CLIP's ViT, or any other backbone in its place (Table 4).
 
-Shapes: N pictures, D channels of the map.
+Shapes: N images, D channels of the map.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,9 +22,9 @@ TIMM = "timm/"
 def encode_by_size(
     encode: Callable[[Tensor], Tensor], images: Sequence[Tensor], *, divisor: int
 ) -> list[Tensor]:
-    """Encode pictures of any sizes, each as if it were alone.
+    """Encode images of any sizes, each as if it were alone.
 
-    Pictures that are padded to the same size share a forward pass; no picture is padded to the size
+    Images that are padded to the same size share a forward pass; no image is padded to the size
     of another, so that its features never depend on its batch mates.
 
     Args:
@@ -60,7 +60,7 @@ class FrozenBackbone(nn.Module):
         backbone: (N, 3, H, W) -> {feature: (N, D, h, w)}, or a list of one map.
         feature: which of its maps; None for the only one.
         shape: channels and stride of that map.
-        divisor: to a multiple of which pictures are padded.
+        divisor: to a multiple of which images are padded.
         mean, std: RGB normalisation of pixels in 0..1 that the backbone was trained with.
         flip_channels: whether it reads BGR.
     """

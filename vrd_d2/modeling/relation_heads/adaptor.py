@@ -1,6 +1,6 @@
 """The feature adaptors of RelCLIP, which bring CLIP's features into the domain of relations.
 
-Shapes: T tokens (entities or pairs) of all pictures in a row, D width of the embeddings.
+Shapes: T tokens (entities or pairs) of all images in a row, D width of the embeddings.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Self-attention inside segments: the entities or the pairs of one picture, or a group of them.
+"""Self-attention inside segments: the entities or the pairs of one image, or a group of them.
 
 Shapes: T tokens of all segments in a row, D width.
 """

@@ -18,7 +18,7 @@ ADJUSTMENTS = ("none", "train", "test")
 
 
 class PredicatePrior(nn.Module):
-    """What is known of predicates before the picture is seen: counts of the training set.
+    """What is known of predicates before the image is seen: counts of the training set.
 
     Filled by :meth:`set_counts` before training and part of the checkpoint from then on.
 
@@ -118,18 +118,18 @@ def predicate_loss(
 def predicate_repeat_factors(
     dataset_dicts: Sequence[dict] | Dataset, num_predicates: int, threshold: float
 ) -> Tensor:
-    """Repeat factors of pictures by their rarest predicate (Gupta et al. 2019, for predicates).
+    """Repeat factors of images by their rarest predicate (Gupta et al. 2019, for predicates).
 
-    With f(p) the share of pictures that have predicate p, a picture is repeated
+    With f(p) the share of images that have predicate p, an image is repeated
     max over its predicates of max(1, sqrt(threshold / f(p))) times.
 
     Args:
         dataset_dicts: with "relations" (R, 3); a list, PackedRecords, or several of the latter.
         num_predicates: K.
-        threshold: share of pictures below which a predicate is rare.
+        threshold: share of images below which a predicate is rare.
 
     Returns:
-        (number of pictures,) float32, at least 1.
+        (number of images,) float32, at least 1.
     """
     present = torch.zeros((len(dataset_dicts), num_predicates), dtype=torch.bool)
     start = 0

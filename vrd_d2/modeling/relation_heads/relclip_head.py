@@ -1,6 +1,6 @@
 """RelCLIP's relation head: ROI features, adaptors, classifiers and their losses.
 
-Shapes: N pictures, M entities and P pairs of a picture, "sum M" and "sum P" those of all pictures
+Shapes: N images, M entities and P pairs of an image, "sum M" and "sum P" those of all images
 in a row; C object classes, K predicates, D width of v_i and v_ij.
 """
 
@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from detectron2.config import configurable
 from torch import Tensor, nn
 
-from vrd_d2.modeling.relation_heads.adaptor import FeatureAdaptor
-from vrd_d2.modeling.relation_heads.attention import segments_by
+from vrd_d2.modeling.encoders.pooling import roi_mean
 from vrd_d2.modeling.geometry import (
     ENTITY_GEOMETRY,
     PAIR_GEOMETRY,
@@ -20,9 +19,10 @@ from vrd_d2.modeling.geometry import (
     pair_geometry,
     union_boxes,
 )
-from vrd_d2.modeling.relation_heads.long_tail import LOSSES, PredicatePrior, predicate_loss
-from vrd_d2.modeling.encoders.pooling import roi_mean
 from vrd_d2.modeling.processes import mean_count
+from vrd_d2.modeling.relation_heads.adaptor import FeatureAdaptor
+from vrd_d2.modeling.relation_heads.attention import segments_by
+from vrd_d2.modeling.relation_heads.long_tail import LOSSES, PredicatePrior, predicate_loss
 
 ATTENTION_PATTERNS = ("full", "subject", "axial")
 
@@ -189,7 +189,7 @@ class RelationHead(nn.Module):
 
         Args:
             maps: N visual maps (D_v, h, w).
-            boxes: N tensors (M, 4) in pixels of the picture that the map was made of.
+            boxes: N tensors (M, 4) in pixels of the image that the map was made of.
             classes: N tensors (M,) of given class ids, or None where they are to be predicted.
             pairs: N tensors (P, 2) of entity indices (subject, object).
             image_sizes: N (height, width).
@@ -207,7 +207,7 @@ class RelationHead(nn.Module):
             if self.class_classifier is not None:
                 class_logits = self.class_classifier(entities)
         offsets = torch.tensor([0, *counts]).cumsum(0).tolist()
-        # Pairs of all pictures with entity indices that are unique in the batch.
+        # Pairs of all images with entity indices that are unique in the batch.
         indices = torch.cat([p + start for p, start in zip(pairs, offsets, strict=False)])
         table = self._class_rows(classes, class_logits)
         relations = self._relations(maps, boxes, pairs, image_sizes, indices, table)

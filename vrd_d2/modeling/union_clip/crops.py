@@ -1,6 +1,6 @@
 """Crops of union boxes, as CLIP's image tower takes them.
 
-Shapes: P pairs, n distinct regions of a picture.
+Shapes: P pairs, n distinct regions of an image.
 """
 
 import functools
@@ -15,10 +15,10 @@ CROPS = ("squash", "center")
 
 
 def crop_windows(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Whole pixels that boxes touch, inside the picture and at least one pixel.
+    """Whole pixels that boxes touch, inside the image and at least one pixel.
 
     Args:
-        boxes: (P, 4) XYXY; boxes without area or outside of the picture give the nearest pixels.
+        boxes: (P, 4) XYXY; boxes without area or outside of the image give the nearest pixels.
         image_size: (height, width).
 
     Returns:
@@ -52,7 +52,7 @@ def union_regions(
 
 
 def cut_crops(image: Tensor, windows: Tensor, size: tuple[int, int], *, mode: str) -> Tensor:
-    """Cut windows out of a picture and resize them, bicubic with antialiasing, as PIL does.
+    """Cut windows out of an image and resize them, bicubic with antialiasing, as PIL does.
 
     One native resize a window: all windows at once, as products with dense interpolation matrices,
     were 27 times slower on a CPU.
@@ -65,7 +65,7 @@ def cut_crops(image: Tensor, windows: Tensor, size: tuple[int, int], *, mode: st
             "center" keeps its proportions and cuts off its ends, as CLIP's own preprocessing does.
 
     Returns:
-        uint8 (n, 3, height, width), on the picture's device.
+        uint8 (n, 3, height, width), on the image's device.
     """
     if len(windows) == 0:
         return image.new_zeros((0, 3, *size))

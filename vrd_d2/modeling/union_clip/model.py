@@ -1,6 +1,6 @@
 """UnionCLIP: contrastive fine-tuning of CLIP on crops of union boxes and strings of triplets.
 
-Shapes: M entities and P pairs of a picture, n distinct regions (crops) of a batch, K predicates, C
+Shapes: M entities and P pairs of an image, n distinct regions (crops) of a batch, K predicates, C
 object classes, D width of CLIP's joint space.
 """
 
@@ -273,7 +273,7 @@ class UnionCLIP(RelationModel):
         return best.indices, best.values
 
     def _cut(self, example: dict, windows: Tensor) -> Tensor:
-        """RGB crops (n, 3, H, W) uint8 of windows of a picture."""
+        """RGB crops (n, 3, H, W) uint8 of windows of an image."""
         image = example["image"].to(self.device)
         crops = cut_crops(image, windows, self.crops.size, mode=self.crop)
         return crops.flip(1) if self.image_format == "BGR" else crops

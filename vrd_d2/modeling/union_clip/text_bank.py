@@ -15,7 +15,7 @@ from torch import Tensor
 class TextBank:
     """Blocks of class pairs in half precision, made at first use, in memory or in one mapped file.
 
-    What a picture costs does not depend on the size of the bank: its class pairs are read by their
+    What an image costs does not depend on the size of the bank: its class pairs are read by their
     place. The file is sparse, C * C * K * D * 2 bytes when full (150 * 150 * 50 texts of width 512:
     1.15 GB), and named by `key`, so that it is never read with other weights. Several processes
     may share it without locks: a block is there when all its rows have length 1, and whoever finds

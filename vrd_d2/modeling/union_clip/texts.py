@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from vrd_d2.data.vocabulary import Vocabulary
 from vrd_d2.modeling.encoders.feature_cache import fingerprint
-from vrd_d2.modeling.text.language import format_prompts
 from vrd_d2.modeling.processes import gather_rows, gather_sizes
-from vrd_d2.modeling.union_clip.text_bank import TextBank
+from vrd_d2.modeling.text.language import format_prompts
 from vrd_d2.modeling.union_clip.encoders import PhraseEncoder
+from vrd_d2.modeling.union_clip.text_bank import TextBank
 
 
 class UnionTexts:

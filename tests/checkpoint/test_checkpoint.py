@@ -1,0 +1,192 @@
+"""Checkpoints say what they are; what is of another kind, or holds code, is refused."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.engine import DefaultTrainer
+from safetensors.torch import save_file
+
+from vrd_d2.checkpoint.checkpointer import (
+    SafeCheckpointer,
+    Stamp,
+    check_stamp,
+    load_weights,
+    stamp_of,
+)
+from vrd_d2.data.formats.relations_json import load_relations_json, save_relations_json
+from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
+from vrd_d2.engine.trainer import Trainer, build_trained_model
+from vrd_d2.version import __version__
+
+
+class Payload:
+    """Pickled, it touches a file when it is loaded."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def save(cfg, folder: Path, name: str = "model") -> Path:
+    """A checkpoint as the trainer writes it, of random weights."""
+    model = DefaultTrainer.build_model(cfg)
+    SafeCheckpointer(model, str(folder), vrd_d2=Stamp(cfg)).save(name)
+    return folder / f"{name}.pth"
+
+
+def test_the_trainer_stamps_its_checkpoints(make_cfg) -> None:
+    cfg = make_cfg("relclip_predcls.yaml", "SOLVER.MAX_ITER", 1, "SOLVER.CHECKPOINT_PERIOD", 1)
+    Path(cfg.OUTPUT_DIR).mkdir()
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    path = Path(cfg.OUTPUT_DIR) / "model_final.pth"
+    stamp = torch.load(path, weights_only=True)["vrd_d2"]
+    vocabulary = get_vocabulary(cfg.MODEL.VOCABULARY)
+    assert stamp["version"] == __version__
+    assert stamp["objects"] == list(vocabulary.objects)
+    assert stamp["predicates"] == list(vocabulary.predicates)
+    assert (stamp["meta_architecture"], stamp["task"]) == ("RelCLIP", "predcls")
+    assert stamp["image_encoder"] == "small_clip"
+    assert "ATTENTION_HEADS" in stamp["config"]
+    build_trained_model(make_cfg("relclip_predcls.yaml", "MODEL.WEIGHTS", str(path)))
+    # It goes on from there, but not as another model.
+    more = make_cfg("relclip_predcls.yaml", "SOLVER.MAX_ITER", 2)
+    resumed = Trainer(more)
+    resumed.resume_or_load(resume=True)
+    assert resumed.start_iter == 1
+
+
+@pytest.fixture
+def other_words(tiny_json: Path, tmp_path: Path) -> str:
+    """The same data, with one predicate of another name: every shape is the same."""
+    vocabulary = get_vocabulary(tiny_json)
+    renamed = Vocabulary(vocabulary.objects, ("on", "holding", "behind", "next to"))
+    path = tmp_path / "renamed.json"
+    records = load_relations_json(tiny_json)
+    save_relations_json(records, renamed, path, image_root=tiny_json.parent)
+    return str(path)
+
+
+def test_another_vocabulary_of_the_same_size_is_refused(
+    make_cfg, tmp_path: Path, other_words: str
+) -> None:
+    path = save(make_cfg("relclip_predcls.yaml"), tmp_path)
+    cfg = make_cfg("relclip_predcls.yaml", "MODEL.WEIGHTS", str(path))
+    build_trained_model(cfg)
+    cfg.MODEL.VOCABULARY = other_words
+    with pytest.raises(ValueError, match=r"predicates.*differ at id 2 \('wearing' and 'behind'\)"):
+        build_trained_model(cfg)
+
+
+def test_another_detector_vocabulary_is_refused(make_cfg, tmp_path: Path) -> None:
+    stamp = stamp_of(make_cfg("faster_rcnn_vg.yaml"))
+    assert "predicates" not in stamp and "task" not in stamp
+    expected = stamp_of(make_cfg("relclip_sgdet.yaml"), part="detector")
+    check_stamp(stamp, expected)
+    with pytest.raises(ValueError, match=r"other objects .* differ at id 1"):
+        check_stamp({**stamp, "objects": ["man", "cat", "hat"]}, expected)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("meta_architecture", "UnionCLIP", "set MODEL.META_ARCHITECTURE"),
+        ("image_encoder", "ViT-B-32", "MODEL.CLIP.NAME"),
+        ("objects", ["man"], r"1 and 3, which differ at id 1 \(none and 'dog'\)"),
+    ],
+)
+def test_the_first_difference_is_named(make_cfg, key: str, value: object, message: str) -> None:
+    stamp = stamp_of(make_cfg("relclip_predcls.yaml"))
+    check_stamp(stamp, stamp)
+    with pytest.raises(ValueError, match=message):
+        check_stamp({**stamp, key: value}, stamp)
+
+
+def test_another_task_is_named_as_the_reason(make_cfg, tmp_path: Path) -> None:
+    path = save(make_cfg("relclip_sgcls.yaml"), tmp_path)
+    cfg = make_cfg("relclip_predcls.yaml", "MODEL.WEIGHTS", str(path))
+    with pytest.raises(ValueError, match=r"trained for sgcls, MODEL\.RELATION\.TASK is predcls"):
+        build_trained_model(cfg)
+
+
+def test_checkpoints_without_a_stamp_and_safetensors_load(make_cfg, tmp_path: Path) -> None:
+    cfg = make_cfg("relclip_predcls.yaml")
+    model = DefaultTrainer.build_model(cfg)
+    weights = {name: value.clone().contiguous() for name, value in model.state_dict().items()}
+    torch.save({"model": weights}, tmp_path / "old.pth")
+    save_file(weights, tmp_path / "new.safetensors")
+    for name in ("old.pth", "new.safetensors"):
+        other = DefaultTrainer.build_model(cfg)
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.fill_(7)
+        load_weights(other, str(tmp_path / name), expected=stamp_of(cfg))
+        for key, value in other.state_dict().items():
+            torch.testing.assert_close(value, weights[key])
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.pkl", "plain.pth", "model.pyth"])
+def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path, name: str) -> None:
+    victim = tmp_path / "it_ran"
+    content = {"model": {}, "model_state": {}, "__author__": "me", "extra": Payload(victim)}
+    path = tmp_path / name
+    if name.startswith("model.pt") or name.endswith(".pyth"):
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    for load in (
+        lambda: load_weights(torch.nn.Linear(2, 2), str(path)),
+        lambda: SafeCheckpointer(torch.nn.Linear(2, 2)).load(str(path)),
+    ):
+        with pytest.raises(ValueError, match="could run any code"):
+            load()
+    assert not victim.exists()
+    pickle.loads(pickle.dumps(content))
+    assert victim.exists(), "the payload is none, and the test shows nothing"
+
+
+def test_a_pickle_of_arrays_is_still_read(tmp_path: Path) -> None:
+    """The form of Detectron2's model zoo."""
+    weights = {"weight": np.full((2, 2), 3, np.float32), "bias": np.ones(2, np.float32)}
+    path = tmp_path / "zoo.pkl"
+    path.write_bytes(pickle.dumps({"model": weights, "__author__": "zoo"}, protocol=2))
+    model = torch.nn.Linear(2, 2)
+    load_weights(model, str(path))
+    assert (model.weight == 3).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("cut.pth", b"PK\x03\x04 cut short", "the file is broken"),
+        ("empty.pth", b"", "the file is broken"),
+        ("text.pth", b"hello world\n", "the file is broken"),
+        ("image.pth", b"GIF89a", "the file is broken"),
+        ("numbers.pkl", pickle.dumps({1: 5}), "names are no text"),
+        ("numbers.pth", {"model": {1: torch.zeros(1)}}, "names are no text"),
+        ("empty.safetensors", b"", "the file is broken"),
+        ("cut.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{", "the file is broken"),
+        ("list.pkl", pickle.dumps([1, 2]), "a list, no dict"),
+        ("number.pkl", pickle.dumps({"blobs": 5}), "the file holds a int, no weights"),
+        ("list.pth", [1, 2], "the file holds a list, no weights"),
+        ("bare.pth", torch.zeros(2), "the file holds a Tensor, no weights"),
+        ("number.pth", {"model": 5}, "the file holds a int, no weights"),
+        ("stamp.pth", {"model": {}, "vrd_d2": 5}, r"says of itself \('vrd_d2'\) is 5"),
+    ],
+)
+def test_a_file_that_holds_no_weights_is_named(
+    tmp_path: Path, name: str, content: object, reason: str
+) -> None:
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match=f"{name}: .*{reason}"):
+        load_weights(torch.nn.Linear(2, 2), str(path))
