@@ -13,7 +13,7 @@ from torch import nn
 
 from vrd_d2.config.loading import load_config
 from vrd_d2.data.dataset_mapper import RelationMapper, relation_example
-from vrd_d2.engine.trainer import load_detector
+from vrd_d2.engine.build import load_detector
 from vrd_d2.export import FILES, describe, exportable, write_model
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -29,7 +29,7 @@ def build(config: str, *overrides: object) -> tuple[CfgNode, nn.Module]:
     """A model of a quick-start config; its head is random, and sure enough to tell pairs apart."""
     cfg = load_config(
         REPOSITORY / "configs/quickstart" / config,
-        ["MODEL.DEVICE", "cpu", "MODEL.CLIP.FEATURE_CACHE", "", *overrides],
+        ["MODEL.DEVICE", "cpu", "MODEL.VISUAL.FEATURE_CACHE", "", *overrides],
     )
     torch.manual_seed(0)
     model = DefaultTrainer.build_model(cfg).eval()

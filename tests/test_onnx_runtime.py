@@ -39,7 +39,7 @@ def image_file(path: Path, height: int = 150, width: int = 230) -> Path:
 @pytest.fixture(scope="module")
 def small() -> tuple:
     """A PredCls model of scenes: config, model, file."""
-    return exported("relclip_predcls.yaml", "relations", "onnx", "MODEL.RELATION.DIM", "64")
+    return exported("relclip_predcls.yaml", "relations", "onnx", "MODEL.RELATION_HEAD.DIM", "64")
 
 
 def test_sizes_are_detectron2s() -> None:

@@ -33,7 +33,8 @@ from vrd_d2.config.loading import load_config
 from vrd_d2.data.build import training_records
 from vrd_d2.data.dataset_mapper import RelationMapper
 from vrd_d2.data.knowledge.candidate_weights import CandidateWeights
-from vrd_d2.engine.trainer import build_trained_model, check_vocabulary
+from vrd_d2.engine.build import build_trained_model
+from vrd_d2.engine.checks import check_vocabulary
 from vrd_d2.modeling.distant import DistantLabels
 from vrd_d2.modeling.encoders.feature_cache import fingerprint
 

@@ -17,7 +17,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tqdm import tqdm
 
 from vrd_d2.config.loading import load_config
-from vrd_d2.engine.trainer import build_mapper, build_trained_model
+from vrd_d2.engine.build import build_mapper, build_trained_model
 from vrd_d2.visualization.scene_graph_image import draw_predictions, save_image
 
 

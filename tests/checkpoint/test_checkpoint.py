@@ -18,7 +18,8 @@ from vrd_d2.checkpoint.checkpointer import (
 )
 from vrd_d2.data.formats.relations_json import load_relations_json, save_relations_json
 from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
-from vrd_d2.engine.trainer import Trainer, build_trained_model
+from vrd_d2.engine.build import build_trained_model
+from vrd_d2.engine.trainer import Trainer
 from vrd_d2.version import __version__
 
 

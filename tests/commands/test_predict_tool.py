@@ -17,7 +17,8 @@ from vrd_d2.checkpoint.checkpointer import SafeCheckpointer, Stamp
 from vrd_d2.config.loading import load_config
 from vrd_d2.data.formats.relations_json import load_relations_json, validate_relations_json
 from vrd_d2.data.vocabulary import SCENES
-from vrd_d2.engine.trainer import Trainer, load_detector
+from vrd_d2.engine.build import load_detector
+from vrd_d2.engine.trainer import Trainer
 from vrd_d2.inference.batch_run import PredictionRun
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "predict.py"

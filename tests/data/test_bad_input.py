@@ -13,7 +13,8 @@ from PIL import Image
 
 from vrd_d2.data.formats.relations_json import save_relations_json
 from vrd_d2.data.vocabulary import SCENES, Vocabulary
-from vrd_d2.engine.trainer import Trainer, build_mapper, build_trained_model
+from vrd_d2.engine.build import build_mapper, build_trained_model
+from vrd_d2.engine.trainer import Trainer
 
 TINY = Vocabulary(TINY_OBJECTS, TINY_PREDICATES)
 
@@ -264,8 +265,8 @@ CONFIGS = [
     ("results that are not there", PREDCLS, ["DATASETS.DETECTIONS", [["{set}", "{folder}/r.json"]]],
      load_all, ["there is no readable file {folder}/r.json", "correct DATASETS.DETECTIONS"]),
     ("counts that are not there", "quickstart/frequency_predcls.yaml",
-     ["MODEL.FREQUENCY.COUNTS", "{folder}/counts.json"], build_trained_model,
-     ["MODEL.FREQUENCY.COUNTS: ", "{folder}/counts.json"]),
+     ["MODEL.PREDICATE_PRIOR.COUNTS", "{folder}/counts.json"], build_trained_model,
+     ["MODEL.PREDICATE_PRIOR.COUNTS: ", "{folder}/counts.json"]),
     ("a frequency baseline that should classify", "quickstart/frequency_predcls.yaml",
      ["MODEL.RELATION.TASK", "sgcls"], build_trained_model,
      ["FrequencyBaseline sees nothing", "set MODEL.RELATION.TASK to predcls or sgdet"]),

@@ -13,8 +13,9 @@ from detectron2.data import transforms as T
 from vrd_d2.checkpoint.checkpointer import load_weights
 from vrd_d2.data.dataset_mapper import RelationMapper, relation_example
 from vrd_d2.data.formats.coco import Detections
+from vrd_d2.engine.build import build_mapper, build_trained_model
 from vrd_d2.engine.checks import check_training_data
-from vrd_d2.engine.trainer import Trainer, build_mapper, build_trained_model
+from vrd_d2.engine.trainer import Trainer
 from vrd_d2.inference.predictor import Predictor
 from vrd_d2.modeling.relation_model import boxes_replace_detector
 

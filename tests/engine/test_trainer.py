@@ -15,7 +15,10 @@ from detectron2.utils import comm
 from vrd_d2.checkpoint.checkpointer import load_weights
 from vrd_d2.config.loading import load_config
 from vrd_d2.data.datasets.builtin import register_user_datasets
-from vrd_d2.engine.trainer import SkippingSampler, Trainer, build_trained_model, check_vocabulary
+from vrd_d2.data.samplers import SkippingSampler
+from vrd_d2.engine.build import build_trained_model
+from vrd_d2.engine.checks import check_vocabulary
+from vrd_d2.engine.trainer import Trainer
 
 CONFIGS = sorted(
     path.relative_to(Path(__file__).parents[2] / "configs").as_posix()
@@ -70,7 +73,7 @@ def test_child_configs_keep_the_papers_setting(repository):
         assert (solver.BASE_LR, solver.MAX_ITER, solver.IMS_PER_BATCH) == (0.001, 20000, 12)
         assert (solver.OPTIMIZER, solver.MOMENTUM) == ("SGD", 0.9)
         assert task == cfg.MODEL.RELATION.TASK and cfg.MODEL.META_ARCHITECTURE == "RelCLIP"
-        assert cfg.MODEL.RCL.EPSILON == 0.7 and cfg.MODEL.RELATION.DIM == 512
+        assert cfg.MODEL.RCL.EPSILON == 0.7 and cfg.MODEL.RELATION_HEAD.DIM == 512
         assert cfg.MODEL.CLIP.NAME == "ViT-B-32-quickgelu" and cfg.INPUT.RANDOM_FLIP == "none"
 
 
@@ -212,7 +215,7 @@ def test_checkpoint_of_another_model_is_refused(make_cfg, tmp_path):
     with pytest.raises(ValueError, match=r"head\.prior\.counts: not in the model"):
         load_weights(predcls, str(path))
     torch.save({"model": predcls.state_dict()}, path)
-    narrow = Trainer.build_model(make_cfg("relclip_predcls.yaml", "MODEL.RELATION.DIM", 16))
+    narrow = Trainer.build_model(make_cfg("relclip_predcls.yaml", "MODEL.RELATION_HEAD.DIM", 16))
     with pytest.raises(ValueError, match=r"does not fit.*checkpoint.*model"):
         load_weights(narrow, str(path))
 

@@ -68,9 +68,9 @@ def test_exportable_form_equals_the_model(task: str, attention: str) -> None:
     """Without exporting: all tasks, attention patterns and options of the head."""
     cfg, model = build(
         f"relclip_{task}.yaml",
-        *["MODEL.RELATION.ATTENTION", attention],
-        *["MODEL.RELATION.CLASS_EMBEDDING", attention == "axial"],
-        *["MODEL.RELATION.FREQUENCY_BIAS", attention != "full"],
+        *["MODEL.RELATION_HEAD.ATTENTION", attention],
+        *["MODEL.RELATION_HEAD.CLASS_EMBEDDING", attention == "axial"],
+        *["MODEL.PREDICATE_PRIOR.FREQUENCY_BIAS", attention != "full"],
         *["MODEL.RELATION.REQUIRE_OVERLAP", attention == "subject"],
         *["MODEL.RELATION.RANKING", "logit" if attention == "subject" else "softmax"],
         *["MODEL.RELATION.ENTITY_CLASSES", "head" if attention == "axial" else "detector"],
@@ -159,7 +159,7 @@ def vit_b32(task: str) -> tuple[str, ...]:
     """Overrides: the geometry of ViT-B/32 and of the paper's images, the classes of VG150."""
     return (
         *("MODEL.CLIP.NAME", clip_json(VIT_B32), "MODEL.CLIP.PRETRAINED", ""),
-        *("MODEL.VOCABULARY", "vg150", "MODEL.RELATION.DIM", "512"),
+        *("MODEL.VOCABULARY", "vg150", "MODEL.RELATION_HEAD.DIM", "512"),
         *("INPUT.MIN_SIZE_TEST", "384", "INPUT.MAX_SIZE_TEST", "640"),
         *("MODEL.RELATION.TASK", task, "MODEL.RELATION.REQUIRE_OVERLAP", "True"),
     )
@@ -181,8 +181,8 @@ def test_onnx_on_photographs(samples: Path, count: int) -> None:
 
 
 OPTIONS = (
-    *("MODEL.RELATION.ATTENTION", "axial", "MODEL.RELATION.CLASS_EMBEDDING", "True"),
-    *("MODEL.RELATION.FREQUENCY_BIAS", "True", "MODEL.RELATION.DIM", "64"),
+    *("MODEL.RELATION_HEAD.ATTENTION", "axial", "MODEL.RELATION_HEAD.CLASS_EMBEDDING", "True"),
+    *("MODEL.PREDICATE_PRIOR.FREQUENCY_BIAS", "True", "MODEL.RELATION_HEAD.DIM", "64"),
 )
 
 
@@ -251,7 +251,7 @@ def test_other_encoders(encoder: str, images: list[np.ndarray]) -> None:
         "relations",
         "onnx",
         *["MODEL.VISUAL.ENCODER", name, "MODEL.VISUAL.FEATURE", feature],
-        *["MODEL.VISUAL.WEIGHTS", "", "MODEL.RELATION.DIM", "32"],
+        *["MODEL.VISUAL.WEIGHTS", "", "MODEL.RELATION_HEAD.DIM", "32"],
         # Unlike frozen statistics, these keep features of random weights small, so that no
         # probability is 0 and no two triplets tie.
         *["MODEL.RESNETS.NORM", "LN", "MODEL.FPN.NORM", "LN"],
@@ -323,7 +323,7 @@ def test_model_card(tmp_path: Path) -> None:
 def test_models_that_do_not_export_say_why(config: str, reason: str, tmp_path: Path) -> None:
     counts = tmp_path / "counts.json"
     counts.write_text(json.dumps({"man|riding|horse": 1}))
-    _, model = build(config, "MODEL.FREQUENCY.COUNTS", str(counts))
+    _, model = build(config, "MODEL.PREDICATE_PRIOR.COUNTS", str(counts))
     with pytest.raises(ValueError, match=reason):
         exportable(model, "relations")
     if model.detector is not None:

@@ -8,7 +8,8 @@ from torchvision.ops import roi_align
 
 from vrd_d2 import Predictor
 from vrd_d2.config.loading import load_config
-from vrd_d2.engine.trainer import Trainer, load_detector
+from vrd_d2.engine.build import load_detector
+from vrd_d2.engine.trainer import Trainer
 from vrd_d2.modeling.activation import activation, over_image
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (72, 100, 3), dtype=np.uint8)

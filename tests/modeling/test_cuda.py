@@ -22,11 +22,16 @@ MODELS = {
     "sgcls": ("relclip_sgcls.yaml",),
     # All pairs, as each device has random numbers of its own.
     "sgdet": ("quickstart/relclip_sgdet.yaml", "MODEL.RELATION.BATCH_SIZE_PER_IMAGE", 10**6),
-    "subject attention": ("relclip_predcls.yaml", "MODEL.RELATION.ATTENTION", "subject"),
-    "axial attention": ("relclip_predcls.yaml", "MODEL.RELATION.ATTENTION", "axial"),
+    "subject attention": ("relclip_predcls.yaml", "MODEL.RELATION_HEAD.ATTENTION", "subject"),
+    "axial attention": ("relclip_predcls.yaml", "MODEL.RELATION_HEAD.ATTENTION", "axial"),
     "extras": (
         "relclip_predcls.yaml",
-        *("MODEL.RELATION.CLASS_EMBEDDING", True, "MODEL.RELATION.FREQUENCY_BIAS", True),
+        *(
+            "MODEL.RELATION_HEAD.CLASS_EMBEDDING",
+            True,
+            "MODEL.PREDICATE_PRIOR.FREQUENCY_BIAS",
+            True,
+        ),
         *("MODEL.RCL.MEMORY_BANK", 64),
     ),
 }

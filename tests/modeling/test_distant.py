@@ -16,7 +16,8 @@ from vrd_d2.data.dataset_mapper import RelationMapper
 from vrd_d2.data.knowledge.candidate_weights import CandidateWeights
 from vrd_d2.data.knowledge.knowledge_base import KnowledgeBase
 from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
-from vrd_d2.engine.trainer import Trainer, build_trained_model
+from vrd_d2.engine.build import build_trained_model
+from vrd_d2.engine.trainer import Trainer
 from vrd_d2.modeling import RelCLIP
 from vrd_d2.modeling.distant import DistantLabels
 from vrd_d2.modeling.frequency import knowledge_counts

@@ -130,7 +130,7 @@ def test_train_returns_the_model_and_keeps_frozen_parts_in_eval_mode(make_cfg):
 
 
 def test_text_is_not_part_of_the_checkpoint_nor_of_inference(make_cfg):
-    cfg = make_cfg("relclip_sgcls.yaml", "MODEL.RELATION.CLASS_EMBEDDING", True)
+    cfg = make_cfg("relclip_sgcls.yaml", "MODEL.RELATION_HEAD.CLASS_EMBEDDING", True)
     model = RelCLIP(cfg).eval()
     assert not any("token_embedding" in name for name in model.state_dict())
     model.text = model.phrases = None

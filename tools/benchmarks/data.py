@@ -32,9 +32,9 @@ from vrd_d2.data.formats.relations_json import (
     load_relations_json,
     save_relations_json,
 )
+from vrd_d2.data.samplers import predicate_repeat_factors
 from vrd_d2.data.vocabulary import VG150
 from vrd_d2.modeling.frequency import count_relations
-from vrd_d2.modeling.relation_heads.long_tail import predicate_repeat_factors
 
 MEGABYTE = 1e6
 NAMES = ("VG-SGG.h5", "VG-SGG-dicts.json", "image_data.json")

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from vrd_d2.config.loading import load_config
 from vrd_d2.data.dataset_mapper import RelationMapper, relation_example
-from vrd_d2.engine.trainer import build_trained_model
+from vrd_d2.engine.build import build_trained_model
 from vrd_d2.export import FILES, PARTS, describe, exportable, write_model
 from vrd_d2.export.parity import Difference, Runner, compare, export_runner, model_runner
 from vrd_d2.media.images import read_image
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("images", nargs="+")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    fixed = ["MODEL.WEIGHTS", args.weights, "MODEL.DEVICE", "cpu", "MODEL.CLIP.FEATURE_CACHE", ""]
+    fixed = ["MODEL.WEIGHTS", args.weights, "MODEL.DEVICE", "cpu", "MODEL.VISUAL.FEATURE_CACHE", ""]
     rows = []
     try:
         cfg = load_config(args.config_file, [*args.opts, *fixed])

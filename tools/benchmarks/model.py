@@ -93,7 +93,12 @@ def build(attention: str, device: str = "cpu") -> RelCLIP:
         ROOT / "configs/relclip_predcls.yaml",
         [
             *("MODEL.CLIP.NAME", "ViT-B-32", "MODEL.CLIP.PRETRAINED", "", "MODEL.DEVICE", device),
-            *("MODEL.RELATION.REQUIRE_OVERLAP", "False", "MODEL.RELATION.ATTENTION", attention),
+            *(
+                "MODEL.RELATION.REQUIRE_OVERLAP",
+                "False",
+                "MODEL.RELATION_HEAD.ATTENTION",
+                attention,
+            ),
         ],
     )
     torch.manual_seed(0)

@@ -2,7 +2,7 @@
 """What of a training iteration of RelCLIP is spent in the image encoder and in RCL.
 
 A ViT-B/32 with random weights, 12 images of 800x600, 512 sampled pairs each, PredCls. Iterations
-with and without the encoder (MODEL.CLIP.FEATURE_CACHE) and RCL alternate in one process; read the
+with and without the encoder (MODEL.VISUAL.FEATURE_CACHE) and RCL alternate in one process; read the
 ratios, not the seconds.
 
     python tools/benchmarks/training.py [--images 12] [--relations 20 128] [--device cuda]

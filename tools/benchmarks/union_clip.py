@@ -136,7 +136,7 @@ def training(folder: Path, args: argparse.Namespace) -> None:
         settings = {
             "nothing kept": ("MODEL.UNION_CLIP.TEXT_CACHE_GB", 0.0),
             "texts kept": (),
-            "texts and crops kept": ("MODEL.CLIP.FEATURE_CACHE", str(folder / way)),
+            "texts and crops kept": ("MODEL.VISUAL.FEATURE_CACHE", str(folder / way)),
         }
 
         def step(model: UnionCLIP) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from vrd_d2 import onnx_runtime
 from vrd_d2.config.loading import load_inference_config
-from vrd_d2.engine.trainer import build_trained_model
+from vrd_d2.engine.build import build_trained_model
 from vrd_d2.export import FILES, PARTS, describe, exportable, model_card, write_model
 
 
@@ -47,7 +47,7 @@ def main() -> None:
     )
     parser.add_argument("--opts", nargs="+", default=[], help="KEY VALUE overrides of the config")
     args = parser.parse_args()
-    fixed = ["MODEL.DEVICE", "cpu", "MODEL.CLIP.FEATURE_CACHE", ""]
+    fixed = ["MODEL.DEVICE", "cpu", "MODEL.VISUAL.FEATURE_CACHE", ""]
     try:
         cfg = load_inference_config(args.config_file, args.weights, [*args.opts, *fixed])
         module = exportable(build_trained_model(cfg), args.what)

@@ -15,7 +15,8 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from vrd_d2.config.loading import load_config
-from vrd_d2.engine.trainer import Trainer, build_trained_model
+from vrd_d2.engine.build import build_trained_model
+from vrd_d2.engine.trainer import Trainer
 
 
 def process(args) -> OrderedDict | None:

@@ -21,9 +21,6 @@ def add_vrd_config(cfg: CN) -> None:
     cfg.MODEL.CLIP.PRETRAINED = "openai"
     # Where open_clip keeps downloaded weights; "" is its own default.
     cfg.MODEL.CLIP.CACHE_DIR = ""
-    # Folder in which the maps of the frozen encoder are kept in half precision, so that an epoch
-    # after the first does not run it; "" keeps none. Pays off where images come back unchanged.
-    cfg.MODEL.CLIP.FEATURE_CACHE = ""
 
     # ---- Another image encoder in CLIP's place (RelCLIP, Table 4) ----------------------------
     cfg.MODEL.VISUAL = CN()
@@ -35,6 +32,9 @@ def add_vrd_config(cfg: CN) -> None:
     # A weights file, "pretrained" (timm's own, downloaded) or "" for random ones. A registered
     # backbone also takes a detector's checkpoint or "scenes", the shipped detector.
     cfg.MODEL.VISUAL.WEIGHTS = ""
+    # Folder in which the maps of the frozen encoder are kept in half precision, so that an epoch
+    # after the first does not run it; "" keeps none. Pays off where images come back unchanged.
+    cfg.MODEL.VISUAL.FEATURE_CACHE = ""
 
     # ---- The frozen detector (SGDet); its architecture is the stock R-CNN keys -------------
     cfg.MODEL.DETECTOR = CN()
@@ -51,7 +51,7 @@ def add_vrd_config(cfg: CN) -> None:
     # sentence model ("sentence", or "sentence:NAME-OR-FOLDER" of sentence-transformers).
     cfg.MODEL.TEXT.WORD_VECTORS = "clip"
 
-    # ---- Entities, pairs and the relation head ----------------------------------------------
+    # ---- Entities, candidate pairs, sampling and ranking --------------------------------------
     cfg.MODEL.RELATION = CN()
     cfg.MODEL.RELATION.TASK = "sgdet"  # predcls, sgcls or sgdet
     # Only pairs of boxes that overlap are candidates (RelCLIP); False keeps every ordered pair.
@@ -66,37 +66,45 @@ def add_vrd_config(cfg: CN) -> None:
     # SGDet: whose class and score an entity gets, the relation head's ("head") or the
     # detector's ("detector").
     cfg.MODEL.RELATION.ENTITY_CLASSES = "head"
-    cfg.MODEL.RELATION.DIM = 512  # width of v_i and v_ij, Dv of the paper
-    cfg.MODEL.RELATION.POSITION_DIM = 128  # width of the position embeddings p_i and p_ij
-    cfg.MODEL.RELATION.ATTENTION_LAYERS = 2
-    cfg.MODEL.RELATION.ATTENTION_HEADS = 8
-    # Attention over the pairs of an image: "full" (exact), "subject" (pairs that share the
-    # subject) or "axial" (layers alternate between shared subject and shared object).
-    cfg.MODEL.RELATION.ATTENTION = "full"
-    # Text embeddings of the two classes join the input of a pair (beyond the paper).
-    cfg.MODEL.RELATION.CLASS_EMBEDDING = False
-    cfg.MODEL.RELATION.POOLER_RESOLUTION = 7
-    cfg.MODEL.RELATION.POOLER_SAMPLING_RATIO = 2
-    cfg.MODEL.RELATION.OBJECT_LOSS_WEIGHT = 1.0
-    cfg.MODEL.RELATION.PREDICATE_LOSS_WEIGHT = 1.0
-    # Against the long tail (modeling/long_tail.py says where each comes from): the predicate loss
-    # is "cross_entropy", "focal" or "class_balanced"; logit adjustment at "train", "test" or
-    # "none".
-    cfg.MODEL.RELATION.PREDICATE_LOSS = "cross_entropy"
-    cfg.MODEL.RELATION.FOCAL_GAMMA = 2.0
-    cfg.MODEL.RELATION.CLASS_BALANCED_BETA = 0.999
-    cfg.MODEL.RELATION.LOGIT_ADJUSTMENT = "none"
-    cfg.MODEL.RELATION.LOGIT_ADJUSTMENT_TAU = 1.0
-    # log P(predicate | classes of the pair) of the training set joins the predicate logits.
-    cfg.MODEL.RELATION.FREQUENCY_BIAS = False
     # What ranks the predicates of a pair: "softmax" (public protocol) or "logit" (VisualDS).
     cfg.MODEL.RELATION.RANKING = "softmax"
 
-    # ---- Frequency tables: FrequencyBaseline, and the priors of MODEL.RELATION ---------------
-    cfg.MODEL.FREQUENCY = CN()
+    # ---- The relation head --------------------------------------------------------------------
+    cfg.MODEL.RELATION_HEAD = CN()
+    # A name of RELATION_HEAD_REGISTRY; vrd_d2/README.md shows how to add one.
+    cfg.MODEL.RELATION_HEAD.NAME = "RelCLIPHead"
+    cfg.MODEL.RELATION_HEAD.DIM = 512  # width of v_i and v_ij, Dv of the paper
+    cfg.MODEL.RELATION_HEAD.POSITION_DIM = 128  # width of the position embeddings p_i and p_ij
+    cfg.MODEL.RELATION_HEAD.ATTENTION_LAYERS = 2
+    cfg.MODEL.RELATION_HEAD.ATTENTION_HEADS = 8
+    # Attention over the pairs of an image: "full" (exact), "subject" (pairs that share the
+    # subject) or "axial" (layers alternate between shared subject and shared object).
+    cfg.MODEL.RELATION_HEAD.ATTENTION = "full"
+    # Text embeddings of the two classes join the input of a pair (beyond the paper).
+    cfg.MODEL.RELATION_HEAD.CLASS_EMBEDDING = False
+    cfg.MODEL.RELATION_HEAD.POOLER_RESOLUTION = 7
+    cfg.MODEL.RELATION_HEAD.POOLER_SAMPLING_RATIO = 2
+
+    # ---- Losses of the relation head ------------------------------------------------------------
+    cfg.MODEL.RELATION_LOSS = CN()
+    cfg.MODEL.RELATION_LOSS.OBJECT_WEIGHT = 1.0
+    cfg.MODEL.RELATION_LOSS.PREDICATE_WEIGHT = 1.0
+    # Against the long tail (modeling/relation_heads/long_tail.py names the papers):
+    # "cross_entropy", "focal" or "class_balanced".
+    cfg.MODEL.RELATION_LOSS.PREDICATE = "cross_entropy"
+    cfg.MODEL.RELATION_LOSS.FOCAL_GAMMA = 2.0
+    cfg.MODEL.RELATION_LOSS.CLASS_BALANCED_BETA = 0.999
+
+    # ---- Predicate frequencies: FrequencyBaseline, and the priors of a relation head -------------
+    cfg.MODEL.PREDICATE_PRIOR = CN()
     # A JSON of triplet counts, {"subject|predicate|object": count}, alone or below "train"; a
     # knowledge base (.npz); "" is counted on DATASETS.TRAIN.
-    cfg.MODEL.FREQUENCY.COUNTS = ""
+    cfg.MODEL.PREDICATE_PRIOR.COUNTS = ""
+    # log P(predicate | classes of the pair) of the training set joins the predicate logits.
+    cfg.MODEL.PREDICATE_PRIOR.FREQUENCY_BIAS = False
+    # Logit adjustment at "train", at "test" or "none".
+    cfg.MODEL.PREDICATE_PRIOR.LOGIT_ADJUSTMENT = "none"
+    cfg.MODEL.PREDICATE_PRIOR.LOGIT_ADJUSTMENT_TAU = 1.0
 
     # ---- Relational Contrastive Learning (RelCLIP, section 3.3) ------------------------------
     cfg.MODEL.RCL = CN()

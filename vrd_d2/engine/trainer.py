@@ -2,16 +2,14 @@
 
 import contextlib
 import functools
-import itertools
 import logging
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
-    DatasetMapper,
     build_detection_test_loader,
     build_detection_train_loader,
 )
@@ -27,14 +25,12 @@ from vrd_d2.checkpoint.checkpointer import (
     STAMP,
     SafeCheckpointer,
     Stamp,
-    detector_file,
-    load_weights,
-    stamp_of,
 )
 from vrd_d2.data.build import training_records
-from vrd_d2.data.dataset_mapper import RelationMapper
-from vrd_d2.data.detections import load_own_boxes, results_files
+from vrd_d2.data.detections import results_files
+from vrd_d2.data.samplers import SkippingSampler, predicate_repeat_factors
 from vrd_d2.data.vocabulary import get_vocabulary
+from vrd_d2.engine.build import build_mapper, load_detector
 from vrd_d2.engine.checks import (
     check_datasets,
     check_training_data,
@@ -44,48 +40,8 @@ from vrd_d2.engine.checks import (
 from vrd_d2.evaluation import RelationEvaluator
 from vrd_d2.evaluation.detection import DetectionEvaluator
 from vrd_d2.modeling.frequency import training_counts
-from vrd_d2.modeling.relation_heads.long_tail import predicate_repeat_factors
 
 logger = logging.getLogger(__name__)
-
-
-def build_mapper(
-    cfg: CfgNode, dataset_names: Sequence[str], *, is_train: bool
-) -> RelationMapper | DatasetMapper:
-    """What turns the dicts of these datasets into examples, with the boxes that
-    DATASETS.DETECTIONS has for them."""
-    if not is_relation_model(cfg):
-        return DatasetMapper(cfg, is_train=is_train)
-    detections = load_own_boxes(cfg.DATASETS.DETECTIONS, dataset_names)
-    return RelationMapper(cfg, is_train=is_train, detections=detections)
-
-
-def load_detector(cfg: CfgNode, model: nn.Module) -> None:
-    """Load MODEL.DETECTOR.WEIGHTS, a file or the name of one that ships, into the detector."""
-    weights = cfg.MODEL.DETECTOR.WEIGHTS
-    if weights and getattr(model, "detector", None) is not None:
-        file = detector_file(weights)
-        load_weights(model.detector, file, expected=stamp_of(cfg, part="detector"))
-
-
-def build_trained_model(cfg: CfgNode) -> nn.Module:
-    """A model ready for evaluation, from MODEL.WEIGHTS alone where that is set.
-
-    Raises:
-        ValueError: there are no weights for a model that needs them, or they do not fit.
-    """
-    model = DefaultTrainer.build_model(cfg).eval()
-    if cfg.MODEL.WEIGHTS:
-        load_weights(model, cfg.MODEL.WEIGHTS, expected=stamp_of(cfg))
-        return model
-    if any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError(
-            f"{cfg.MODEL.META_ARCHITECTURE} has no weights: set MODEL.WEIGHTS (--weights, or "
-            "`weights` of a Predictor) to the checkpoint of a finished training, such as "
-            f"{Path(cfg.OUTPUT_DIR) / 'model_final.pth'}"
-        )
-    load_detector(cfg, model)
-    return model
 
 
 @contextlib.contextmanager
@@ -100,22 +56,6 @@ def _cpu_ddp(cfg: CfgNode) -> Iterator[None]:
         yield
     finally:
         defaults.create_ddp_model = original
-
-
-class SkippingSampler(Sampler):
-    """An infinite sampler without its first indices: where a resumed run had come to.
-
-    Args:
-        sampler: of this process.
-        skip: indices that this process has already consumed.
-    """
-
-    def __init__(self, sampler: Sampler, skip: int):
-        self.sampler = sampler
-        self.skip = skip
-
-    def __iter__(self) -> Iterator[int]:
-        return itertools.islice(iter(self.sampler), self.skip, None)
 
 
 def _without_grad_scaler(cfg: CfgNode) -> CfgNode:

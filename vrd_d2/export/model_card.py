@@ -121,7 +121,7 @@ def _limits(cfg: CfgNode, metadata: dict[str, Any]) -> list[str]:
     )
     if cfg.MODEL.RELATION.REQUIRE_OVERLAP:
         limits.append("Pairs whose boxes do not overlap are never related.")
-    if cfg.MODEL.RELATION.ATTENTION == "full":
+    if cfg.MODEL.RELATION_HEAD.ATTENTION == "full":
         limits.append(
             "Attention among all P pairs needs memory in proportion to P x P: with onnxruntime "
             "about 8 P^2 floats a layer, 1.3 GB at 6,400 pairs."

@@ -14,7 +14,7 @@ from PIL import Image
 from vrd_d2.config.loading import load_inference_config
 from vrd_d2.data.dataset_mapper import RelationMapper, relation_example
 from vrd_d2.data.vocabulary import Vocabulary
-from vrd_d2.engine.trainer import build_trained_model
+from vrd_d2.engine.build import build_trained_model
 from vrd_d2.inference.selection import predicted_graph, select_triplets, selected_graph
 from vrd_d2.media.images import read_image, to_rgb
 from vrd_d2.modeling.relclip import RelCLIP
@@ -43,7 +43,7 @@ class Predictor:
     ):
         # Single images do not come back: a cache of their maps would only grow.
         cfg = load_inference_config(
-            config_file, weights, [*overrides, "MODEL.CLIP.FEATURE_CACHE", ""]
+            config_file, weights, [*overrides, "MODEL.VISUAL.FEATURE_CACHE", ""]
         )
         self.cfg = cfg
         self.model = build_trained_model(cfg)

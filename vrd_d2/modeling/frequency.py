@@ -125,7 +125,7 @@ def knowledge_counts(base: KnowledgeBase, vocabulary: Vocabulary) -> Tensor:
 
 
 def training_counts(cfg: CfgNode) -> Tensor:
-    """MODEL.FREQUENCY.COUNTS, or without it :func:`count_relations` of DATASETS.TRAIN.
+    """MODEL.PREDICATE_PRIOR.COUNTS, or without it :func:`count_relations` of DATASETS.TRAIN.
 
     Relations of DATASETS.DISTANT are not counted: they are not known.
 
@@ -133,7 +133,7 @@ def training_counts(cfg: CfgNode) -> Tensor:
         (C, C, K + 1) float32, background last.
     """
     vocabulary = get_vocabulary(cfg.MODEL.VOCABULARY)
-    path = cfg.MODEL.FREQUENCY.COUNTS
+    path = cfg.MODEL.PREDICATE_PRIOR.COUNTS
     if path.endswith(".npz"):
         return knowledge_counts(KnowledgeBase.load(path), vocabulary)
     if path:
@@ -142,7 +142,7 @@ def training_counts(cfg: CfgNode) -> Tensor:
     if not labelled:
         raise ValueError(
             "DATASETS.DISTANT leaves no training set whose relations may be counted: set "
-            "MODEL.FREQUENCY.COUNTS, to the knowledge base for example"
+            "MODEL.PREDICATE_PRIOR.COUNTS, to the knowledge base for example"
         )
     overlap = cfg.MODEL.RELATION.REQUIRE_OVERLAP
     return sum(

@@ -110,11 +110,11 @@ class RelCLIP(RelationModel):
                 stride=shape.stride,
                 vocabulary=vocabulary,
                 task=base["task"],
-                class_table=table if cfg.MODEL.RELATION.CLASS_EMBEDDING else None,
+                class_table=table if cfg.MODEL.RELATION_HEAD.CLASS_EMBEDDING else None,
             ),
             "contrast": RelationalContrast(
                 levels=rcl.LEVELS,
-                visual_dim=cfg.MODEL.RELATION.DIM,
+                visual_dim=cfg.MODEL.RELATION_HEAD.DIM,
                 text_dim=table.shape[1],
                 temperature=rcl.TEMPERATURE,
                 gamma=rcl.GAMMA,
@@ -130,7 +130,7 @@ class RelCLIP(RelationModel):
             "phrases": phrases,
             "entity_classes": cfg.MODEL.RELATION.ENTITY_CLASSES,
             "ranking": cfg.MODEL.RELATION.RANKING,
-            "feature_cache": clip.FEATURE_CACHE,
+            "feature_cache": cfg.MODEL.VISUAL.FEATURE_CACHE,
         }
 
     @property
@@ -154,7 +154,7 @@ class RelCLIP(RelationModel):
         return self
 
     def visual_maps(self, batched_inputs: list[dict]) -> list[Tensor]:
-        """V(I) of each image, (D_v, h, w); read from MODEL.CLIP.FEATURE_CACHE where it is set."""
+        """V(I) of each image, (D_v, h, w); read from MODEL.VISUAL.FEATURE_CACHE where it is set."""
         images = [example["image"] for example in batched_inputs]
         if not self.feature_cache_folder:
             return self._encode(images)

@@ -9,7 +9,8 @@ from detectron2.data import DatasetCatalog
 
 from vrd_d2.data.knowledge.counts import load_triplet_counts
 from vrd_d2.data.vocabulary import VG150, Vocabulary
-from vrd_d2.engine.trainer import Trainer, build_trained_model
+from vrd_d2.engine.build import build_trained_model
+from vrd_d2.engine.trainer import Trainer
 from vrd_d2.modeling.frequency import count_relations, training_counts
 
 TINY = Vocabulary(TINY_OBJECTS, TINY_PREDICATES)
@@ -78,7 +79,7 @@ def test_counts_of_the_dataset_give_its_own_baseline(make_cfg, tmp_path):
         for s, o, p in counted[..., :-1].nonzero().tolist()
     }
     path = write(tmp_path, triplets)
-    with_file = make_cfg(name, "MODEL.FREQUENCY.COUNTS", str(path), "DATASETS.TRAIN", ())
+    with_file = make_cfg(name, "MODEL.PREDICATE_PRIOR.COUNTS", str(path), "DATASETS.TRAIN", ())
     table = training_counts(with_file)
     torch.testing.assert_close(table[..., :-1], counted[..., :-1])
     results = Trainer.test(with_file, build_trained_model(with_file))["relations"]

@@ -24,12 +24,12 @@ from torch.utils.data import ConcatDataset, DataLoader
 from vrd_d2.data.build import training_records
 from vrd_d2.data.formats.relations_document import annotation_xyxy
 from vrd_d2.data.records.packed import PackedRecords, unseen_triplets
+from vrd_d2.data.samplers import predicate_repeat_factors
 from vrd_d2.data.vocabulary import Vocabulary
 from vrd_d2.engine.trainer import Trainer
 from vrd_d2.evaluation import RelationEvaluator
 from vrd_d2.modeling.frequency import count_relations
 from vrd_d2.modeling.geometry import candidate_pairs
-from vrd_d2.modeling.relation_heads.long_tail import predicate_repeat_factors
 
 VOCABULARY = Vocabulary(TINY_OBJECTS, TINY_PREDICATES)
 

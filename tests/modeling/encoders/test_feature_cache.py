@@ -85,7 +85,7 @@ def test_fingerprint_depends_on_weights_and_settings():
 def test_model_with_cache_equals_model_without(make_cfg, tmp_path):
     results = []
     for folder in ("", str(tmp_path / "maps"), str(tmp_path / "maps")):
-        cfg = make_cfg("relclip_predcls.yaml", "MODEL.CLIP.FEATURE_CACHE", folder)
+        cfg = make_cfg("relclip_predcls.yaml", "MODEL.VISUAL.FEATURE_CACHE", folder)
         torch.manual_seed(0)
         model = RelCLIP(cfg).eval()
         if len(results) == 2:

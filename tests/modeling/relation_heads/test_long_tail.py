@@ -7,13 +7,10 @@ import torch
 import torch.nn.functional as F
 from detectron2.data import DatasetCatalog
 
+from vrd_d2.data.samplers import predicate_repeat_factors
 from vrd_d2.engine.trainer import Trainer
 from vrd_d2.modeling.frequency import training_counts
-from vrd_d2.modeling.relation_heads.long_tail import (
-    PredicatePrior,
-    predicate_loss,
-    predicate_repeat_factors,
-)
+from vrd_d2.modeling.relation_heads.long_tail import PredicatePrior, predicate_loss
 
 COUNTS = torch.zeros(2, 2, 4)
 COUNTS[0, 1] = torch.tensor([6.0, 1, 0, 3])
@@ -78,8 +75,8 @@ def test_repeat_factors():
 @pytest.mark.parametrize(
     "key, value",
     [
-        ("MODEL.RELATION.PREDICATE_LOSS", "hinge"),
-        ("MODEL.RELATION.LOGIT_ADJUSTMENT", "always"),
+        ("MODEL.RELATION_LOSS.PREDICATE", "hinge"),
+        ("MODEL.PREDICATE_PRIOR.LOGIT_ADJUSTMENT", "always"),
         ("DATALOADER.SAMPLER_TRAIN", "WeightedTrainingSampler"),
     ],
 )
@@ -91,7 +88,12 @@ def test_unknown_choices(make_cfg, key, value):
 def test_trainer_fills_the_prior_and_the_checkpoint_keeps_it(make_cfg):
     cfg = make_cfg(
         "relclip_sgcls.yaml",
-        *("MODEL.RELATION.FREQUENCY_BIAS", True, "MODEL.RELATION.LOGIT_ADJUSTMENT", "train"),
+        *(
+            "MODEL.PREDICATE_PRIOR.FREQUENCY_BIAS",
+            True,
+            "MODEL.PREDICATE_PRIOR.LOGIT_ADJUSTMENT",
+            "train",
+        ),
         *("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler", "SOLVER.MAX_ITER", 2),
     )
     Path(cfg.OUTPUT_DIR).mkdir()

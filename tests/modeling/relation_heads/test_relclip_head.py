@@ -158,5 +158,5 @@ def test_class_embedding_changes_the_pair_input():
 
 
 def test_unknown_attention_pattern():
-    with pytest.raises(ValueError, match=r"MODEL\.RELATION\.ATTENTION"):
+    with pytest.raises(ValueError, match=r"MODEL\.RELATION_HEAD\.ATTENTION"):
         make_head(attention="none")

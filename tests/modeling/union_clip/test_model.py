@@ -13,7 +13,8 @@ from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
 from union_models import WAYS, build, examples_of, gradients, union_config
 
-from vrd_d2.engine.trainer import Trainer, build_trained_model
+from vrd_d2.engine.build import build_trained_model
+from vrd_d2.engine.trainer import Trainer
 from vrd_d2.inference.predictor import Predictor
 from vrd_d2.modeling.encoders.clip import load_clip
 from vrd_d2.modeling.union_clip.crops import cut_crops

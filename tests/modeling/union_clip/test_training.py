@@ -21,7 +21,8 @@ from union_models import (
     union_config,
 )
 
-from vrd_d2.engine.trainer import Trainer, build_trained_model
+from vrd_d2.engine.build import build_trained_model
+from vrd_d2.engine.trainer import Trainer
 from vrd_d2.modeling import UnionCLIP
 from vrd_d2.modeling.encoders.clip import load_clip
 
@@ -88,7 +89,7 @@ def test_kept_states_change_nothing(make, way, tmp_path):
     expected = plain(examples)
     wanted = gradients(plain, expected)
     texts_kept = build(make(way)).train()
-    crops_kept = build(make(way, "MODEL.CLIP.FEATURE_CACHE", folder)).train()
+    crops_kept = build(make(way, "MODEL.VISUAL.FEATURE_CACHE", folder)).train()
     for _ in range(2):
         found = texts_kept(examples)
         close(found, expected, atol=1e-6, rtol=1e-6)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from vrd_d2.data.captions.build import CaptionParser, Triplet
+from vrd_d2.data.captions.base import CaptionParser, Triplet
 from vrd_d2.data.captions.files import CaptionFile
 
 _BATCH = 2000  # captions that go to a process at once

@@ -16,7 +16,7 @@ from vrd_d2.data.captions.lexicon import Lexicon, Phrase
 if TYPE_CHECKING:
     from spacy.tokens import Doc, Token
 
-    from vrd_d2.data.captions.build import Triplet
+    from vrd_d2.data.captions.base import Triplet
 
 _NOUNS = ("NOUN", "PROPN", "ADJ", "NUM")
 
@@ -43,7 +43,7 @@ class DependencyParser:
         return {**self.__dict__, "_pipeline": None}
 
     def parse(self, captions: Sequence[str]) -> list[list["Triplet"]]:
-        """Triplets of each caption; see :class:`~vrd_d2.data.captions.build.CaptionParser`."""
+        """Triplets of each caption; see :class:`~vrd_d2.data.captions.base.CaptionParser`."""
         if self._pipeline is None:
             self._pipeline = _load(self._model)
         # Capitals make the models see names of people and places.

@@ -64,7 +64,7 @@ def load_triplet_counts(path: str | os.PathLike, vocabulary: Vocabulary) -> Tens
 
 
 def _read(path: str | os.PathLike) -> dict:
-    with located("MODEL.FREQUENCY.COUNTS"):
+    with located("MODEL.PREDICATE_PRIOR.COUNTS"):
         content = read_json(path)
     if isinstance(content, dict) and isinstance(content.get("train"), dict):
         content = content["train"]

@@ -50,15 +50,16 @@ class FeatureCache:
         if not manifest.is_file():
             if others:
                 raise ValueError(
-                    f"MODEL.CLIP.FEATURE_CACHE: {self.folder} holds other files and no {MANIFEST}: "
-                    "name an empty folder"
+                    f"MODEL.VISUAL.FEATURE_CACHE: {self.folder} holds other files and no "
+                    f"{MANIFEST}: name an empty folder"
                 )
             _write(manifest, json.dumps({"encoder": encoder}).encode())
         stored = json.loads(manifest.read_text(encoding="utf-8")).get("encoder")
         if stored != encoder:
             raise ValueError(
-                f"MODEL.CLIP.FEATURE_CACHE: the maps in {self.folder} were made by another encoder "
-                f"or other weights ({stored}, now {encoder}): delete the folder or name another one"
+                f"MODEL.VISUAL.FEATURE_CACHE: the maps in {self.folder} were made by another "
+                f"encoder or other weights ({stored}, now {encoder}): delete the "
+                "folder or name another one"
             )
 
     def get(
@@ -113,5 +114,5 @@ def _read(path: Path) -> Tensor | None:
         return None
     except (ValueError, EOFError) as error:
         raise ValueError(
-            f"MODEL.CLIP.FEATURE_CACHE: {path} is damaged ({error}): delete it"
+            f"MODEL.VISUAL.FEATURE_CACHE: {path} is damaged ({error}): delete it"
         ) from error

@@ -62,7 +62,7 @@ def roi_mean(
     """
     if sampling_ratio <= 0:
         raise ValueError(
-            f"MODEL.RELATION.POOLER_SAMPLING_RATIO must be positive, got {sampling_ratio}"
+            f"MODEL.RELATION_HEAD.POOLER_SAMPLING_RATIO must be positive, got {sampling_ratio}"
         )
     with torch.autocast(feature_map.device.type, enabled=False):
         height, width = feature_map.shape[-2:]

@@ -16,7 +16,9 @@ class SegmentAttention(nn.Module):
     def __init__(self, dim: int, heads: int):
         super().__init__()
         if dim % heads:
-            raise ValueError(f"MODEL.RELATION.DIM {dim} is no multiple of ATTENTION_HEADS {heads}")
+            raise ValueError(
+                f"MODEL.RELATION_HEAD.DIM {dim} is no multiple of ATTENTION_HEADS {heads}"
+            )
         self.heads = heads
         self.norm = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim)

@@ -3,15 +3,9 @@
 Shapes: C object classes, K predicates, P pairs; background is predicate K.
 """
 
-from collections.abc import Sequence
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import Dataset
-
-from vrd_d2.data.records.packed import PackedRecords
 
 LOSSES = ("cross_entropy", "focal", "class_balanced")
 ADJUSTMENTS = ("none", "train", "test")
@@ -45,7 +39,8 @@ class PredicatePrior(nn.Module):
         super().__init__()
         if adjustment not in ADJUSTMENTS:
             raise ValueError(
-                f"MODEL.RELATION.LOGIT_ADJUSTMENT is {adjustment!r}: choose one of {ADJUSTMENTS}"
+                f"MODEL.PREDICATE_PRIOR.LOGIT_ADJUSTMENT is {adjustment!r}: choose one of "
+                f"{ADJUSTMENTS}"
             )
         self.frequency_bias = frequency_bias
         self.adjustment = adjustment
@@ -111,37 +106,5 @@ def predicate_loss(
         weights = effective.reciprocal()
         terms = terms * F.pad(weights / weights.mean(), (0, 1), value=1.0)
     elif kind != "cross_entropy":
-        raise ValueError(f"MODEL.RELATION.PREDICATE_LOSS is {kind!r}: choose one of {LOSSES}")
+        raise ValueError(f"MODEL.RELATION_LOSS.PREDICATE is {kind!r}: choose one of {LOSSES}")
     return terms.sum()
-
-
-def predicate_repeat_factors(
-    dataset_dicts: Sequence[dict] | Dataset, num_predicates: int, threshold: float
-) -> Tensor:
-    """Repeat factors of images by their rarest predicate (Gupta et al. 2019, for predicates).
-
-    With f(p) the share of images that have predicate p, an image is repeated
-    max over its predicates of max(1, sqrt(threshold / f(p))) times.
-
-    Args:
-        dataset_dicts: with "relations" (R, 3); a list, PackedRecords, or several of the latter.
-        num_predicates: K.
-        threshold: share of images below which a predicate is rare.
-
-    Returns:
-        (number of images,) float32, at least 1.
-    """
-    present = torch.zeros((len(dataset_dicts), num_predicates), dtype=torch.bool)
-    start = 0
-    for part in getattr(dataset_dicts, "datasets", [dataset_dicts]):  # of a ConcatDataset
-        rows = present[start : start + len(part)]
-        start += len(part)
-        if isinstance(part, PackedRecords):
-            owner = np.repeat(np.arange(len(part)), part.relation_counts)
-            rows.numpy()[owner, part.relations[:, 2]] = True
-            continue
-        for row, record in zip(rows, part, strict=True):
-            row[torch.as_tensor(record["relations"], dtype=torch.int64).reshape(-1, 3)[:, 2]] = True
-    share = present.float().mean(0)
-    factors = (threshold / share.clamp(min=1e-12)).sqrt().clamp(min=1)
-    return torch.where(present, factors, 1.0).amax(1)

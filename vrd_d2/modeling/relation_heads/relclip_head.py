@@ -96,7 +96,8 @@ class RelationHead(nn.Module):
         super().__init__()
         if attention not in ATTENTION_PATTERNS:
             raise ValueError(
-                f"MODEL.RELATION.ATTENTION is {attention!r}: choose one of {ATTENTION_PATTERNS}"
+                f"MODEL.RELATION_HEAD.ATTENTION is {attention!r}: choose one of "
+                f"{ATTENTION_PATTERNS}"
             )
         self.scale = 1.0 / stride
         self.roi = {"resolution": resolution, "sampling_ratio": sampling_ratio}
@@ -105,7 +106,7 @@ class RelationHead(nn.Module):
         self.loss_weights = (object_loss_weight, predicate_loss_weight)
         if predicate_loss_kind not in LOSSES:
             raise ValueError(
-                f"MODEL.RELATION.PREDICATE_LOSS is {predicate_loss_kind!r}: choose one of {LOSSES}"
+                f"MODEL.RELATION_LOSS.PREDICATE is {predicate_loss_kind!r}: choose one of {LOSSES}"
             )
         self.predicate_loss = {
             "kind": predicate_loss_kind,
@@ -150,7 +151,8 @@ class RelationHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, *, visual_dim, stride, vocabulary, task, class_table=None):
-        relation = cfg.MODEL.RELATION
+        head, loss = cfg.MODEL.RELATION_HEAD, cfg.MODEL.RELATION_LOSS
+        prior = cfg.MODEL.PREDICATE_PRIOR
         return {
             "visual_dim": visual_dim,
             "stride": stride,
@@ -160,21 +162,21 @@ class RelationHead(nn.Module):
             "classify_entities": not task.classes_given,
             "background_class": not task.boxes_given,
             "class_table": class_table,
-            "dim": relation.DIM,
-            "position_dim": relation.POSITION_DIM,
-            "attention_layers": relation.ATTENTION_LAYERS,
-            "attention_heads": relation.ATTENTION_HEADS,
-            "attention": relation.ATTENTION,
-            "resolution": relation.POOLER_RESOLUTION,
-            "sampling_ratio": relation.POOLER_SAMPLING_RATIO,
-            "object_loss_weight": relation.OBJECT_LOSS_WEIGHT,
-            "predicate_loss_weight": relation.PREDICATE_LOSS_WEIGHT,
-            "predicate_loss_kind": relation.PREDICATE_LOSS,
-            "focal_gamma": relation.FOCAL_GAMMA,
-            "class_balanced_beta": relation.CLASS_BALANCED_BETA,
-            "frequency_bias": relation.FREQUENCY_BIAS,
-            "logit_adjustment": relation.LOGIT_ADJUSTMENT,
-            "logit_adjustment_tau": relation.LOGIT_ADJUSTMENT_TAU,
+            "dim": head.DIM,
+            "position_dim": head.POSITION_DIM,
+            "attention_layers": head.ATTENTION_LAYERS,
+            "attention_heads": head.ATTENTION_HEADS,
+            "attention": head.ATTENTION,
+            "resolution": head.POOLER_RESOLUTION,
+            "sampling_ratio": head.POOLER_SAMPLING_RATIO,
+            "object_loss_weight": loss.OBJECT_WEIGHT,
+            "predicate_loss_weight": loss.PREDICATE_WEIGHT,
+            "predicate_loss_kind": loss.PREDICATE,
+            "focal_gamma": loss.FOCAL_GAMMA,
+            "class_balanced_beta": loss.CLASS_BALANCED_BETA,
+            "frequency_bias": prior.FREQUENCY_BIAS,
+            "logit_adjustment": prior.LOGIT_ADJUSTMENT,
+            "logit_adjustment_tau": prior.LOGIT_ADJUSTMENT_TAU,
         }
 
     def forward(

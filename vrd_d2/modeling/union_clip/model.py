@@ -111,7 +111,7 @@ class UnionCLIP(RelationModel):
                 trained_blocks=blocks,
                 adapter=adapter(),
                 chunk=union.CROP_CHUNK,
-                cache_folder=clip.FEATURE_CACHE,
+                cache_folder=cfg.MODEL.VISUAL.FEATURE_CACHE,
             ),
             "phrases": phrases,
             "logit_scale": parts.model.logit_scale,

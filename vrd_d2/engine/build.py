@@ -1,0 +1,53 @@
+"""Mappers and models out of a config, with the weights that it names."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper
+from detectron2.engine import DefaultTrainer
+from torch import nn
+
+from vrd_d2.checkpoint.checkpointer import detector_file, load_weights, stamp_of
+from vrd_d2.data.dataset_mapper import RelationMapper
+from vrd_d2.data.detections import load_own_boxes
+from vrd_d2.engine.checks import is_relation_model
+
+
+def build_mapper(
+    cfg: CfgNode, dataset_names: Sequence[str], *, is_train: bool
+) -> RelationMapper | DatasetMapper:
+    """What turns the dicts of these datasets into examples, with the boxes that
+    DATASETS.DETECTIONS has for them."""
+    if not is_relation_model(cfg):
+        return DatasetMapper(cfg, is_train=is_train)
+    detections = load_own_boxes(cfg.DATASETS.DETECTIONS, dataset_names)
+    return RelationMapper(cfg, is_train=is_train, detections=detections)
+
+
+def load_detector(cfg: CfgNode, model: nn.Module) -> None:
+    """Load MODEL.DETECTOR.WEIGHTS, a file or the name of one that ships, into the detector."""
+    weights = cfg.MODEL.DETECTOR.WEIGHTS
+    if weights and getattr(model, "detector", None) is not None:
+        file = detector_file(weights)
+        load_weights(model.detector, file, expected=stamp_of(cfg, part="detector"))
+
+
+def build_trained_model(cfg: CfgNode) -> nn.Module:
+    """A model ready for evaluation, from MODEL.WEIGHTS alone where that is set.
+
+    Raises:
+        ValueError: there are no weights for a model that needs them, or they do not fit.
+    """
+    model = DefaultTrainer.build_model(cfg).eval()
+    if cfg.MODEL.WEIGHTS:
+        load_weights(model, cfg.MODEL.WEIGHTS, expected=stamp_of(cfg))
+        return model
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            f"{cfg.MODEL.META_ARCHITECTURE} has no weights: set MODEL.WEIGHTS (--weights, or "
+            "`weights` of a Predictor) to the checkpoint of a finished training, such as "
+            f"{Path(cfg.OUTPUT_DIR) / 'model_final.pth'}"
+        )
+    load_detector(cfg, model)
+    return model
