@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from vrd_d2.config.loading import load_config
 from vrd_d2.engine.build import build_mapper, build_trained_model
-from vrd_d2.visualization.scene_graph_image import draw_predictions, save_image
+from vrd_d2.inference.comparison import draw_predictions
+from vrd_d2.visualization.scene_graph_image import save_image
 
 
 def main() -> None:

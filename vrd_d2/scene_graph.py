@@ -3,7 +3,7 @@
 import fnmatch
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,8 @@ import numpy as np
 
 if TYPE_CHECKING:
     import networkx
+
+    from vrd_d2.visualization.view import GraphView
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class SceneGraph:
         scores: a number or None for each relation; or None.
         entity_scores: a number for each entity; or None.
         size: (width, height) of the image; or None.
-        file_name: where the image is; or None.
+        file_name: path of the image; or None.
         image: uint8 (H, W, 3) RGB, of a graph that was predicted of an array; or None.
     """
 
@@ -41,11 +43,11 @@ class SceneGraph:
 
     @property
     def triplets(self) -> list[tuple[str, str, str]]:
-        """(subject, predicate, object) of every relation, by name."""
+        """Return (subject, predicate, object) of every relation, by name."""
         return [(self.labels[row[0]], row[2], self.labels[row[1]]) for row in self.relations]
 
     def find(self, patterns: str | Sequence[str]) -> list[int]:
-        """Positions of the relations that match one of the patterns.
+        """Return the positions of the relations that match one of the patterns.
 
         Args:
             patterns: "subject predicate object", where * stands for anything: "man riding *",
@@ -64,7 +66,7 @@ class SceneGraph:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold; :meth:`from_dict` gives the graph back.
+        """Return the graph as JSON can hold it; :meth:`from_dict` reads it again.
 
         Boxes are XYWH as in COCO, to a hundredth of a pixel; scores have six digits.
 
@@ -90,8 +92,8 @@ class SceneGraph:
                 entity["score"] = _six_digits(self.entity_scores[i])
             graph["entities"].append(entity)
         graph["relations"] = []
-        for i, (subject, object_, predicate, *status) in enumerate(self.relations):
-            relation = {"subject": int(subject), "predicate": predicate, "object": int(object_)}
+        for i, (subject, obj, predicate, *status) in enumerate(self.relations):
+            relation = {"subject": int(subject), "predicate": predicate, "object": int(obj)}
             if self.scores is not None and self.scores[i] is not None:
                 relation["score"] = _six_digits(self.scores[i])
             if status and status[0] is not None:
@@ -101,7 +103,7 @@ class SceneGraph:
 
     @classmethod
     def from_dict(cls, graph: Mapping[str, Any]) -> "SceneGraph":
-        """The graph of which :meth:`to_dict` made this."""
+        """Return the graph of which :meth:`to_dict` made this."""
         entities, relations = graph["entities"], graph["relations"]
         boxes = np.array([entity["bbox"] for entity in entities], dtype=float).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
@@ -121,11 +123,11 @@ class SceneGraph:
         )
 
     def to_json(self, *, indent: int | None = None) -> str:
-        """:meth:`to_dict` as JSON, on one line unless there is an indent."""
+        """Return :meth:`to_dict` as JSON, on one line unless there is an indent."""
         return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=indent)
 
     def to_networkx(self) -> "networkx.MultiDiGraph":
-        """Entities as nodes, relations as edges from subject to object.
+        """Return entities as nodes, relations as edges from subject to object.
 
         Node attributes are label, x1, y1, x2, y2 and score; edge attributes predicate, score and
         status; those of the graph file_name, width and height; each where it is known. All are text
@@ -144,10 +146,27 @@ class SceneGraph:
             graph.add_edge(relation.pop("subject"), relation.pop("object"), **relation)
         return graph
 
+    def view(self) -> "GraphView":
+        """Return what drawings and pages show of the graph.
+
+        Raises:
+            ValueError: boxes, labels, relations and scores do not fit together.
+        """
+        # Drawing loads Pillow and networkx, which a graph by itself does not need.
+        from vrd_d2.visualization.view import GraphView
+
+        return GraphView.of(
+            self.boxes,
+            self.labels,
+            self.relations,
+            scores=self.scores,
+            entity_scores=self.entity_scores,
+        )
+
     def draw(
         self, image: np.ndarray | None = None, *, graph: bool = True, top_k: int | None = 12
     ) -> np.ndarray:
-        """The image with boxes and arrows, beside it the graph and the list of relations.
+        """Draw the image with boxes and arrows, beside it the graph and the list of relations.
 
         Args:
             image: uint8 (H, W, 3) RGB; None takes that of the graph, or reads `file_name`.
@@ -160,19 +179,12 @@ class SceneGraph:
             writes it.
 
         Raises:
-            ValueError: there is no image to draw on, or it cannot be read.
+            ValueError: there is no image to draw on, it cannot be read, or the graph is not
+                consistent (:meth:`view`).
         """
-        from vrd_d2.visualization.scene_graph_image import draw_scene_graph
+        from vrd_d2.visualization.scene_graph_image import draw_view
 
-        return draw_scene_graph(
-            self._image(image),
-            self.boxes,
-            self.labels,
-            self.relations,
-            scores=self.scores,
-            graph=graph,
-            top_k=top_k,
-        )
+        return draw_view(self._image(image), self.view(), graph=graph, top_k=top_k)
 
     def to_html(
         self,
@@ -190,16 +202,18 @@ class SceneGraph:
                 image.
 
         Raises:
-            ValueError: there is no image, or it cannot be read.
+            ValueError: there is no image, it cannot be read, or the graph is not consistent
+                (:meth:`view`).
         """
         from vrd_d2.visualization.html_page import GraphPage, graph_page
 
         if title is None:
             title = "scene graph" if self.file_name is None else Path(self.file_name).name
-        return graph_page([GraphPage(self, self._image(image), title, heat_maps=heat_maps or {})])
+        page = GraphPage(self.view(), self._image(image), title, heat_maps=heat_maps or {})
+        return graph_page([page])
 
     def _repr_html_(self) -> str | None:
-        """What a notebook shows: the page in a frame; None, its text, where there is no image."""
+        """Return the page in a frame for a notebook; None, which shows the text, without image."""
         from vrd_d2.visualization.html_page import in_frame
 
         try:
@@ -224,8 +238,30 @@ class SceneGraph:
         return image
 
 
+def draw_heat_map(
+    image: np.ndarray, graph: SceneGraph, relation: int, heat: np.ndarray
+) -> np.ndarray:
+    """Draw the image under the heat map of one relation, with its subject and its object.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        graph: of the image.
+        relation: position in the graph's relations.
+        heat: (h, w) in 0..1.
+
+    Returns:
+        uint8 (H', W', 3) RGB.
+    """
+    from vrd_d2.visualization.heat_map import blend_heat
+    from vrd_d2.visualization.scene_graph_image import draw_view
+
+    score = None if graph.scores is None else [graph.scores[relation]]
+    alone = replace(graph, relations=[graph.relations[relation]], scores=score)
+    return draw_view(blend_heat(image, heat), alone.view())
+
+
 def check_patterns(patterns: Sequence[str]) -> None:
-    """Raise ValueError if one can match no triplet, as it has less than three parts."""
+    """Raise ValueError if a pattern can match no triplet, as it has less than three parts."""
     for pattern in patterns:
         if "*" not in pattern and len(pattern.split()) < 3:
             raise ValueError(

@@ -131,7 +131,7 @@ def answer(
             graph, maps = predictor(pixels, **options), {}
     name = Path(image).name
     facts = [*notes, f"{model.name}, {model.task.title}"]
-    page = graph_page([GraphPage(graph, pixels, name, facts, maps)])
+    page = graph_page([GraphPage(graph.view(), pixels, name, facts, maps)])
     files = [folder / "scene_graph.json", folder / "scene_graph.png", folder / "scene_graph.html"]
     files[0].write_text(graph.to_json(indent=1), encoding="utf-8")
     Image.fromarray(graph.draw(pixels)).save(files[1])

@@ -26,8 +26,7 @@ from vrd_d2.inference.batch_model import Model
 from vrd_d2.inference.coco_boxes import GivenBoxes, load_given_boxes
 from vrd_d2.media.images import BrokenFrame, read_frames, read_image
 from vrd_d2.media.search import find_media, is_video
-from vrd_d2.scene_graph import SceneGraph, check_patterns
-from vrd_d2.visualization.heat_map import draw_heat_map
+from vrd_d2.scene_graph import SceneGraph, check_patterns, draw_heat_map
 from vrd_d2.visualization.html_page import GraphPage, graph_page
 
 
@@ -252,7 +251,8 @@ class PredictionRun:
             ]
         if self.files.html == "pages":
             record["page"] = f"pages/{stem}.html"
-            page = GraphPage(graph, image, _title(record), record["notes"], answer.heat_maps)
+            view = graph.view()
+            page = GraphPage(view, image, _title(record), record["notes"], answer.heat_maps)
             self.folder.write(record["page"], graph_page([page]).encode())
         self.folder.add(record | graph.to_dict())
 
@@ -304,8 +304,8 @@ class PredictionRun:
             entry["relation"]: np.asarray(Image.open(self.folder.path / entry["map"])) / 255
             for entry in record.get("heat_maps", [])
         }
-        graph = SceneGraph.from_dict(record)
-        return GraphPage(graph, image, _title(record), record["notes"], heat_maps)
+        view = SceneGraph.from_dict(record).view()
+        return GraphPage(view, image, _title(record), record["notes"], heat_maps)
 
 
 # The drawing for people, and the values as grey for programs.

@@ -1,4 +1,4 @@
-"""Primitives of the scene-graph images: a canvas with text, chips and arrows; label placement.
+"""Primitives of drawn scene graphs: a canvas with text, chips and arrows; label placement.
 
 All coordinates are pixels of the finished image. `Canvas` draws at twice that size and halves it
 at the end, which smooths every line. Rectangles are (x1, y1, x2, y2).
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -18,10 +17,6 @@ Rectangle = tuple[float, float, float, float]
 Point = tuple[float, float]
 
 SUPERSAMPLING = 2
-# matplotlib ships this family, so that the images look alike on every machine.
-FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-
-
 _PALETTE = 256  # colours
 _RGB_TO_LMS = np.array(
     [
@@ -40,18 +35,21 @@ _LMS_TO_OKLAB = np.array(
 
 
 def entity_colour(index: int) -> Colour:
-    """A colour for the entity of this index: the first 256 are all different, the first most."""
+    """Return a colour for the entity of this index.
+
+    The first 256 all differ, and the first of them most.
+    """
     return _palette()[index % _PALETTE]
 
 
 @lru_cache(maxsize=1)
 def _palette() -> list[Colour]:
-    """Colours neither pale, dark nor glaring, each as far from all before it as one can be.
+    """Return colours neither pale, dark nor glaring, each as far from those before as possible.
 
     They are chosen in Oklab, in which equal steps look equal (Ottosson, 2020).
     """
     hues = 2 * np.pi * (np.arange(36) + 1) / 36
-    places = np.array(
+    candidates = np.array(
         [
             (lightness, chroma * np.cos(hue), chroma * np.sin(hue))
             for lightness in (0.5, 0.6, 0.7, 0.8)
@@ -59,57 +57,60 @@ def _palette() -> list[Colour]:
             for hue in hues
         ]
     )
-    linear = (places @ np.linalg.inv(_LMS_TO_OKLAB)) ** 3 @ np.linalg.inv(_RGB_TO_LMS)
+    linear = (candidates @ np.linalg.inv(_LMS_TO_OKLAB)) ** 3 @ np.linalg.inv(_RGB_TO_LMS)
     exists = ((linear >= 0) & (linear <= 1)).all(1)  # on a screen
-    places, linear = places[exists], linear[exists]
+    candidates, linear = candidates[exists], linear[exists]
     colours = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     red = (0.62, 0.16, 0.07)
-    chosen = [int(np.linalg.norm(places - red, axis=1).argmin())]
-    distance = np.full(len(places), np.inf)
+    chosen = [int(np.linalg.norm(candidates - red, axis=1).argmin())]
+    distance = np.full(len(candidates), np.inf)
     while len(chosen) < _PALETTE:
-        distance = np.minimum(distance, np.linalg.norm(places - places[chosen[-1]], axis=1))
+        distance = np.minimum(distance, np.linalg.norm(candidates - candidates[chosen[-1]], axis=1))
         chosen.append(int(distance.argmax()))
     return [tuple(map(int, colour)) for colour in np.rint(255 * colours[chosen])]
 
 
 def _luma(colour: Colour) -> float:
-    """Brightness from 0 to 255 (ITU-R BT.601)."""
+    """Return the brightness from 0 to 255 (ITU-R BT.601)."""
     return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
 
 
 def text_colour(background: Colour) -> Colour:
-    """Black or white, whichever is easier to read on the background."""
+    """Return black or white, whichever is easier to read on the background."""
     return (20, 20, 20) if _luma(background) > 140 else (255, 255, 255)
 
 
 def on_paper(colour: Colour) -> Colour:
-    """The colour, darkened where a thin line of it would not show on white."""
+    """Return the colour, darkened where a thin line of it would not show on white."""
     factor = min(1.0, 150 / max(_luma(colour), 1.0))
     return round(colour[0] * factor), round(colour[1] * factor), round(colour[2] * factor)
 
 
 def shorten(text: str, length: int) -> str:
-    """The text on one line, of at most `length` characters: an ellipsis where it was cut."""
+    """Return the text on one line, cut with an ellipsis after `length` characters."""
     text = " ".join(text.split())
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
 @lru_cache(maxsize=64)
 def load_font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
-    """The font at a size in pixels."""
-    return ImageFont.truetype(
-        str(FONTS / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")), size
-    )
+    """Load the font at a size in pixels."""
+    # matplotlib ships this family, so that drawings look alike on every machine. It is imported
+    # here because pages without names, and programs that never draw, need not wait for it.
+    import matplotlib
+
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
 
 
 def text_size(text: str, size: float, *, bold: bool = False) -> tuple[float, float]:
-    """Width of the text and height of a line, in pixels of the finished image."""
+    """Return the width of the text and the height of a line, in pixels of the finished image."""
     pixels = round(size * SUPERSAMPLING)
     return load_font(pixels, bold).getlength(text) / SUPERSAMPLING, 1.2 * size
 
 
 def chip_size(text: str, size: float) -> tuple[float, float]:
-    """Width and height of a chip: bold text on a coloured background."""
+    """Return width and height of a chip: bold text on a coloured background."""
     width, height = text_size(text, size, bold=True)
     return width + 0.7 * size, height + 0.25 * size
 
@@ -139,7 +140,7 @@ class Canvas:
         width: float = 0,
         radius: float = 0,
     ) -> None:
-        """A rectangle, rounded by the radius, outlined inwards."""
+        """Draw a rectangle, rounded by the radius, outlined inwards."""
         self._draw.rounded_rectangle(
             [v * SUPERSAMPLING for v in rectangle],
             radius=radius * SUPERSAMPLING,
@@ -149,7 +150,7 @@ class Canvas:
         )
 
     def arrow(self, points: np.ndarray, colour: Colour, width: float) -> None:
-        """A line through the points (N, 2) that ends in a head, edged in white to stand out."""
+        """Draw a line through the points (N, 2) that ends in a head, edged in white."""
         tip = points[-1]
         along = (tip - points[-2]) / (np.hypot(*(tip - points[-2])) or 1.0)
         across = np.array([-along[1], along[0]])
@@ -173,19 +174,19 @@ class Canvas:
     def text(
         self, position: Point, text: str, size: float, colour: Colour, *, bold: bool = False
     ) -> None:
-        """A line of text; the position is its left end at half its height."""
+        """Write a line of text; the position is its left end at half its height."""
         font = load_font(round(size * SUPERSAMPLING), bold)
-        (place,) = self._pixels(np.array([position]))
-        self._draw.text(place, text, fill=colour, font=font, anchor="lm")
+        (pixel,) = self._pixels(np.array([position]))
+        self._draw.text(pixel, text, fill=colour, font=font, anchor="lm")
 
     def chip(self, rectangle: Rectangle, text: str, size: float, colour: Colour) -> None:
-        """Bold text on a coloured background of the size `chip_size` gives."""
+        """Write bold text on a coloured background of the size that `chip_size` returns."""
         self.rectangle(rectangle, fill=colour, radius=0.25 * size)
         x1, y1, _, y2 = rectangle
         self.text((x1 + 0.35 * size, (y1 + y2) / 2), text, size, text_colour(colour), bold=True)
 
     def array(self) -> np.ndarray:
-        """The finished image, uint8 (height, width, 3) RGB."""
+        """Return the finished image, uint8 (height, width, 3) RGB."""
         return np.array(self._image.reduce(SUPERSAMPLING))
 
     @staticmethod
@@ -194,7 +195,7 @@ class Canvas:
 
 
 def curve(start: Point, end: Point, bend: float) -> np.ndarray:
-    """Points (N, 2), some 4 pixels apart, of an arc at most `bend` pixels left of the straight way.
+    """Return points (N, 2), some 4 pixels apart, of an arc `bend` pixels left of the straight line.
 
     A negative bend goes right. Where start and end coincide, the curve is a circle of that radius,
     above them or, for a negative bend, below.
@@ -212,7 +213,7 @@ def curve(start: Point, end: Point, bend: float) -> np.ndarray:
 
 
 def outside(points: np.ndarray, rectangle: Rectangle) -> np.ndarray:
-    """Mask (N,) of the points (N, 2) that are not in the rectangle."""
+    """Return a mask (N,) of the points (N, 2) that are not in the rectangle."""
     low, high = rectangle[:2], rectangle[2:]
     return ((points < low) | (points > high)).any(1)
 
@@ -226,10 +227,10 @@ def route(
     *,
     avoid: Sequence[Rectangle] = (),
 ) -> np.ndarray:
-    """Points (N, 2) of the nth arrow from one name to another, bent so that it stays in the area.
+    """Return points (N, 2) of the nth arrow from one name to another, bent to stay in the area.
 
-    There and back again bend to different sides of the straight way, so that both can be seen.
-    Rectangles to avoid are gone around if another bend is free.
+    There and back again bend to different sides of the straight line, so that both can be seen.
+    The arrow goes around the rectangles to avoid if another bend is free.
     """
     middles = [((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in (start, end)]
     length = np.hypot(*np.subtract(*middles))
@@ -256,7 +257,7 @@ class LabelPlacer:
         self.placed: list[Rectangle] = []
 
     def _shared_area(self, rectangles: np.ndarray) -> np.ndarray:
-        """Area (N,) that each rectangle (N, 4) shares with those placed, the gap included."""
+        """Return the area (N,) that each rectangle (N, 4) shares with those placed, gap counted."""
         placed = np.array(self.placed).reshape(1, -1, 4)
         low = np.maximum(rectangles[:, None, :2], placed[..., :2] - self.gap)
         high = np.minimum(rectangles[:, None, 2:], placed[..., 2:] + self.gap)
@@ -265,8 +266,8 @@ class LabelPlacer:
     def place(self, size: tuple[float, float], corners: Sequence[Point]) -> Rectangle:
         """Place a rectangle of the size at the first of the upper left corners where it is free.
 
-        If it is free at none, it goes to the free place nearest to the first corner, searched on a
-        grid; and if there is no such place, to the one that covers least.
+        If it is free at none, it goes to the free position nearest to the first corner, searched
+        on a grid; and if there is no such position, to the one that covers least.
         """
         x1, y1, x2, y2 = self.bounds
         last = np.array([max(x1, x2 - size[0]), max(y1, y2 - size[1])])

@@ -1,8 +1,8 @@
 """Where the nodes of a scene graph go: near to how the image has them, without overlap.
 
 The layout is stress majorization (Gansner, Koren and North, "Graph Drawing by Stress Majorization",
-2004): distances on the page come near to distances in the graph. It begins with the places of the
-boxes, so that what is left in the image tends to be left in the graph. Nothing is random.
+2004): distances on the page come near to distances in the graph. It begins with the positions of
+the boxes, so that what is left in the image tends to be left in the graph. Nothing is random.
 """
 
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ def layout_graph(
     gap: float = 10.0,
     edge_length: float = 220.0,
 ) -> np.ndarray:
-    """Centres of the nodes.
+    """Return the centres of the nodes.
 
     Args:
         sizes: (N, 2) width and height of the nodes.
         edges: pairs of node numbers; direction and repetition do not matter.
         area: width and height of the page.
-        start: (N, 2) places in any unit, y downwards; None begins on a spiral.
+        start: (N, 2) positions in any unit, y downwards; None begins on a spiral.
         gap: free pixels between nodes and to the border, where there is room.
         edge_length: pixels of an edge at most, about: few nodes do not fill a large page.
 
@@ -50,20 +50,20 @@ def layout_graph(
 
 
 def _start(start: np.ndarray | None, count: int) -> np.ndarray:
-    """Places about the origin, no two alike."""
+    """Return positions about the origin, no two alike."""
     angle = _GOLDEN_ANGLE * np.arange(count)
     spiral = np.sqrt(np.arange(count) / count)[:, None] * np.stack(
         [np.cos(angle), np.sin(angle)], 1
     )
     if start is None:
         return spiral
-    places = np.asarray(start, dtype=float).reshape(-1, 2)
-    spread = float(np.ptp(places, axis=0).max()) or 1.0
-    return 2 * (places - places.mean(0)) / spread + 0.05 * spiral
+    positions = np.asarray(start, dtype=float).reshape(-1, 2)
+    spread = float(np.ptp(positions, axis=0).max()) or 1.0
+    return 2 * (positions - positions.mean(0)) / spread + 0.05 * spiral
 
 
 def _distances(count: int, edges: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Steps from node to node (N, N); nodes without a way lie one step beyond the longest way."""
+    """Return the steps from node to node (N, N); unconnected nodes lie one step beyond the rest."""
     graph = networkx.Graph()
     graph.add_nodes_from(range(count))
     graph.add_edges_from((a, b) for a, b in edges if a != b)
@@ -76,44 +76,44 @@ def _distances(count: int, edges: Sequence[tuple[int, int]]) -> np.ndarray:
 
 
 def _edge(count: int) -> float:
-    """Wanted length of an edge: as far as the nodes of a page two units wide are apart."""
+    """Return the wanted length of an edge: how far nodes of a page two units wide are apart."""
     return 2 / max(1.0, np.sqrt(count))
 
 
-def _majorize(places: np.ndarray, distances: np.ndarray) -> np.ndarray:
-    """Lower the stress by SMACOF steps, each node held a little by its start."""
-    if len(places) < 2:
-        return places
-    wanted = distances * _edge(len(places))
+def _majorize(positions: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    """Lower the stress by SMACOF steps, in which each node is drawn a little to its start."""
+    if len(positions) < 2:
+        return positions
+    wanted = distances * _edge(len(positions))
     weights = 1 / np.maximum(distances, 1) ** 2
     np.fill_diagonal(weights, 0)
     total = weights.sum(1)[:, None]
-    held = _NEAR_THE_START * total
-    start = places
+    at_start = _NEAR_THE_START * total
+    start = positions
     for _ in range(_ITERATIONS):
-        difference = places[:, None] - places[None]
+        difference = positions[:, None] - positions[None]
         length = np.maximum(np.hypot(difference[..., 0], difference[..., 1]), 1e-9)
-        pull = places[None] + (wanted / length)[..., None] * difference
-        places = ((weights[..., None] * pull).sum(1) + held * start) / (total + held)
-    return places
+        pull = positions[None] + (wanted / length)[..., None] * difference
+        positions = ((weights[..., None] * pull).sum(1) + at_start * start) / (total + at_start)
+    return positions
 
 
 def _stretch(
-    places: np.ndarray, low: np.ndarray, high: np.ndarray, max_factor: float
+    positions: np.ndarray, low: np.ndarray, high: np.ndarray, max_factor: float
 ) -> np.ndarray:
     """Fill the page from low to high, each way by its own factor, up to a largest one."""
-    smallest, largest = places.min(0), places.max(0)
+    smallest, largest = positions.min(0), positions.max(0)
     extent = largest - smallest
     # A nearly straight layout must not be torn apart across.
     factor = (high - low) / np.maximum(np.maximum(extent, 0.35 * extent.max()), 1e-9)
     factor = np.minimum(factor, max_factor)
-    return (low + high) / 2 + (places - (smallest + largest) / 2) * factor
+    return (low + high) / 2 + (positions - (smallest + largest) / 2) * factor
 
 
 def _separate(
     centres: np.ndarray, sizes: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> np.ndarray:
-    """Push overlapping nodes apart, the way that is shorter, until none overlap or no room is."""
+    """Push overlapping nodes apart, by the shorter way, until none overlap or no room is left."""
     half = (sizes[:, None] + sizes[None]) / 2
     centres = np.clip(centres, low, high)
     order = np.arange(len(centres))

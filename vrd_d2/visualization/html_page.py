@@ -18,7 +18,6 @@ import numpy as np
 from PIL import Image
 
 from vrd_d2 import assets
-from vrd_d2.scene_graph import SceneGraph
 from vrd_d2.visualization.canvas import Rectangle, entity_colour, on_paper, text_colour
 from vrd_d2.visualization.heat_map import heat_layer
 from vrd_d2.visualization.placement import (
@@ -30,6 +29,7 @@ from vrd_d2.visualization.placement import (
     number_names,
     place_on_image,
 )
+from vrd_d2.visualization.view import GraphView
 
 _LONGER_SIDE = 1280  # pixels of the embedded image
 _VIEW = 900  # longer side of the image in the units in which a name is 13 high
@@ -40,15 +40,15 @@ class GraphPage:
     """One image of a page.
 
     Attributes:
-        graph: what is shown of it.
+        view: entities and relations of the image.
         image: uint8 (H, W, 3) RGB.
         title: of the image, such as its file name.
         notes: facts to state beside the title.
-        heat_maps: by position of a relation, (h, w) values in 0..1 that cover the image; shown
+        heat_maps: position of a relation -> (h, w) values in 0..1 that cover the image; shown
             when the relation is pointed at.
     """
 
-    graph: SceneGraph
+    view: GraphView
     image: np.ndarray
     title: str
     notes: Sequence[str] = field(default_factory=list)
@@ -56,10 +56,10 @@ class GraphPage:
 
 
 def graph_page(images: Iterable[GraphPage], *, title: str | None = None) -> str:
-    """The page as a string; with several images it has a picker.
+    """Return the page as a string; with several images it has a picker.
 
     Args:
-        images: one at least; each is let go before the next is asked for.
+        images: one at least; of each only its part of the page stays in memory.
         title: of the document, default that of the image, or the number of several.
 
     Raises:
@@ -67,7 +67,7 @@ def graph_page(images: Iterable[GraphPage], *, title: str | None = None) -> str:
     """
     contents = [_content(image) for image in images]
     if not contents:
-        raise ValueError("a page needs one image at least")
+        raise ValueError("a page needs at least one image: none was given")
     if title is None:
         title = contents[0]["title"] if len(contents) == 1 else f"{len(contents)} images"
     data = json.dumps(
@@ -86,7 +86,7 @@ def graph_page(images: Iterable[GraphPage], *, title: str | None = None) -> str:
 
 
 def in_frame(page: str, height: int = 860) -> str:
-    """A page within a page: its scripts run, and reach nothing outside their frame."""
+    """Return a page within a page: its scripts run, and reach nothing outside their frame."""
     return (
         f'<iframe title="scene graph" sandbox="allow-scripts" style="width:100%;height:{height}px;'
         f'border:0;border-radius:8px" srcdoc="{html.escape(page, quote=True)}"></iframe>'
@@ -94,50 +94,50 @@ def in_frame(page: str, height: int = 860) -> str:
 
 
 def _content(page: GraphPage) -> dict[str, Any]:
-    graph = page.graph
+    view, rows = page.view, page.view.rows
     height, width = page.image.shape[:2]
-    rows = _rows(graph)
-    names = number_names(graph.labels)
+    names = number_names(view.labels)
+
+    # Names and arrows over the image.
     scale = _VIEW / max(height, width)
     shown = (max(1.0, scale * width), max(1.0, scale * height))
-    boxes = (scale * np.asarray(graph.boxes, dtype=float).reshape(-1, 4)).clip(0, shown * 2)
+    boxes = (scale * view.boxes).clip(0, shown * 2)
     # A very narrow image gets a margin, or its names would find no room.
     area = (0.0, 0.0, max(shown[0], 300.0), max(shown[1], 200.0))
     on_image = place_on_image(area, boxes, names, rows, 1.0, entities=range(len(names)))
-    overlay = _view(on_image, area, rows, paper=False)
+    overlay = _drawing(on_image, area, rows, paper=False)
     overlay["shown"] = [round(side, 1) for side in shown]
     overlay["boxes"] = [_xywh(tuple(box)) for box in boxes.tolist()]
+
+    # The graph beside it.
     space = GraphSpace(names, boxes, rows, 1.0)
     sheet = (0.0, 0.0, max(space.width, 560.0), max(space.height, 300.0))
+
+    scores = [score for row in rows if (score := _finite(row[4])) is not None]
     facts = [f"{width} × {height} pixels", f"{len(names)} objects", *page.notes]
     return {
         "title": page.title,
         "facts": " · ".join(facts),
         "image": _photograph(page.image),
-        "entities": _entities(graph, names),
+        "entities": _entities(view, names),
         "relations": _relations(rows, page.heat_maps),
-        "greatest": max((row[4] for row in rows if row[4] is not None), default=0.0),
+        "greatest": max(scores, default=0.0),
         "overlay": overlay,
-        "graph": _view(space.place(sheet), sheet, rows, paper=True) if space.nodes else None,
+        "graph": _drawing(space.place(sheet), sheet, rows, paper=True) if space.nodes else None,
     }
 
 
-def _rows(graph: SceneGraph) -> list[Row]:
-    scores = graph.scores if graph.scores is not None else [None] * len(graph.relations)
-    rows = []
-    for relation, score in zip(graph.relations, scores, strict=True):
-        subject, object_, predicate, status = (*relation, None)[:4]
-        value = None if score is None or not math.isfinite(score) else float(score)
-        rows.append((int(subject), int(object_), str(predicate), status, value))
-    return rows
+def _finite(score: float | None) -> float | None:
+    """Return the score; None for those that JSON cannot hold."""
+    return score if score is not None and math.isfinite(score) else None
 
 
-def _entities(graph: SceneGraph, names: Sequence[str]) -> list[dict[str, Any]]:
+def _entities(view: GraphView, names: Sequence[str]) -> list[dict[str, Any]]:
     entities = []
-    for i, (name, label) in enumerate(zip(names, graph.labels, strict=True)):
-        tip = name if len(name) > len(str(label)) else str(label)
-        if graph.entity_scores is not None:
-            tip += f" ({graph.entity_scores[i]:.2f})"
+    for i, (name, label) in enumerate(zip(names, view.labels, strict=True)):
+        tip = name if len(name) > len(label) else label
+        if view.entity_scores is not None:
+            tip += f" ({view.entity_scores[i]:.2f})"
         colour = entity_colour(i)
         entities.append(
             {"name": name, "tip": tip, "colour": _hex(colour), "ink": _hex(text_colour(colour))}
@@ -147,8 +147,9 @@ def _entities(graph: SceneGraph, names: Sequence[str]) -> list[dict[str, Any]]:
 
 def _relations(rows: Sequence[Row], heat_maps: Mapping[int, np.ndarray]) -> list[dict[str, Any]]:
     relations = []
-    for i, (subject, object_, predicate, status, score) in enumerate(rows):
-        relation = {"subject": subject, "object": object_, "predicate": predicate, "score": score}
+    for i, (subject, obj, predicate, status, score) in enumerate(rows):
+        relation = {"subject": subject, "object": obj, "predicate": predicate}
+        relation["score"] = _finite(score)
         if i in heat_maps:
             relation["heat"] = _data_uri(heat_layer(heat_maps[i]), "PNG", optimize=True)
         if status:
@@ -158,7 +159,7 @@ def _relations(rows: Sequence[Row], heat_maps: Mapping[int, np.ndarray]) -> list
     return relations
 
 
-def _view(
+def _drawing(
     placement: Placement, area: Rectangle, rows: Sequence[Row], *, paper: bool
 ) -> dict[str, Any]:
     arrows = []
@@ -182,9 +183,9 @@ def _view(
 
 
 def _path(points: np.ndarray) -> str:
-    """SVG path through about every fourth point, and the last."""
-    kept = [*points[:-1:4].tolist(), points[-1].tolist()]
-    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in kept)
+    """Return an SVG path through about every fourth point, and the last."""
+    corners = [*points[:-1:4].tolist(), points[-1].tolist()]
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in corners)
 
 
 def _xywh(rectangle: Rectangle) -> list[float]:

@@ -1,4 +1,4 @@
-"""What stands beside the image: the graph of its relations, and the list of them."""
+"""What is drawn beside the image: the graph of its relations, and the list of them."""
 
 import math
 from collections.abc import Sequence
@@ -88,7 +88,7 @@ class Table:
         self.height = 2 * font + self.line * lines
 
     def _split(self, columns: int) -> list[list[tuple]]:
-        """Consecutive entries in columns of about the same number."""
+        """Split the entries into columns of about the same number."""
         length = math.ceil(len(self.entries) / columns)
         return [self.entries[i : i + length] for i in range(0, len(self.entries), length)]
 
@@ -125,10 +125,10 @@ class Table:
         canvas.text((x, y), text, font, colour, bold=True)
 
     def _draw_row(self, canvas: Canvas, left: float, y: float, row: Row, colour: Colour) -> None:
-        subject, object_, predicate, _, score = row
+        subject, obj, predicate, _, score = row
         middle = left + self.cells[0]
         right = middle + self.cells[1]
-        for entity, side in ((subject, -1), (object_, 0)):
+        for entity, side in ((subject, -1), (obj, 0)):
             width, height = chip_size(self.names[entity], self.font)
             x = middle - width if side else right
             rectangle = (x, y - height / 2, x + width, y + height / 2)

@@ -1,6 +1,6 @@
 """Where names, arrows and predicates of a scene graph go, on the image and as a graph.
 
-The drawings and the page in HTML share these places.
+Drawings and the page in HTML share these positions.
 """
 
 import math
@@ -39,7 +39,7 @@ Arrow = tuple[int, int, str | None]
 
 
 def number_names(labels: Sequence[str]) -> list[str]:
-    """Names that tell entities of the same class apart, cut where they are long."""
+    """Return names that tell entities of the same class apart, cut where they are long."""
     count: dict[str, int] = {}
     names = []
     for label in labels:
@@ -51,26 +51,26 @@ def number_names(labels: Sequence[str]) -> list[str]:
 
 
 def related_entities(rows: Sequence[Row], count: int) -> list[int]:
-    """Entities with a relation, or all of them if there is no relation."""
+    """Return the entities with a relation, or all of them if there is no relation."""
     return sorted({entity for row in rows for entity in row[:2]} or range(count))
 
 
 def arrows_of(rows: Sequence[Row]) -> dict[Arrow, list[str]]:
-    """The arrows and their predicates."""
+    """Return the arrows and their predicates."""
     arrows: dict[Arrow, list[str]] = {}
-    for subject, object_, predicate, status, _ in rows:
-        arrows.setdefault((subject, object_, status), []).append(predicate)
+    for subject, obj, predicate, status, _ in rows:
+        arrows.setdefault((subject, obj, status), []).append(predicate)
     return arrows
 
 
 def arrow_colour(arrow: Arrow) -> Colour:
-    """That of the status, else that of the subject."""
+    """Return the colour of the status, else that of the subject."""
     return STATUS[arrow[2]][0] if arrow[2] else entity_colour(arrow[0])
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Places in pixels.
+    """Positions in pixels.
 
     Attributes:
         chips: entity -> rectangle of its name.
@@ -119,7 +119,7 @@ def place_on_image(
     *,
     entities: Sequence[int] | None = None,
 ) -> Placement:
-    """Names in or at their boxes, arrows from name to name, without overlap of texts.
+    """Place names in or at their boxes and arrows from name to name, without overlap of texts.
 
     Args:
         area: of the image.
@@ -153,19 +153,20 @@ def _place_name(placer: LabelPlacer, box: np.ndarray, size: tuple[float, float])
 class GraphSpace:
     """The related entities as nodes, and how much room they and their arrows need.
 
+    Args:
+        names: of all entities.
+        boxes: (M, 4) of all entities; nodes lie to each other about as the boxes do.
+        rows: relations.
+        unit: pixels of half a line's width.
+
     Attributes:
         nodes: the entities.
         width, height: the least that the graph needs, in pixels.
     """
 
-    def __init__(self, names: Sequence[str], boxes: np.ndarray, rows: Sequence[Row], unit: float):
-        """
-        Args:
-            names: of all entities.
-            boxes: (M, 4) of all entities; nodes lie to each other about as the boxes do.
-            rows: relations.
-            unit: pixels of half a line's width.
-        """
+    def __init__(
+        self, names: Sequence[str], boxes: np.ndarray, rows: Sequence[Row], unit: float
+    ) -> None:
         self.rows, self.unit = rows, unit
         self.nodes = related_entities(rows, len(names))
         self._start = (boxes[self.nodes, :2] + boxes[self.nodes, 2:]) / 2
@@ -206,14 +207,14 @@ def _with_arrows(
     *,
     avoid: bool,
 ) -> Placement:
-    """Arrows between the chips, and predicates at their middle or as near as there is room."""
+    """Draw arrows between the chips; predicates lie at their middle, or as near as is free."""
     texts = {arrow: _joined(predicates) for arrow, predicates in arrows_of(rows).items()}
     arrows: dict[Arrow, np.ndarray] = {}
     for arrow in texts:
-        subject, object_, _ = arrow
+        subject, obj, _ = arrow
         others = [chip for i, chip in chips.items() if i not in arrow[:2]] if avoid else []
         nth = sum(other[:2] == arrow[:2] for other in arrows)
-        arrows[arrow] = route(area, chips[subject], chips[object_], nth, unit, avoid=others)
+        arrows[arrow] = route(area, chips[subject], chips[obj], nth, unit, avoid=others)
     placer.gap = 0
     labels = {}
     for arrow, points in arrows.items():
