@@ -1,4 +1,4 @@
-"""Scene graphs by name: read off outputs and annotations, and which relation has which status."""
+"""Scene graphs by name: read off outputs and annotations, written, searched and drawn."""
 
 import json
 from dataclasses import replace
@@ -9,11 +9,8 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes, BoxMode, Instances
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
-from vrd_d2.inference.comparison import compare_relations
 from vrd_d2.inference.selection import ground_truth_graph, predicted_graph, read_image
 from vrd_d2.scene_graph import SceneGraph
 
@@ -115,112 +112,10 @@ def test_ground_truth_of_a_dataset_dict_and_of_its_mapped_example_agree(tmp_path
         assert list(graph.labels) == ["man", "horse"]
         assert graph.relations == [(0, 1, "riding")]
         np.testing.assert_array_equal(read_image(example), red)
-    with pytest.raises(ValueError, match="image 7 has no ground truth"):
+    with pytest.raises(ValueError, match=r"\b7\b"):
         ground_truth_graph({"image_id": 7}, Names)
     with pytest.raises(ValueError, match="thing_classes"):
         ground_truth_graph(record, object())
-
-
-def test_compare_by_hand() -> None:
-    truth = SceneGraph(
-        np.array([[0, 0, 99, 99], [100, 0, 199, 99], [0, 0, 40, 40]]),
-        ["man", "horse", "hat"],
-        [(0, 1, "riding"), (0, 2, "wearing"), (1, 0, "under")],
-    )
-    predicted = SceneGraph(
-        # The man is found, the horse half (IoU 0.5 exactly), the hat is called a man.
-        np.array([[0, 0, 99, 90], [100, 0, 199, 49], [0, 0, 40, 40]]),
-        ["man", "horse", "man"],
-        [(0, 1, "riding"), (0, 2, "wearing"), (1, 0, "near")],
-        [0.9, 0.5, 0.3],
-    )
-    result = compare_relations(predicted, truth)
-    assert result.relations == [
-        (0, 1, "riding", "correct"),
-        (0, 2, "wearing", "extra"),
-        (1, 0, "near", "extra"),
-        (0, 3, "wearing", "missed"),  # the found man, and a hat that nobody found
-        (1, 0, "under", "missed"),
-    ]
-    assert list(result.labels) == ["man", "horse", "man", "hat"]
-    assert result.boxes[3].tolist() == [0, 0, 40, 40]
-    assert result.scores == [0.9, 0.5, 0.3, None, None]
-
-    strict = compare_relations(predicted, truth, iou_threshold=0.51)
-    assert strict.relations[0] == (0, 1, "riding", "extra")
-    assert (0, 3, "riding", "missed") in strict.relations
-
-
-def test_compare_counts_both_border_pixels() -> None:
-    # 10 of 20 pixels: an IoU of 0.5 only where both ends are counted (else 9 of 19).
-    truth = SceneGraph(np.array([[0, 0, 19, 0]]), ["man"], [(0, 0, "on")])
-    predicted = SceneGraph(np.array([[0, 0, 9, 0]]), ["man"], [(0, 0, "on")])
-    assert compare_relations(predicted, truth).relations == [(0, 0, "on", "correct")]
-
-
-def test_one_prediction_meets_every_repetition_of_a_triplet() -> None:
-    box = np.array([[0.0, 0, 50, 50]])
-    truth = SceneGraph(box.repeat(2, 0), ["man", "man"], [(0, 0, "on"), (0, 0, "on"), (1, 1, "on")])
-    result = compare_relations(SceneGraph(box, ["man"], [(0, 0, "on")]), truth)
-    assert result.relations == [(0, 0, "on", "correct")] and len(result.boxes) == 1
-
-
-def test_missed_relation_is_drawn_at_the_best_prediction_of_its_class() -> None:
-    truth = SceneGraph(np.array([[0.0, 0, 50, 50]]), ["hat"], [(0, 0, "on")])
-    boxes = np.array([[0.0, 0, 50, 50], [0, 0, 50, 30], [0, 0, 50, 40]])
-    result = compare_relations(SceneGraph(boxes, ["man", "hat", "hat"], []), truth)
-    assert result.relations == [(2, 2, "on", "missed")] and len(result.boxes) == 3
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1))
-def test_compare_equals_brute_force(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-
-    def graph(boxes: np.ndarray) -> SceneGraph:
-        size = int(rng.integers(0, 8)) if len(boxes) else 0
-        rows = [
-            (*rng.integers(0, len(boxes), 2), ["on", "near"][rng.integers(2)]) for _ in range(size)
-        ]
-        return SceneGraph(boxes, [Names.objects[rng.integers(2)] for _ in boxes], rows)
-
-    corners = rng.integers(0, 20, (int(rng.integers(0, 6)), 2))
-    boxes = np.concatenate([corners, corners + rng.integers(0, 20, corners.shape)], 1).astype(float)
-    truth = graph(boxes)
-    moved = boxes + rng.integers(-3, 4, boxes.shape)
-    predicted = graph(moved[: int(rng.integers(0, len(boxes) + 1))])
-
-    def iou(a: np.ndarray, b: np.ndarray) -> float:
-        def pixels(box: np.ndarray) -> float:
-            return (box[2] - box[0] + 1) * (box[3] - box[1] + 1)
-
-        width = min(a[2], b[2]) - max(a[0], b[0]) + 1
-        height = min(a[3], b[3]) - max(a[1], b[1]) + 1
-        shared = max(width, 0) * max(height, 0)
-        union = pixels(a) + pixels(b) - shared
-        return shared / union if union else 0.0
-
-    def meets(p: tuple, t: tuple) -> bool:
-        return p[2] == t[2] and all(
-            predicted.labels[i] == truth.labels[j]
-            and iou(predicted.boxes[i], truth.boxes[j]) >= 0.5
-            for i, j in zip(p[:2], t[:2], strict=True)
-        )
-
-    result = compare_relations(predicted, truth)
-    statuses = [row[3] for row in result.relations]
-    met = [any(meets(p, t) for p in predicted.relations) for t in truth.relations]
-    expected = [
-        "correct" if any(meets(p, t) for t in truth.relations) else "extra"
-        for p in predicted.relations
-    ]
-    assert statuses == expected + ["missed"] * met.count(False)
-    missed = [t for t, was_met in zip(truth.relations, met, strict=True) if not was_met]
-    for row, true_row in zip(result.relations[len(expected) :], missed, strict=True):
-        assert row[2] == true_row[2]
-        for entity, true_entity in zip(row[:2], true_row[:2], strict=True):
-            assert result.labels[entity] == truth.labels[true_entity]
-            assert iou(result.boxes[entity], truth.boxes[true_entity]) >= 0.5
 
 
 def a_graph() -> SceneGraph:
@@ -283,7 +178,7 @@ def test_find_takes_a_pattern_or_several() -> None:
     assert graph.find("* riding *") == graph.find(["* riding *"]) == [0]
     assert graph.find("STRASSE *") == graph.find("straße near man") == [1]
     assert graph.find(["* near *", "man *"]) == [0, 1] and graph.find("dog *") == []
-    with pytest.raises(ValueError, match=r"'riding' is no triplet: .*riding"):
+    with pytest.raises(ValueError, match="'riding'"):
         graph.find("riding")
 
 
@@ -294,9 +189,9 @@ def test_draw_reads_the_file_or_takes_the_image(tmp_path: Path) -> None:
     drawn = graph.draw()
     np.testing.assert_array_equal(drawn, graph.draw(photo))
     assert drawn.shape[1] > graph.draw(graph=False).shape[1] > 960
-    with pytest.raises(ValueError, match="give the image to draw on"):
+    with pytest.raises(ValueError, match="image"):
         replace(graph, file_name=None).draw()
-    with pytest.raises(ValueError, match="has 40 x 30 pixels, that of the graph had 400 x 300"):
+    with pytest.raises(ValueError, match=r"40 x 30.*400 x 300"):
         graph.draw(photo[:30, :40])
     # Of an array it remembers the array.
     np.testing.assert_array_equal(replace(graph, file_name=None, image=photo).draw(), drawn)
@@ -334,7 +229,7 @@ def test_thresholds_predicates_and_overlap_by_brute_force() -> None:
     assert graph.relations == [row[1:] for row in expected] and expected
     assert graph.scores == pytest.approx([row[0] for row in expected])
     assert graph.size == (400, 300)
-    with pytest.raises(ValueError, match="unknown predicate 'eating': choose of on, riding"):
+    with pytest.raises(ValueError, match=r"'eating'.*on, riding"):
         predicted_graph(output, Names, predicates=["eating"])
     assert predicted_graph(output, Names, predicates=[]).relations == []
     assert len(predicted_graph(output, Names, min_entity_score=2.0).boxes) == 0

@@ -39,7 +39,7 @@ def data_of(page: str) -> list[dict]:
 
 
 def test_the_page_holds_image_and_graph():
-    page = graph_page([GraphPage(rider(), PHOTO, "a.jpg", ["the first of 3 images"])])
+    page = graph_page([GraphPage(rider().view(), PHOTO, "a.jpg", ["the first of 3 images"])])
     (content,) = data_of(page)
     assert content["facts"] == "400 × 300 pixels · 4 objects · the first of 3 images"
     assert [entity["name"] for entity in content["entities"]] == ["man", "horse", "hat", "tree"]
@@ -49,7 +49,7 @@ def test_the_page_holds_image_and_graph():
     assert sorted(content["overlay"]["chips"]) == ["0", "1", "2", "3"]
     assert sorted(content["graph"]["chips"]) == ["0", "1", "2"]
     head, _, encoded = content["image"].partition(",")
-    assert head == "data:encoded/jpeg;base64"
+    assert head == "data:image/jpeg;base64"
     embedded = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))))
     assert embedded.shape == PHOTO.shape and np.abs(embedded.astype(int) - 90).max() < 4
 
@@ -57,10 +57,12 @@ def test_the_page_holds_image_and_graph():
 def test_heat_maps_are_layers_with_transparency():
     heat = np.zeros((3, 4))
     heat[1, 2] = 1
-    (content,) = data_of(graph_page([GraphPage(rider(), PHOTO, "a.jpg", heat_maps={1: heat})]))
+    (content,) = data_of(
+        graph_page([GraphPage(rider().view(), PHOTO, "a.jpg", heat_maps={1: heat})])
+    )
     assert ["heat" in relation for relation in content["relations"]] == [False, True, False]
     head, _, encoded = content["relations"][1]["heat"].partition(",")
-    assert head == "data:encoded/png;base64"
+    assert head == "data:image/png;base64"
     layer = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGBA"))
     assert layer.shape == (3, 4, 4)
     # Nothing where there is no heat; red, and still transparent, where it is greatest.
@@ -70,7 +72,7 @@ def test_heat_maps_are_layers_with_transparency():
 
 
 def test_nothing_is_loaded_from_anywhere():
-    page = graph_page([GraphPage(rider(), PHOTO, "a.jpg")])
+    page = graph_page([GraphPage(rider().view(), PHOTO, "a.jpg")])
     addresses = set(re.findall(r"(?:https?:)?//[\w.-]+[^\s\"'`]*", page.split('id="data"')[0]))
     addresses |= set(re.findall(r"https?://[^\s\"']+", page))
     assert addresses <= {"http://www.w3.org/2000/svg"}  # the name of a namespace
@@ -80,13 +82,16 @@ def test_nothing_is_loaded_from_anywhere():
 
 def test_strings_are_escaped():
     graph = rider(labels=[EVIL, "horse", "hat", "tree"], relations=[(0, 1, EVIL)], scores=[1.0])
-    page = graph_page([GraphPage(graph, PHOTO, EVIL, [EVIL])])
+    page = graph_page([GraphPage(graph.view(), PHOTO, EVIL, [EVIL])])
     assert page.count("</script>") == 2 and "<img" not in page and "<!--" not in page
     assert f"<title>{html.escape(EVIL)}</title>" in page
     (image,) = data_of(page)
     assert image["title"] == EVIL and image["relations"][0]["predicate"] == EVIL
     # What looks like a place of the template is not filled in.
-    assert data_of(graph_page([GraphPage(rider(), PHOTO, "{{DATA}}")]))[0]["title"] == "{{DATA}}"
+    assert (
+        data_of(graph_page([GraphPage(rider().view(), PHOTO, "{{DATA}}")]))[0]["title"]
+        == "{{DATA}}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,7 +105,7 @@ def test_strings_are_escaped():
     ],
 )
 def test_every_graph_makes_a_page(shape, graph):
-    (image,) = data_of(graph_page([GraphPage(graph, np.zeros((*shape, 3), np.uint8), "x")]))
+    (image,) = data_of(graph_page([GraphPage(graph.view(), np.zeros((*shape, 3), np.uint8), "x")]))
     assert len(image["entities"]) == len(graph.labels)
     assert len(image["relations"]) == len(graph.relations)
     assert (image["graph"] is None) == (not graph.labels)
@@ -116,7 +121,7 @@ def test_a_graph_makes_its_own_page_and_shows_in_notebooks(tmp_path):
     file = tmp_path / "a <b>.png"
     Image.fromarray(PHOTO).save(file)
     graph = rider(file_name=str(file))
-    assert graph.to_html() == graph_page([GraphPage(graph, PHOTO, "a <b>.png")])
+    assert graph.to_html() == graph_page([GraphPage(graph.view(), PHOTO, "a <b>.png")])
     own = rider().to_html(PHOTO, title="street")
     assert "<title>street</title>" in own and len(data_of(own)[0]["relations"]) == 3
     assert graph._repr_html_() == in_frame(graph.to_html())
@@ -124,12 +129,12 @@ def test_a_graph_makes_its_own_page_and_shows_in_notebooks(tmp_path):
     assert rider()._repr_html_() is None
     file.unlink()
     assert graph._repr_html_() is None
-    with pytest.raises(ValueError, match="the graph knows no file of its image"):
+    with pytest.raises(ValueError, match="image"):
         rider().to_html()
 
 
-def test_a_page_needs_a_image():
-    with pytest.raises(ValueError, match="one image"):
+def test_a_page_needs_an_image():
+    with pytest.raises(ValueError, match="image"):
         graph_page([])
 
 
@@ -163,7 +168,7 @@ def rows(browser: Browser) -> list[str]:
 
 
 def test_browser_shows_the_graph_and_no_error(show):
-    browser = show(GraphPage(rider(), PHOTO, "a.jpg"))
+    browser = show(GraphPage(rider().view(), PHOTO, "a.jpg"))
     assert rows(browser) == [
         "man riding horse 0.50",
         "man wearing hat 0.25",
@@ -187,8 +192,8 @@ def test_browser_shows_the_graph_and_no_error(show):
 
 def test_pointing_at_a_relation_shows_its_heat_map(show):
     browser = show(
-        GraphPage(rider(), PHOTO, "a.jpg", heat_maps={0: np.eye(3), 1: np.ones((2, 2))}),
-        GraphPage(rider(), PHOTO, "b.jpg"),
+        GraphPage(rider().view(), PHOTO, "a.jpg", heat_maps={0: np.eye(3), 1: np.ones((2, 2))}),
+        GraphPage(rider().view(), PHOTO, "b.jpg"),
     )
     state = """const layer = document.querySelector('.heat'), area = (e) => {
                  const r = e.getBoundingClientRect(); return [r.x, r.y, r.width, r.height]; };
@@ -217,7 +222,7 @@ def test_pointing_at_a_relation_shows_its_heat_map(show):
 
 
 def test_pointing_lights_up_image_graph_and_list(show):
-    browser = show(GraphPage(rider(), PHOTO, "a.jpg"))
+    browser = show(GraphPage(rider().view(), PHOTO, "a.jpg"))
     browser.point(browser.find(".row"))
     assert lit(browser, "#list") and "riding" in lit(browser, "#list")[0]
     assert lit(browser, "#graph") == ["horse", "man", "riding"]
@@ -232,7 +237,7 @@ def test_pointing_lights_up_image_graph_and_list(show):
 
 
 def test_keyboard_alone(show):
-    browser = show(GraphPage(rider(), PHOTO, "a.jpg"))
+    browser = show(GraphPage(rider().view(), PHOTO, "a.jpg"))
     browser.run("document.querySelector('.row').focus()")
     assert lit(browser, "#graph") == ["horse", "man", "riding"]
     browser.press("Down")
@@ -253,7 +258,7 @@ def test_keyboard_alone(show):
 
 
 def test_sliders_and_search_choose_what_is_shown(show):
-    browser = show(GraphPage(rider(), PHOTO, "a.jpg"))
+    browser = show(GraphPage(rider().view(), PHOTO, "a.jpg"))
     change = """const field = document.getElementById(arguments[0]);
                 if (field.type === 'checkbox') field.checked = arguments[1];
                 else field.value = arguments[1];
@@ -278,7 +283,9 @@ def test_sliders_and_search_choose_what_is_shown(show):
 
 def test_picker_changes_the_image(show):
     other = rider(labels=["cat", "mat", "rat", "bat"], relations=[(0, 1, "on")], scores=[1.0])
-    browser = show(GraphPage(rider(), PHOTO, "a.jpg"), GraphPage(other, PHOTO, "b.jpg"))
+    browser = show(
+        GraphPage(rider().view(), PHOTO, "a.jpg"), GraphPage(other.view(), PHOTO, "b.jpg")
+    )
     assert browser.run("return document.title") == "a.jpg"
     browser.click(browser.find("#next"))
     assert browser.run("return document.title") == "b.jpg" and rows(browser) == ["cat on mat 1.0"]
@@ -289,14 +296,16 @@ def test_picker_changes_the_image(show):
 
 def test_browser_runs_nothing_of_the_strings(show):
     graph = rider(labels=[EVIL, "horse", "hat", "tree"], relations=[(0, 1, EVIL)], scores=[1.0])
-    browser = show(GraphPage(graph, PHOTO, EVIL, [EVIL]))
+    browser = show(GraphPage(graph.view(), PHOTO, EVIL, [EVIL]))
     assert browser.run("return window.hacked === undefined && document.images.length === 0")
     assert len(rows(browser)) == 1 and browser.messages() == []
 
 
-def test_browser_shows_a_image_without_objects(show):
+def test_browser_shows_an_image_without_objects(show):
     empty = SceneGraph(np.zeros((0, 4)), [], [], [], [], (400, 300))
-    browser = show(GraphPage(empty, PHOTO, "a.jpg"), GraphPage(rider(), PHOTO, "b.jpg"))
+    browser = show(
+        GraphPage(empty.view(), PHOTO, "a.jpg"), GraphPage(rider().view(), PHOTO, "b.jpg")
+    )
     assert browser.run("return document.getElementById('count').textContent") == "0 relations"
     browser.click(browser.find("#next"))
     assert len(rows(browser)) == 3 and browser.messages() == []

@@ -4,27 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
-from vrd_d2.scene_graph import SceneGraph
 from vrd_d2.visualization.canvas import Canvas, entity_colour
-from vrd_d2.visualization.scene_graph_image import (
-    STATUS,
-    draw_ground_truth,
-    draw_predictions,
-    draw_scene_graph,
-    save_image,
-)
+from vrd_d2.visualization.placement import STATUS
+from vrd_d2.visualization.scene_graph_image import draw_scene_graph, save_image
 
 GREY = np.full((300, 400, 3), 90, np.uint8)
 MAN_HORSE = np.array([[40.0, 60, 150, 280], [200, 80, 380, 290]])
-
-
-class Names:
-    objects = ("man", "horse", "hat")
-    predicates = ("on", "riding", "wearing")
 
 
 def count(image: np.ndarray, colour: tuple[int, int, int]) -> int:
@@ -116,49 +103,6 @@ def test_unrelated_entities_are_drawn_only_if_there_is_no_relation() -> None:
     assert count(draw_scene_graph(GREY, boxes, labels, []), entity_colour(2)) > 200
 
 
-def test_predictions_against_ground_truth() -> None:
-    output = {
-        "instances": Instances(
-            (300, 400),
-            pred_boxes=Boxes(torch.tensor(MAN_HORSE)),
-            pred_classes=torch.tensor([0, 1]),
-            scores=torch.tensor([0.9, 0.8]),
-        ),
-        "relations": Instances(
-            (300, 400),
-            pairs=torch.tensor([[0, 1], [1, 0]]),
-            predicate_scores=torch.tensor([[0.1, 0.8, 0.0], [0.6, 0.1, 0.0]]),
-        ),
-    }
-    truth = SceneGraph(MAN_HORSE, ["man", "horse"], [(0, 1, "riding"), (0, 1, "on")])
-    alone = draw_predictions(GREY, output, Names)
-    against = draw_predictions(GREY, output, Names, ground_truth=truth)
-    for colour, _ in STATUS.values():
-        assert not count(alone, colour) and count(against[:, :960], colour) > 200
-    # The best one alone is right, and the other prediction does not exist any more.
-    best = draw_predictions(GREY, output, Names, ground_truth=truth, top_k=1)[:, :960]
-    assert count(best, STATUS["correct"][0]) and not count(best, STATUS["extra"][0])
-
-
-def test_ground_truth_of_a_file_and_of_a_tensor(tmp_path: Path) -> None:
-    record = {
-        "file_name": str(tmp_path / "image.png"),
-        "height": 300,
-        "width": 400,
-        "annotations": [
-            {"bbox": box.tolist(), "bbox_mode": BoxMode.XYXY_ABS, "category_id": c}
-            for c, box in enumerate(MAN_HORSE)
-        ],
-        "relations": np.array([[0, 1, 1]]),
-    }
-    Image.fromarray(GREY).save(record["file_name"])
-    expected = draw_scene_graph(GREY, MAN_HORSE, ["man", "horse"], [(0, 1, "riding")])
-    np.testing.assert_array_equal(draw_ground_truth(record, Names), expected)
-    record["image"] = torch.as_tensor(GREY).permute(2, 0, 1)
-    record["file_name"] = "the tensor is enough"
-    np.testing.assert_array_equal(draw_ground_truth(record, Names), expected)
-
-
 EDGE_CASES = {
     "nothing": ((300, 400), [], [], []),
     "no relation": ((300, 400), [[10, 10, 50, 60]], ["man"], []),
@@ -205,34 +149,21 @@ def test_edge_cases_are_drawn(name: str, status: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    "image, message",
     [
-        ({"image_rgb": GREY.astype(float)}, "float64"),
-        ({"image_rgb": GREY[..., 0]}, r"\(300, 400\)"),
-        ({"image_rgb": GREY[:0]}, "no pixels"),
-        ({"labels": ["man"]}, "2 boxes but 1 labels"),
-        ({"boxes": [[0, 0, 1, 1], [0, 0, np.nan, 1]]}, "box 1 is not finite"),
-        ({"relations": [(0, 2, "on")]}, r"\(0, 2, 'on'\) refers to none of the 2 boxes"),
-        ({"relations": [(0, -1, "on")]}, "refers to none"),
-        ({"relations": [(0, 1, "on", "wrong")]}, "'wrong': choose one of correct, missed, extra"),
-        ({"scores": [1.0, 2.0]}, "1 relations but 2 scores"),
+        (GREY.astype(float), "float64"),
+        (GREY[..., 0], r"\(300, 400\)"),
+        (GREY[:0], r"\(0, 400, 3\)"),
     ],
 )
-def test_wrong_arguments_are_named(change: dict, message: str) -> None:
-    arguments = {
-        "image_rgb": GREY,
-        "boxes": MAN_HORSE,
-        "labels": ["man", "horse"],
-        "relations": [(0, 1, "on")],
-        **change,
-    }
-    with pytest.raises(ValueError, match=message):
-        draw_scene_graph(**arguments)
+def test_wrong_images_are_refused(image: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=f"image_rgb.*{message}"):
+        draw_scene_graph(image, MAN_HORSE, ["man", "horse"], [(0, 1, "on")])
 
 
 def test_save_image_round_trip(tmp_path: Path) -> None:
     drawn = draw_scene_graph(GREY, MAN_HORSE, ["man", "horse"], [(0, 1, "on")])
     save_image(tmp_path / "new" / "image.png", drawn)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new" / "image.png")), drawn)
-    with pytest.raises(ValueError, match=r"image\.xyz: name it \.png or \.jpg"):
+    with pytest.raises(ValueError, match=r"image\.xyz"):
         save_image(tmp_path / "image.xyz", drawn)
