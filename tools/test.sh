@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets up the environment where needed, checks the style, then runs the tests.
+# Sets up the environment where needed, checks style and layers (.importlinter), then runs the
+# tests.
 #
 #     bash tools/test.sh                          everything, on two processes
 #     bash tools/test.sh tests/test_setup.py -k pin --pdb    arguments go to pytest, one process
@@ -17,6 +18,8 @@ if [ "$#" = 0 ]; then
 fi
 status=0
 python -m ruff check --quiet . || status=1
+python -m ruff format --quiet --check . || { echo "run: ruff format" >&2; status=1; }
+layers="$(lint-imports --no-cache --no-logo 2>&1)" || { echo "$layers" >&2; status=1; }
 # A test of more than ten minutes shows where it hangs, instead of saying nothing.
 python -m pytest -q -o faulthandler_timeout=600 "$@" || status=$?
 exit "$status"
