@@ -9,19 +9,19 @@ const $ = (id) => document.getElementById(id);
 const frame = $("frame"), stage = $("stage");
 
 // All relations in one row: index -> {id, subject, predicate, object, image}.
-const items = STUDY.pictures.flatMap((picture, number) =>
-  picture.relations.map((relation) => ({ ...relation, picture: number })));
+const items = STUDY.pictures.flatMap((image, number) =>
+  image.relations.map((relation) => ({ ...relation, image: number })));
 const first = []; // of each image
-items.forEach((item, index) => (first[item.picture] ??= index));
+items.forEach((item, index) => (first[item.image] ??= index));
 const known = new Set(items.map((item) => item.id));
 const isVerdict = (value) => Object.hasOwn(VERDICTS, value);
 
 let rater = "", ratings = new Map(), at = 0;
 let undone = []; // {id, before}: what undo takes back, last first
-let zoomed = false, hovered = null, shownPicture = -1;
-const inMemory = new Map(); // where the browser keeps nothing
+let zoomed = false, hovered = null, shownImage = -1;
+const inMemory = new Map(); // where the browser saves nothing
 
-// --- Keeping answers ---
+// --- Saving answers ---
 
 const store = {
   works: true,
@@ -50,9 +50,9 @@ function raters() {
 function load(name) {
   try {
     const saved = JSON.parse(store.get(`${SAVED} ${name}`));
-    const kept = Object.entries(saved.ratings).filter(([id, v]) => known.has(id) && isVerdict(v));
+    const rows = Object.entries(saved.ratings).filter(([id, v]) => known.has(id) && isVerdict(v));
     const index = items.findIndex((item) => item.id === saved.at);
-    return { ratings: new Map(kept), at: Math.max(0, index) };
+    return { ratings: new Map(rows), at: Math.max(0, index) };
   } catch { // nothing is saved, or somebody changed it
     return { ratings: new Map(), at: 0 };
   }
@@ -76,7 +76,7 @@ function become(name) {
 // --- Showing ---
 
 function words(parent, item) {
-  const { entities } = STUDY.pictures[item.picture];
+  const { entities } = STUDY.pictures[item.image];
   const parts = [["b", "subject", entities[item.subject].label], ["i", "", item.predicate],
     ["b", "object", entities[item.object].label]];
   parent.replaceChildren(...parts.flatMap(([tag, name, text]) => {
@@ -87,11 +87,11 @@ function words(parent, item) {
   }));
 }
 
-function listPicture(number) {
-  shownPicture = number;
+function listImage(number) {
+  shownImage = number;
   $("image").src = STUDY.pictures[number].source;
   $("list").replaceChildren(...items.flatMap((item, index) => {
-    if (item.picture !== number) return [];
+    if (item.image !== number) return [];
     const row = document.createElement("li"), button = document.createElement("button");
     const mark = document.createElement("span"), text = document.createElement("span");
     mark.className = "mark";
@@ -107,10 +107,10 @@ function listPicture(number) {
 }
 
 function show() {
-  const item = items[at], picture = STUDY.pictures[item.picture];
-  if (shownPicture !== item.picture) {
+  const item = items[at], image = STUDY.pictures[item.image];
+  if (shownImage !== item.image) {
     hovered = null;
-    listPicture(item.picture);
+    listImage(item.image);
   }
   for (const button of $("list").querySelectorAll("button")) {
     const verdict = ratings.get(items[button.dataset.index].id) ?? "";
@@ -128,10 +128,10 @@ function show() {
     button.setAttribute("aria-pressed", given);
   }
   words($("sentence"), item);
-  const number = at - first[item.picture] + 1;
-  $("place").textContent = `Image ${item.picture + 1} of ${STUDY.pictures.length}, ` +
-    `relation ${number} of ${picture.relations.length}`;
-  showProgress(item.picture);
+  const number = at - first[item.image] + 1;
+  $("position").textContent = `Image ${item.image + 1} of ${STUDY.pictures.length}, ` +
+    `relation ${number} of ${image.relations.length}`;
+  showProgress(item.image);
   place();
 }
 
@@ -159,26 +159,26 @@ function showProgress(current) {
   $("export").className = all ? "ready" : "";
   $("saved").className = store.works ? "" : "bad";
   $("saved").textContent = !store.works
-    ? "This browser keeps nothing: export before you close the page."
-    : done ? "Every answer is kept in this browser." : "";
+    ? "This browser saves nothing: export before you close the page."
+    : done ? "Every answer is saved in this browser." : "";
 }
 
 // Puts image, boxes and names where they belong; in zoom, the two boxes fill the frame.
 function place() {
-  const item = items[hovered ?? at], picture = STUDY.pictures[item.picture];
-  const subject = picture.entities[item.subject], object = picture.entities[item.object];
+  const item = items[hovered ?? at], image = STUDY.pictures[item.image];
+  const subject = image.entities[item.subject], object = image.entities[item.object];
   const { clientWidth: width, clientHeight: height } = frame;
-  let scale = Math.min(width / picture.width, height / picture.height);
+  let scale = Math.min(width / image.width, height / image.height);
   let centre = [0.5, 0.5];
   if (zoomed) {
     const low = [0, 1].map((i) => Math.min(subject.box[i], object.box[i]));
     const high = [2, 3].map((i) => Math.max(subject.box[i], object.box[i]));
     const [across, down] = [0, 1].map((i) => Math.max(high[i] - low[i], 0.02));
-    const wanted = Math.min(width / (across * picture.width), height / (down * picture.height));
+    const wanted = Math.min(width / (across * image.width), height / (down * image.height));
     scale = Math.max(scale, Math.min(0.72 * wanted, 8 * scale));
     centre = [0, 1].map((i) => (low[i] + high[i]) / 2);
   }
-  const size = [scale * picture.width, scale * picture.height];
+  const size = [scale * image.width, scale * image.height];
   const origin = [width, height].map((room, i) =>
     size[i] <= room ? (room - size[i]) / 2
       : Math.min(0, Math.max(room - size[i], room / 2 - centre[i] * size[i])));
@@ -249,15 +249,15 @@ function nextUnrated() {
   else go(found);
 }
 
-function goPicture(step) {
-  const number = items[at].picture + step;
+function goImage(step) {
+  const number = items[at].image + step;
   if (number >= 0 && number < STUDY.pictures.length) go(first[number]);
 }
 
 const acts = {
   yes: () => rate("yes"), no: () => rate("no"), skip: () => rate("skip"), undo,
   previous: () => go(at - 1), next: () => go(at + 1),
-  "previous-image": () => goPicture(-1), "next-image": () => goPicture(1),
+  "previous-image": () => goImage(-1), "next-image": () => goImage(1),
   "next-unrated": nextUnrated,
   zoom() {
     zoomed = !zoomed;
@@ -274,14 +274,14 @@ const keys = {
 
 document.addEventListener("keydown", (event) => {
   if (document.querySelector("dialog[open]") || event.altKey) return;
-  // On a keyboard without Latin letters, the key at the place of the letter.
+  // On a keyboard without Latin letters, the key in the position of the letter.
   let key = event.key.toLowerCase();
   if (!/^[\x20-\x7e]+$/.test(key)) key = event.code.replace("Key", "").toLowerCase();
   if ((event.ctrlKey || event.metaKey) && key !== "z") return;
   const act = keys[key];
   if (!act) return;
   event.preventDefault();
-  if (event.repeat && act in VERDICTS) return; // a key that is held answers once
+  if (event.repeat && act in VERDICTS) return; // a key that stays down answers once
   acts[act]();
 });
 for (const button of document.querySelectorAll("[data-act]"))
@@ -307,7 +307,7 @@ $("help").addEventListener("click", openStart);
 
 // --- Beginning ---
 
-STUDY.pictures.forEach((picture, number) => {
+STUDY.pictures.forEach((image, number) => {
   const segment = document.createElement("i");
   segment.title = `Image ${number + 1}`;
   segment.addEventListener("click", () => go(first[number]));

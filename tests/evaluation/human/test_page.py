@@ -190,7 +190,7 @@ def test_from_the_first_key_to_the_report(browser: RaterBrowser, tmp_path: Path)
     assert answers(browser) == {"r1": "yes", "r2": "no", "r3": "skip"}
     assert browser.text("#sentence") == "hat on man"
     assert browser.text("#count") == "3 of 5 rated (60 %)"
-    assert browser.text("#place") == "Image 2 of 2, relation 1 of 2"
+    assert browser.text("#position") == "Image 2 of 2, relation 1 of 2"
 
     browser.reload()  # it goes on where it was, without asking again
     assert not browser.is_open("#start")
@@ -215,14 +215,14 @@ def test_ways_through_the_relations(browser: RaterBrowser) -> None:
     assert answers(browser) == {"r1": "yes", "r2": "no"}
     browser.keys("z")
     assert answers(browser) == {"r1": "yes", "r2": "yes"}
-    assert browser.text("#place").endswith("relation 2 of 3")
+    assert browser.text("#position").endswith("relation 2 of 3")
     browser.keys("zz", BACKSPACE)  # one more than there is
     assert answers(browser) == {}
     assert "nothing to take back" in browser.text("#note")
     browser.keys("Up", "Up", PAGE_DOWN * 3, "s")
     assert answers(browser) == {"r4": "skip"}
     browser.keys("yu")  # the last one, and on to the first without an answer
-    assert browser.text("#place") == "Image 1 of 2, relation 1 of 3"
+    assert browser.text("#position") == "Image 1 of 2, relation 1 of 3"
     browser.keys("?", "y", "Escape", "f")  # the letter goes into the dialog
     assert answers(browser) == {"r4": "skip", "r5": "yes"}
     pressed = "return document.querySelector('[data-act=zoom]').getAttribute('aria-pressed')"
@@ -240,14 +240,14 @@ def test_mouse(browser: RaterBrowser) -> None:
     assert browser.run(box) == "0.1"
     browser.point(browser.find("#list li:nth-child(2) button"))
     assert browser.run(box) == "0.5"  # shown while the mouse is there
-    assert browser.text("#place").endswith("relation 1 of 3")
+    assert browser.text("#position").endswith("relation 1 of 3")
     browser.point(browser.find("h1"))
     assert browser.run(box) == "0.1"
     browser.mouse("#list li:nth-child(3) button")
     browser.mouse("[data-act=no]")
     assert answers(browser) == {"r3": "no"}
     browser.mouse("#bar i:first-child")
-    assert browser.text("#place").startswith("Image 1 of 2")
+    assert browser.text("#position").startswith("Image 1 of 2")
     assert browser.text("#list li:nth-child(3) .mark") == "✗"
 
 
@@ -308,7 +308,7 @@ def test_a_browser_that_keeps_nothing(browser: RaterBrowser) -> None:
     browser.run("Storage.prototype.setItem = () => { throw new Error('full') }")
     browser.keys("Ann", "Enter", "yn")
     wait(lambda: browser.text("#count").startswith("2 of"))  # keys come one after the other
-    assert "keeps nothing: export" in browser.text("#saved")
+    assert "saves nothing" in browser.text("#saved")
     document = json.loads(exported(browser).read_text())
     assert document["raters"] == [{"name": "Ann", "ratings": {"r1": "yes", "r2": "no"}}]
     assert browser.run(

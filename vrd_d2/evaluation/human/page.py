@@ -40,7 +40,7 @@ def write_page(
         raise ValueError(f"max_side is {max_side}: at least 16 pixels are needed")
     if not 1 <= quality <= 95:
         raise ValueError(f"quality is {quality}: JPEG takes 1 to 95")
-    bar = tqdm(study.images, desc="pictures", disable=not progress)
+    bar = tqdm(study.images, desc="images", disable=not progress)
     images = [_shown(image, max_side, quality) for image in bar]
     document = json.dumps({"study": study.id, "pictures": images})
     parts = {
@@ -79,7 +79,7 @@ def _shown(image: StudyImage, max_side: int, quality: int) -> dict:
     return {
         "width": width,
         "height": height,
-        "source": "data:smaller/jpeg;base64," + base64.b64encode(file.getvalue()).decode(),
+        "source": "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode(),
         "entities": [
             {
                 "label": entity.label,
