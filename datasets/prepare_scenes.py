@@ -23,13 +23,13 @@ What is true in a scene are *situations*; `NAMES` gives the predicates that say 
    whom (foot lines decide, and may be nearly the same); under, when the middle of a box lies
    below a tree or an open umbrella at the same level (foot lines within 7 % of the image's
    height); beside, when at the same level with a gap of at most 6 % of the image's width; near,
-   up to 9 % and 9 % level difference; an animal looks at what the line of its head meets first,
+   up to 9 % and 9 % level difference; an animal looks at the first thing on the line of its head,
    within 25 % of the image's width, at the same level;
  - things resting on one surface are beside each other, with the same gap.
 
-What geometry says of both (front / behind, beside, near) is told from the livelier side (people,
-then animals, then things), between equals from the left one. Overlaps below 12 % count as a gap
-of 0. "person" is a man or a woman; bike/bicycle and surfboard/board are drawn alike.
+Of relations that geometry gives both ways (front / behind, beside, near), people are the subject
+before animals, and animals before things; between equals it is the left one. Overlaps below 12 %
+count as a gap of 0. "person" is a man or a woman; bike/bicycle and surfboard/board are drawn alike.
 
 Annotation: a true situation is annotated with probability `rate`, by one of its names drawn by
 `NAMES`, and by each further name with probability rate**8: rate 1 gives complete labels.
@@ -53,7 +53,7 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
-from scene_generator import layout as scene_layout  # noqa: E402
+from scene_generator import layout  # noqa: E402
 
 VERSION = 2  # of the drawing and its rules: another one replaces what is there
 ANNOTATION_RATE = 0.7
@@ -79,7 +79,7 @@ Triple = tuple[str, str, str]
 
 
 def classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of objects and predicates, from the package's file but without the package."""
+    """Return names of objects and predicates, from the package's file but without the package."""
     path = ROOT.parent / "vrd_d2" / "data" / "scenes_classes.py"
     spec = importlib.util.spec_from_file_location("scenes_classes", path)
     module = importlib.util.module_from_spec(spec)
@@ -88,51 +88,54 @@ def classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def draft(rng: np.random.Generator) -> tuple[list, list[tuple[int, str, int]], int, int]:
-    """A scene not yet painted: placed figures, situations, height, width."""
+    """Return a scene not yet painted: placed figures, situations, height, width."""
     height = int(rng.integers(192, 241))
     width = round(height * 4 / 3)
-    figures, contacts, masks = scene_layout.arrange(rng, height, width)
-    return figures, scene_layout.relations(figures, contacts, masks), height, width
+    figures, contacts, masks = layout.arrange(rng, height, width)
+    return figures, layout.relations(figures, contacts, masks), height, width
 
 
 def make_scene(
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, list[dict[str, Any]], list[tuple[int, str, int]]]:
-    """A scene: image RGB uint8 (H, W, 3), objects, situations (subject, situation, object).
+    """Draw a scene: image RGB uint8 (H, W, 3), objects, situations (subject, situation, object).
 
     Objects are dicts of `name` and `bbox` (XYXY, whole shape, inside the image).
     """
     figures, situations, height, width = draft(rng)
-    return scene_layout.render(rng, figures, height, width), boxed(figures), situations
+    return layout.render(rng, figures, height, width), boxed(figures), situations
 
 
 def boxed(figures: list) -> list[dict[str, Any]]:
+    """Return names and boxes of figures."""
     return [{"name": f.name, "bbox": [round(v, 2) for v in f.box]} for f in figures]
 
 
 def true_triples(names: list[str], situations: list[tuple[int, str, int]]) -> set[Triple]:
-    """Every (subject, predicate, object) of names that is true, whichever name says it."""
+    """Return every (subject, predicate, object) of names that is true of the situations."""
     return {(names[s], name, names[o]) for s, how, o in situations for name in NAMES[how]}
 
 
 def annotate(
     rng: np.random.Generator, situations: list[tuple[int, str, int]], rate: float = ANNOTATION_RATE
 ) -> list[tuple[int, str, int]]:
-    """Annotated relations (subject, predicate, object) of the true situations."""
-    kept = []
+    """Return annotated relations (subject, predicate, object) of the true situations."""
+    annotated = []
     for s, how, o in situations:
         names = list(NAMES[how])
         first = names[rng.choice(len(names), p=list(NAMES[how].values()))]
-        told = rng.random() < rate
-        kept += [
+        chosen = rng.random() < rate
+        annotated += [
             (s, name, o)
             for name, further in zip(names, rng.random(len(names)) < rate**8, strict=True)
-            if told and (name == first or further)
+            if chosen and (name == first or further)
         ]
-    return list(dict.fromkeys(kept))
+    return list(dict.fromkeys(annotated))
 
 
 def phrase(subject: str, predicate: str, object_name: str) -> str:
+    """Return a relation in words, such as "a man riding a horse"."""
+
     def article(noun: str) -> str:
         return ("an " if noun[0] in "aeiou" else "a ") + noun
 
@@ -140,19 +143,19 @@ def phrase(subject: str, predicate: str, object_name: str) -> str:
 
 
 def captions(rng: np.random.Generator, objects: list[dict], relations: list) -> list[str]:
-    """Up to two sentences on one or two of the annotated relations each."""
+    """Return up to two sentences on one or two of the annotated relations each."""
     if not relations:
         return []
-    said = [
+    phrases = [
         phrase(objects[s]["name"], name, objects[o]["name"])
         for s, name, o in (relations[i] for i in rng.permutation(len(relations))[:4])
     ]
-    return [" and ".join(part) for part in (said[:2], said[2:]) if part]
+    return [" and ".join(part) for part in (phrases[:2], phrases[2:]) if part]
 
 
 @lru_cache(maxsize=8)
 def zero_shot_triples(seed: int) -> frozenset[Triple]:
-    """Triples held back from training: about 6 % of the true ones, at most 20 % of a predicate."""
+    """Return triples withheld from training: about 6 % of the true, at most 20 % of a predicate."""
     rng = np.random.default_rng([seed, len(SPLITS)])
     counts: Counter[Triple] = Counter()
     situations: Counter[Triple] = Counter()
@@ -166,34 +169,34 @@ def zero_shot_triples(seed: int) -> frozenset[Triple]:
     for (_, name, _), count in counts.items():
         totals[name] += count
     chosen: set[Triple] = set()
-    held: Counter[str] = Counter()
+    withheld: Counter[str] = Counter()
     candidates = sorted(t for t, count in situations.items() if count >= 3)
     for i in rng.permutation(len(candidates)):
         subject, how, object_name = candidates[i]
         new = {(subject, name, object_name) for name in NAMES[how]} - chosen
-        grown = held + Counter({t[1]: counts[t] for t in new})
+        grown = withheld + Counter({t[1]: counts[t] for t in new})
         if sum(grown.values()) > ZERO_SHOT_SHARE * sum(totals.values()):
             continue
         if all(grown[t[1]] <= 0.2 * totals[t[1]] for t in new):
-            chosen, held = chosen | new, grown
+            chosen, withheld = chosen | new, grown
     return frozenset(chosen)
 
 
 def make_record(seed: int, rate: float, split: str, index: int) -> dict[str, Any]:
-    """Image `index` of a split with its annotations: image, objects, relations, captions."""
-    held_back = zero_shot_triples(seed) if split == "train" else frozenset()
+    """Draw image `index` of a split: its image, objects, relations and captions."""
+    withheld = zero_shot_triples(seed) if split == "train" else frozenset()
     for attempt in range(1000):
         key = [seed, SPLITS.index(split), index, attempt]
         rng = np.random.default_rng(key)
         figures, found, height, width = draft(rng)
-        if not true_triples([f.name for f in figures], found) & held_back:
+        if not true_triples([f.name for f in figures], found) & withheld:
             break
     else:
         raise RuntimeError(f"no {split} image {index} of seed {seed} without zero-shot triples")
-    image, objects = scene_layout.render(rng, figures, height, width), boxed(figures)
+    image, objects = layout.render(rng, figures, height, width), boxed(figures)
     relations = annotate(rng, found, rate)
-    said = captions(rng, objects, relations)
-    return {"image": image, "objects": objects, "relations": relations, "captions": said}
+    record = {"image": image, "objects": objects, "relations": relations}
+    return record | {"captions": captions(rng, objects, relations)}
 
 
 def _write(output: Path, seed: int, rate: float, job: tuple[str, int]) -> dict[str, Any]:
@@ -207,7 +210,7 @@ def _write(output: Path, seed: int, rate: float, job: tuple[str, int]) -> dict[s
 
 
 def relations_json(records: list[dict[str, Any]]) -> dict[str, list]:
-    """Records of one split in the interchange format; ids start at 1."""
+    """Return records of one split in the interchange format; ids start at 1."""
     names, predicates = classes()
     images, annotations, relations = [], [], []
     for image_id, record in enumerate(records, 1):
@@ -243,7 +246,7 @@ def prepare(
     first: int = 0,
     workers: int = 2,
 ) -> bool:
-    """Write the dataset; False when it is there already with the same arguments.
+    """Write the dataset; return False when it is there already with the same arguments.
 
     Images are numbered from `first`: another range gives other images of the same world, with
     the same zero-shot triples.
@@ -268,14 +271,14 @@ def prepare(
         else:
             records = [write(job) for job in tqdm(jobs, desc=split)]
         (output / f"{split}.json").write_text(json.dumps(relations_json(records)))
-    held_back = sorted(map(list, zero_shot_triples(seed)))
-    (output / "zero_shot.json").write_text(json.dumps(held_back, indent=1))
+    withheld = sorted(map(list, zero_shot_triples(seed)))
+    (output / "zero_shot.json").write_text(json.dumps(withheld, indent=1))
     manifest.write_text(json.dumps(wanted))
     return True
 
 
 def triples_of(path: Path) -> list[tuple[tuple[int, int], Triple]]:
-    """((subject id, object id), names) of every annotated relation of a file."""
+    """Return ((subject id, object id), names) of every annotated relation of a file."""
     data = json.loads(path.read_text())
     category = {c["id"]: c["name"] for c in data["categories"]}
     predicate = {p["id"]: p["name"] for p in data["predicates"]}
@@ -290,8 +293,11 @@ def triples_of(path: Path) -> list[tuple[tuple[int, int], Triple]]:
 
 
 def report(output: str | Path) -> dict[str, Any]:
-    """How far class names alone go: `prior` is the share of annotated test relations that are the
-    training set's most frequent predicate of their pair of classes (of all, if unseen)."""
+    """Return how far class names alone go.
+
+    `prior` is the share of annotated test relations that are the training set's most frequent
+    predicate of their pair of classes (of all, if unseen).
+    """
     output = Path(output)
     counts: dict[tuple[str, str], Counter] = defaultdict(Counter)
     totals: Counter[str] = Counter()
@@ -302,13 +308,13 @@ def report(output: str | Path) -> dict[str, Any]:
     test = triples_of(output / "test.json")
     default = totals.most_common(1)[0][0]
     right = sum(guess.get((s, o), default) == p for _, (s, p, o) in test)
-    held_back = {tuple(t) for t in json.loads((output / "zero_shot.json").read_text())}
+    withheld = {tuple(t) for t in json.loads((output / "zero_shot.json").read_text())}
     frequent = sorted(counts, key=lambda pair: -counts[pair].total())[:25]
     return {
         "prior": right / max(len(test), 1),
         "test relations": len(test),
         "one predicate a pair at best": len({pair for pair, _ in test}) / max(len(test), 1),
-        "zero-shot share of test": sum(t in held_back for _, t in test) / max(len(test), 1),
+        "zero-shot share of test": sum(t in withheld for _, t in test) / max(len(test), 1),
         "predicates": {p: c for p, c in totals.most_common()},
         "predicates above 5 % of a pair": {
             f"{s} - {o}": sum(n > 0.05 * counts[s, o].total() for n in counts[s, o].values())

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 """Train the small CLIP model that ships with the package, on drawn scenes and their words.
 
-Every batch has two halves. Crops (objects, unions of related objects, whole images) meet all the
-texts that are true of them among wrong ones, other predicates of the same two objects included.
-Whole images, whose patch tokens are averaged over the box of an object, meet the object's name,
-so that the dense map is aligned with words place by place. Relations are learnt from crops alone,
-as a CLIP learns them: not from ROI features, which is the relation head's work.
+Every batch has two halves. Crops (objects, unions of related objects, whole images) are compared
+with all texts that are true of them and with wrong ones, other predicates of the same two objects
+included. Whole images, whose patch tokens are averaged over the box of an object, are compared with
+the object's name, so that the dense map is aligned with words patch by patch. Relations are learnt
+from crops alone, as a CLIP learns them: not from ROI features, which is the relation head's work.
 
     python datasets/prepare_scenes.py --output datasets/scenes_clip --first 1000000 \\
         --annotation-rate 1.0 --train 4000 --val 300 --test 0
@@ -50,6 +50,7 @@ HEIGHTS = (240, 288, 336)  # of whole images; the quick start runs at 288
 WRONG = 5  # other predicates of the same pair of objects, for each relation crop
 OBJECT_TEXTS = ["a photo of a {}.", "a {}", "{}"]
 RELATION_TEXTS = ["a photo of a {} {} a {}.", "a {} {} a {}", "{} {} {}"]
+# The shipped tokenizer has them: another list gives it other tokens.
 EXTRA_WORDS = ("a", "an", "the", "photo", "of", "and", "in", "with", "picture", "null", "relation")
 SAME = [{"bike", "bicycle"}, {"board", "surfboard"}, {"man", "person"}, {"woman", "person"}]
 
@@ -101,10 +102,10 @@ class Scenes:
             true[r["image_id"]][pair].add(predicates[r["predicate_id"]])
         self.pairs = {i: [] for i in self.ids}  # (union box, subject, object, true predicates)
         for i, rows in true.items():
-            for (s, o), said in rows.items():
-                (a, subject), (b, object) = boxes[s], boxes[o]
+            for (s, o), names_of_pair in rows.items():
+                (a, subject), (b, obj) = boxes[s], boxes[o]
                 union = (min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3]))
-                self.pairs[i].append((union, subject, object, said))
+                self.pairs[i].append((union, subject, obj, names_of_pair))
         self.images = {}
         for image in document["images"]:
             pixels = cv2.imread(str(json_file.parent / image["file_name"]))
@@ -114,7 +115,7 @@ class Scenes:
 
 
 def crop(image: np.ndarray, box, size: int, rng: random.Random, jitter: float) -> np.ndarray:
-    """A box, moved and grown by chance, resized to a square of the model's size."""
+    """Cut out a box, moved and grown by chance, resized to a square of the model's size."""
     height, width = image.shape[:2]
     x1, y1, x2, y2 = box
     grow = 1 + rng.uniform(0, jitter)
@@ -128,7 +129,7 @@ def crop(image: np.ndarray, box, size: int, rng: random.Random, jitter: float) -
 
 
 def crop_batch(scenes: Scenes, count: int, size: int, excluded: set[Triplet], rng: random.Random):
-    """Crops, the texts that are true of each, and further texts that are true of none."""
+    """Return crops, the texts that are true of each, and further texts that are true of none."""
     crops, truths, others = [], [], []
     name_text, text = rng.choice(OBJECT_TEXTS), rng.choice(RELATION_TEXTS)
     while len(crops) < count:
@@ -139,13 +140,13 @@ def crop_batch(scenes: Scenes, count: int, size: int, excluded: set[Triplet], rn
             crops.append(crop(image, box, size, rng, 0.35))
             truths.append([name_text.format(name)])
         elif kind < 0.92 and scenes.pairs[i]:
-            box, subject, object, said = rng.choice(scenes.pairs[i])
+            box, subject, obj, true = rng.choice(scenes.pairs[i])
             crops.append(crop(image, box, size, rng, 0.2))
-            truths.append([text.format(subject, p, object) for p in said])
-            wrong = [p for p in SCENES.predicates if p not in said]
-            wrong = [p for p in wrong if (subject, p, object) not in excluded]
+            truths.append([text.format(subject, p, obj) for p in true])
+            wrong = [p for p in SCENES.predicates if p not in true]
+            wrong = [p for p in wrong if (subject, p, obj) not in excluded]
             wrong = rng.sample(wrong, min(WRONG, len(wrong)))
-            others += [text.format(subject, p, object) for p in wrong]
+            others += [text.format(subject, p, obj) for p in wrong]
         elif scenes.captions[i]:
             height, width = image.shape[:2]
             crops.append(crop(image, (0, 0, width, height), size, rng, 0.0))
@@ -154,7 +155,7 @@ def crop_batch(scenes: Scenes, count: int, size: int, excluded: set[Triplet], rn
 
 
 def dense_batch(scenes: Scenes, count: int, rng: random.Random):
-    """Whole images of one size, the boxes of their objects and the text of each object."""
+    """Return whole images of one size, the boxes of their objects and the text of each object."""
     height, images, boxes, truths = rng.choice(HEIGHTS), [], [], []
     name_text = rng.choice(OBJECT_TEXTS)
     for i in rng.sample(scenes.ids, count):
@@ -169,18 +170,18 @@ def dense_batch(scenes: Scenes, count: int, rng: random.Random):
 
 
 def resize(image: np.ndarray, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """To a height, all scenes being 4:3; and what boxes (x, y, x, y) are multiplied with."""
+    """Return a 4:3 image at a height, and the factors of its boxes (x, y, x, y)."""
     resized = cv2.resize(image, (height * 4 // 3, height), interpolation=cv2.INTER_LINEAR)
     return resized, np.tile([resized.shape[k] / image.shape[k] for k in (1, 0)], 2)
 
 
 def contrast(images: torch.Tensor, truths, others, model, tokenizer) -> torch.Tensor:
-    """CLIP's loss with several positives: an image meets all texts, a true text all images."""
+    """Return CLIP's loss with several positives, over images and over true texts."""
     texts = list(dict.fromkeys([text for row in truths for text in row] + others))
     column = {text: k for k, text in enumerate(texts)}
     positive = torch.zeros(len(truths), len(texts))
-    for row, said in enumerate(truths):
-        positive[row, [column[text] for text in said]] = 1
+    for row, true in enumerate(truths):
+        positive[row, [column[text] for text in true]] = 1
     words = F.normalize(model.encode_text(tokenizer(texts)).float(), dim=-1)
     logits = F.normalize(images.float(), dim=-1) @ words.T * model.logit_scale.exp().clamp(max=50)
     used = positive.sum(0) > 0
@@ -203,7 +204,7 @@ class Pixels:
 
 @torch.no_grad()
 def evaluate(folder: Path, scenes: Scenes, train: Scenes, excluded: set[Triplet]) -> dict:
-    """Zero-shot accuracies of the shipped files on scenes never trained on."""
+    """Return zero-shot accuracies of the shipped files on scenes never trained on."""
     parts = load_clip(str(folder / "scenes_clip.json"), str(folder / "scenes_clip.safetensors"))
     model, pixels, backbone = (
         parts.model,
@@ -218,8 +219,8 @@ def evaluate(folder: Path, scenes: Scenes, train: Scenes, excluded: set[Triplet]
 
     prior = defaultdict(Counter)
     for rows in train.pairs.values():
-        for _, subject, object, said in rows:
-            prior[subject, object].update(said)
+        for _, subject, obj, true in rows:
+            prior[subject, obj].update(true)
     words = table([OBJECT_TEXTS[0].format(name) for name in names])
     same = {(a, b) for group in [*SAME, *({n} for n in names)] for a in group for b in group}
     hits, cache = defaultdict(list), {}
@@ -239,18 +240,18 @@ def evaluate(folder: Path, scenes: Scenes, train: Scenes, excluded: set[Triplet]
         if not scenes.pairs[i]:
             continue
         unions = [crop(image, row[0], size, rng, 0.0) for row in scenes.pairs[i]]
-        for feature, (_, subject, object, said) in zip(
+        for feature, (_, subject, obj, true) in zip(
             model.encode_image(pixels(unions)), scenes.pairs[i], strict=True
         ):
-            if (subject, object) not in cache:
-                texts = [RELATION_TEXTS[0].format(subject, p, object) for p in SCENES.predicates]
-                cache[subject, object] = table(texts)
-            hit = SCENES.predicates[int((cache[subject, object] @ feature).argmax())] in said
+            if (subject, obj) not in cache:
+                texts = [RELATION_TEXTS[0].format(subject, p, obj) for p in SCENES.predicates]
+                cache[subject, obj] = table(texts)
+            hit = SCENES.predicates[int((cache[subject, obj] @ feature).argmax())] in true
             hits["predicate_union"].append(hit)
-            if any((subject, p, object) in excluded for p in said):
+            if any((subject, p, obj) in excluded for p in true):
                 hits["predicate_union_zero_shot"].append(hit)
-            known = {p for p, _ in prior[subject, object].most_common(1)}
-            hits["predicate_prior"].append(bool(known & said))
+            known = {p for p, _ in prior[subject, obj].most_common(1)}
+            hits["predicate_prior"].append(bool(known & true))
     report = {key: round(float(np.mean(rows)), 4) for key, rows in sorted(hits.items())}
     report["parameters"] = sum(p.numel() for p in model.parameters())
     return report | {"objects": len(hits["object_crop"]), "pairs": len(hits["predicate_union"])}
@@ -285,6 +286,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args, began = parse(), time.time()
+    # The files of the model but its weights.
     args.output.mkdir(parents=True, exist_ok=True)
     merges = args.output / "scenes_clip_merges.txt.gz"
     config_file = args.output / "scenes_clip.json"
@@ -302,6 +304,8 @@ def main() -> None:
     model.requires_grad_(True)
     size = config["vision_cfg"]["image_size"]
     optimizer, scheduler = make_optimizer(model, args.lr, args.iterations)
+
+    # Go on from the last checkpoint, if there is one.
     run = [args.iterations, args.crops, args.images, args.lr, args.seed]
     start = 0
     args.checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -312,6 +316,7 @@ def main() -> None:
         for part, key in ((model, "model"), (optimizer, "optimizer"), (scheduler, "scheduler")):
             part.load_state_dict(state[key])
         start = state["iteration"]
+
     stop = min(args.stop or args.iterations, args.iterations)
     progress = tqdm(range(start, stop), initial=start, total=args.iterations)
     for iteration in progress:
@@ -336,6 +341,8 @@ def main() -> None:
             torch.save(state | {"arguments": run}, args.checkpoint)
     if stop < args.iterations:
         return
+
+    # Write the weights, and how well they do on other scenes.
     half = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     save_file(half, args.output / "scenes_clip.safetensors")
     report = evaluate(args.output, Scenes(args.data / "val.json"), train, excluded)

@@ -1,1 +1,1 @@
-"""The drawn scenes: figures, groups of figures, and layouts with annotated relations."""
+"""Drawn scenes: figures, groups of figures, and layouts with exact relations."""

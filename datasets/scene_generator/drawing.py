@@ -2,7 +2,7 @@
 
 A figure is a list of polygons and strokes in *units*: the height of a standing person is about 1,
 x points right, y points **up** and 0 is the ground. `place` turns a group of figures into pixels;
-`paint` draws pixels with anti-aliasing. Layers order the shapes of figures which stand at the same
+`render` draws pixels with anti-aliasing. Layers order the shapes of figures which stand at the same
 depth (far limbs -2, bodies 0, clothes 1, worn things 3, held things 4, near arms 5).
 """
 
@@ -44,7 +44,7 @@ class Shape:
 
 @dataclass
 class Figure:
-    """One object. `x`, `y`, `size`, `angle` (radians) place its local drawing in the group."""
+    """One object; `x`, `y`, `size`, `angle` (radians) put its local drawing into the group."""
 
     name: str
     x: float = 0.0
@@ -87,7 +87,7 @@ class Figure:
 
 
 def curve(x, y, rx, ry, angle=0.0, arc=(0.0, 2 * math.pi)) -> np.ndarray:
-    """Points (20, 2) of an arc of an ellipse."""
+    """Return points (20, 2) of an arc of an ellipse."""
     t = np.linspace(arc[0], arc[1], 20)
     a, b = rx * np.cos(t), ry * np.sin(t)
     cos, sin = math.cos(angle), math.sin(angle)
@@ -95,21 +95,23 @@ def curve(x, y, rx, ry, angle=0.0, arc=(0.0, 2 * math.pi)) -> np.ndarray:
 
 
 def shade(colour: Colour, factor: float) -> Colour:
+    """Return a darker (factor below 1) or lighter colour."""
     return tuple(int(min(255, c * factor)) for c in colour)
 
 
 def vivid(rng: np.random.Generator) -> Colour:
-    """A saturated random colour, RGB."""
+    """Return a saturated random colour, RGB."""
     hsv = np.uint8([[[rng.integers(180), rng.integers(110, 240), rng.integers(110, 250)]]])
     return tuple(int(c) for c in cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0])
 
 
 def pick(rng: np.random.Generator, options: Sequence) -> Colour:
+    """Return one of the colours, all equally likely."""
     return options[rng.integers(len(options))]
 
 
 def bend(start: Point, end: Point, upper: float, lower: float, side: float) -> tuple[Point, Point]:
-    """Elbow or knee of a two-link limb and its (reachable) end; `side` +1 or -1 bends it."""
+    """Return elbow or knee of a limb and its end within reach; `side` +1 or -1 bends it."""
     dx, dy = end[0] - start[0], end[1] - start[1]
     distance = max(math.hypot(dx, dy), 1e-6)
     reach = min(distance, 0.98 * (upper + lower))
@@ -137,7 +139,7 @@ def person(
     far_arm: float = -1.0,
     knees: tuple[float, float] = (1.0, -1.0),
 ) -> Figure:
-    """A person by joints; `hands`, `feet`: near one, far one. `gaze`: angle of a profile head."""
+    """Draw a person by joints; `hands`, `feet`: near, far one; `gaze`: angle of a profile head."""
     figure = Figure(name, x, y, layer=layer)
     female = name == "woman" or (name == "person" and rng.random() < 0.5)
     skin, hair = pick(rng, SKIN), pick(rng, HAIR)
@@ -199,6 +201,7 @@ def person(
 
 
 def worn_shirt(rng: np.random.Generator, wearer: Figure) -> Figure:
+    """Draw a shirt on the torso and arms of its wearer."""
     figure = Figure("shirt", wearer.x, wearer.y, layer=wearer.layer)
     colour, torso = vivid(rng), wearer.body["torso"]
     figure.poly([(p[0] * 1.0, p[1]) for p in torso], colour, 1)

@@ -33,24 +33,26 @@ class Group:
 
 
 def choose(rng: np.random.Generator, weights: dict[str, float]) -> str:
+    """Return one of the names, each with the probability of its share of the weights."""
     names = list(weights)
     p = np.fromiter(weights.values(), float)
     return names[rng.choice(len(names), p=p / p.sum())]
 
 
 def someone(rng: np.random.Generator) -> str:
+    """Return a class of people."""
     return choose(rng, {"man": 0.5, "woman": 0.28, "person": 0.22})
 
 
 def synonym(rng: np.random.Generator, name: str) -> str:
-    """Classes drawn alike: one of the two names."""
+    """Return one of the two names of classes that are drawn alike."""
     if name in BIKES:
         return choose(rng, {"bike": 0.65, "bicycle": 0.35})
     return choose(rng, {"surfboard": 0.6, "board": 0.4}) if name in BOARDS else name
 
 
 def single(rng: np.random.Generator, name: str) -> Group:
-    """One figure that stands on the ground on its own."""
+    """Make a group of one figure that stands on the ground."""
     group = Group()
     if name in PEOPLE:
         dress(rng, group, group.add(person(name, rng)))
@@ -71,7 +73,7 @@ def single(rng: np.random.Generator, name: str) -> Group:
 
 
 def dress(rng: np.random.Generator, group: Group, wearer: int, *, busy: bool = False) -> None:
-    """Hats, shirts and backpacks worn; `busy`: the hands or the head are not free."""
+    """Add worn hats, shirts and backpacks; `busy`: the hands or the head are not free."""
     figure = group.figures[wearer]
     hx, hy = figure.body["head"]
     if rng.random() < 0.35:
@@ -94,7 +96,7 @@ HELD = {"board": 3.0, "hat": 1.3, "cap": 0.7, "bag": 2.5, "umbrella": 2.5, "ball
 
 
 def hold(rng: np.random.Generator) -> Group:
-    """A person who holds or carries something."""
+    """Make a person who holds or carries something."""
     group, name = Group(), choose(rng, HELD)
     carry = rng.random() < {"board": 0.65, "bag": 0.75, "ball": 0.35, "umbrella": 0.35}.get(
         name, 0.5
@@ -171,6 +173,7 @@ def hold(rng: np.random.Generator) -> Group:
 
 
 def ride(rng: np.random.Generator) -> Group:
+    """Make someone on a horse, a bicycle or a board."""
     group = Group()
     name = synonym(rng, choose(rng, {"horse": 1.2, "bike": 1.4, "board": 1.0}))
     crouch = dict(hip=(-0.04, 0.36), lean=0.14)
@@ -206,7 +209,7 @@ STANDS = {"board": 2.5, "box": 2.0, "bench": 1.5, "chair": 1.5, "table": 1.2, "c
 
 
 def supported(rng: np.random.Generator) -> Group:
-    """Someone, or a dog, that sits or stands on something."""
+    """Make someone, or a dog, that sits or stands on something."""
     group, animal, sits = Group(), rng.random() < 0.22, rng.random() < 0.55
     name = synonym(rng, choose(rng, SEATS if sits else STANDS))
     if name == "horse" and animal:
@@ -244,14 +247,14 @@ SMALL = {"cup": 3.0, "ball": 1.5, "hat": 1.3, "cap": 0.7, "bag": 1.5, "box": 1.5
 
 
 def put(rng: np.random.Generator, name: str, x: float, y: float, layer: float) -> Figure:
-    """A small thing that lies on a surface at height y."""
+    """Draw a small thing that lies on a surface at height y."""
     drop = {"bag": 0.24, "shirt": 0.3}.get(name, 0.0)
     size = {"box": 0.65, "ball": 0.85, "bag": 0.8, "cup": 1.15, "shirt": 0.9}.get(name, 1.0)
     return thing(name, rng, x, y + drop, size=size, layer=layer)
 
 
 def furnished(rng: np.random.Generator) -> Group:
-    """Furniture with things on it and under it, or a ball or hat in the air above it."""
+    """Make furniture with things on it and under it, or a ball or hat in the air above it."""
     group = Group()
     name = choose(rng, {"table": 5.0, "bench": 2.0, "chair": 2.0, "box": 1.0, "car": 0.7})
     surface = group.add(thing(name, rng, size=1.4 if name == "box" else 1.0))
@@ -277,7 +280,7 @@ def furnished(rng: np.random.Generator) -> Group:
 
 
 def aloft(rng: np.random.Generator, group: Group, below: int) -> None:
-    """A ball, hat or cap in the air above a figure."""
+    """Add a ball, hat or cap in the air above a figure."""
     name = choose(rng, {"ball": 3.0, "hat": 1.0, "cap": 0.6})
     shapes = group.figures
     high = max(float(s.points[:, 1].max()) for f in shapes for s in f.shapes)
@@ -286,7 +289,7 @@ def aloft(rng: np.random.Generator, group: Group, below: int) -> None:
 
 
 def looking(rng: np.random.Generator) -> Group:
-    """A person in profile who looks at something beside."""
+    """Make a person in profile who looks at something beside."""
     group = Group()
     weights = {"dog": 3.0, "ball": 2.0, "box": 1.0, "horse": 1.2, "bike": 1.0, "board": 1.0,
                "car": 1.0, "tree": 0.8, "man": 1.2, "woman": 1.0, "person": 0.6}  # fmt: skip
@@ -311,6 +314,7 @@ KINDS = {"single": 2.4, "hold": 2.7, "ride": 1.5, "supported": 2.2, "furnished":
 
 
 def compose(rng: np.random.Generator) -> Group:
+    """Make a group of a random kind."""
     kind = choose(rng, KINDS)
     if kind in ("single", "aloft"):
         name = choose(rng, SINGLES) if kind == "single" else choose(rng, {"person": 2, "dog": 1})

@@ -1,4 +1,4 @@
-"""Placing groups in an image, painting them, and the exact rules of the relations.
+"""Layout of groups in an image, painting them, and the exact rules of the relations.
 
 `prepare_scenes.py` states the rules in words.
 """
@@ -35,7 +35,7 @@ class Placed:
 
 
 def place(group: Group, x: float, base: float, scale: float, flip: bool) -> list[Placed]:
-    """The group in pixels: its origin at (x, base), `scale` pixels a unit."""
+    """Return the group in pixels: its origin at (x, base), `scale` pixels a unit."""
     sign, placed = -1.0 if flip else 1.0, []
     scales, origin = np.array([sign * scale, -scale]), np.array([x, base])
     for index, figure in enumerate(group.figures):
@@ -61,7 +61,7 @@ def place(group: Group, x: float, base: float, scale: float, flip: bool) -> list
 
 
 def mask(figure: Placed, height: int, width: int) -> np.ndarray:
-    """Whole shape of a figure, bool (height, width)."""
+    """Return the whole shape of a figure, bool (height, width)."""
     canvas = np.zeros((height, width), np.uint8)
     for shape in figure.shapes:
         stroke(canvas, shape, 1, cv2.LINE_8)
@@ -69,6 +69,7 @@ def mask(figure: Placed, height: int, width: int) -> np.ndarray:
 
 
 def stroke(canvas: np.ndarray, shape: Shape, colour, kind: int, grow: float = 0.0) -> None:
+    """Draw a shape with OpenCV's type of line; `grow` widens a stroke or outlines a polygon."""
     points = np.round(shape.points * 8 - 4).astype(np.int32)[None]  # centres of pixels, 3 bits
     if shape.width:
         thick = max(1, round(shape.width + grow))
@@ -80,13 +81,13 @@ def stroke(canvas: np.ndarray, shape: Shape, colour, kind: int, grow: float = 0.
 
 
 def ordered(figures: list[Placed]) -> list[tuple[int, Shape]]:
-    """All shapes from back to front: by foot line, then layer."""
+    """Return all shapes from back to front: by foot line, then layer."""
     shapes = [(f.base, s.layer, i, s) for i, f in enumerate(figures) for s in f.shapes]
     return [(i, s) for _, _, i, s in sorted(shapes, key=lambda r: r[:2])]
 
 
 def background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Wall and floor, field, street or beach, with distractors and soft noise; float (H, W, 3)."""
+    """Paint a room, field, street or beach with distractors and soft noise; float (H, W, 3)."""
     horizon = int(height * rng.uniform(0.35, 0.55))
     upper, lower = {
         "room": (vivid(rng), (170, 140, 110)),
@@ -115,7 +116,7 @@ def background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def render(rng: np.random.Generator, figures: list[Placed], height: int, width: int) -> np.ndarray:
-    """The image, RGB uint8 (height, width, 3)."""
+    """Paint the image, RGB uint8 (height, width, 3)."""
     canvas = np.clip(background(rng, height, width), 0, 255).astype(np.uint8)
     for _, shape in ordered(figures):
         if shape.width:
@@ -131,7 +132,7 @@ def render(rng: np.random.Generator, figures: list[Placed], height: int, width: 
 
 
 def visible(figures: list[Placed], masks: list[np.ndarray]) -> np.ndarray:
-    """Visible share of each whole shape."""
+    """Return the visible share of each whole shape."""
     ids = np.zeros(masks[0].shape, np.uint8)
     for index, shape in ordered(figures):
         stroke(ids, shape, index + 1, cv2.LINE_8)
@@ -139,8 +140,8 @@ def visible(figures: list[Placed], masks: list[np.ndarray]) -> np.ndarray:
     return seen / np.maximum([m.sum() for m in masks], 1)
 
 
-def told_from(figures: list[Placed], i: int, j: int) -> tuple[int, int]:
-    """Subject and object: the livelier one first (people, animals, things), else the left one."""
+def subject_first(figures: list[Placed], i: int, j: int) -> tuple[int, int]:
+    """Return subject and object: people before animals before things, else the left one first."""
 
     def key(index: int) -> tuple[int, float]:
         name, box = figures[index].name, figures[index].box
@@ -149,8 +150,8 @@ def told_from(figures: list[Placed], i: int, j: int) -> tuple[int, int]:
     return (i, j) if key(i) <= key(j) else (j, i)
 
 
-def met(figures: list[Placed], viewer: int, others: list[int], width: int) -> int | None:
-    """The first of `others` that an animal looks at: meets the box less a tenth on each side."""
+def first_seen(figures: list[Placed], viewer: int, others: list[int], width: int) -> int | None:
+    """Return the first of `others` on an animal's line of sight; boxes count without their rim."""
     (x, y), (dx, dy) = figures[viewer].eye
     boxes = np.array([figures[i].box for i in others]).reshape(-1, 4)
     inset = 0.1 * (boxes[:, 2:] - boxes[:, :2])
@@ -166,7 +167,7 @@ def met(figures: list[Placed], viewer: int, others: list[int], width: int) -> in
 def relations(
     figures: list[Placed], contacts: list[Contact], masks: list[np.ndarray]
 ) -> list[Contact]:
-    """Every true situation (subject, situation, object): the contacts and what geometry adds."""
+    """Return every true situation (subject, situation, object): contacts, then geometry."""
     height, width = masks[0].shape
     found = list(contacts)
     touching = {frozenset((s, o)) for s, how, o in contacts if how != "look"}
@@ -182,7 +183,9 @@ def relations(
             and frozenset((i, j)) not in touching
             and abs(a.base - figures[j].base) <= LEVEL * height
         ]
-        target = met(figures, i, others, width) if a.name in ANIMALS and i not in looked else None
+        target = None
+        if a.name in ANIMALS and i not in looked:
+            target = first_seen(figures, i, others, width)
         if target is not None:
             found.append((i, "look", target))
         for j in free:
@@ -198,7 +201,7 @@ def relations(
                     if figures[o].name == "umbrella":
                         found.append((o, "above", s))
             if (masks[i] & masks[j]).sum() >= OCCLUSION * min(areas[i], areas[j]):
-                s, o = told_from(figures, i, j)
+                s, o = subject_first(figures, i, j)
                 in_front = (figures[s].base, s) > (figures[o].base, o)
                 found.append((s, "front" if in_front else "behind", o))
             elif not sheltered:
@@ -206,13 +209,14 @@ def relations(
                 apart = abs(a.base - b.base)
                 how = "beside" if level and gap <= NEXT * width else "near"
                 if gap <= NEAR * width and apart <= STEP * height:
-                    s, o = told_from(figures, i, j)
+                    s, o = subject_first(figures, i, j)
                     found.append((s, how, o))
     found += shelf(figures, contacts, width)
     return found
 
 
 def shelters(roof: Placed, figure: Placed) -> bool:
+    """Return whether the figure is below the roof, such as that of a tree."""
     if roof.canopy is None:
         return False
     left, right, bottom = roof.canopy
@@ -221,7 +225,7 @@ def shelters(roof: Placed, figure: Placed) -> bool:
 
 
 def shelf(figures: list[Placed], contacts: list[Contact], width: int) -> list[Contact]:
-    """Neighbours on one surface are side by side."""
+    """Return which things on one surface are side by side."""
     found = []
     resting = [(s, o) for s, how, o in contacts if how == "rest"]
     for s, support in resting:
@@ -230,7 +234,7 @@ def shelf(figures: list[Placed], contacts: list[Contact], width: int) -> list[Co
                 figures[s].box[2], figures[t].box[2]
             )
             if (
-                told_from(figures, s, t) == (s, t)
+                subject_first(figures, s, t) == (s, t)
                 and s != t
                 and support == other
                 and gap <= NEXT * width
@@ -242,9 +246,10 @@ def shelf(figures: list[Placed], contacts: list[Contact], width: int) -> list[Co
 def arrange(
     rng: np.random.Generator, height: int, width: int
 ) -> tuple[list[Placed], list[Contact], list[np.ndarray]]:
-    """Groups on the ground: free, side by side with an earlier one, or in front of / behind it.
+    """Put groups on the ground: free, side by side with an earlier one, or overlapping it.
 
-    Returns the figures, the contacts and the masks of the whole shapes.
+    Returns:
+        The figures, the contacts and the masks of the whole shapes.
     """
     figures: list[Placed] = []
     contacts: list[Contact] = []

@@ -26,7 +26,7 @@ from scene_generator.drawing import (
 
 
 def shirt(rng: np.random.Generator, figure: Figure) -> None:
-    """Hangs from its origin."""
+    """Draw a shirt that hangs from its origin."""
     colour = vivid(rng)
     outline = [(-0.06, 0), (0.06, 0), (0.19, -0.09), (0.14, -0.15), (0.1, -0.11), (0.1, -0.34)]
     outline += [(-x, y) for x, y in reversed(outline[2:])]
@@ -36,6 +36,7 @@ def shirt(rng: np.random.Generator, figure: Figure) -> None:
 
 
 def hat(rng: np.random.Generator, figure: Figure) -> None:
+    """Draw a hat: a crown with a band on a brim."""
     colour = vivid(rng)
     figure.poly([(-0.085, 0), (0.085, 0), (0.07, 0.12), (-0.07, 0.12)], colour)
     figure.rectangle(-0.083, 0.005, 0.083, 0.035, shade(colour, 0.55))
@@ -43,13 +44,14 @@ def hat(rng: np.random.Generator, figure: Figure) -> None:
 
 
 def cap(rng: np.random.Generator, figure: Figure) -> None:
+    """Draw a cap whose peak points right."""
     colour = vivid(rng)
     figure.ellipse(0, -0.005, 0.095, 0.1, colour, arc=(0, math.pi))
     figure.ellipse(0.11, 0.005, 0.09, 0.018, shade(colour, 0.6))
 
 
 def bag(rng: np.random.Generator, figure: Figure) -> None:
-    """Origin at the grip."""
+    """Draw a bag; its origin is the grip."""
     colour = vivid(rng)
     figure.line(curve(0, -0.09, 0.06, 0.09, arc=(0, math.pi)), 0.022, shade(colour, 0.6))
     figure.poly([(-0.13, -0.3), (0.13, -0.3), (0.11, -0.08), (-0.11, -0.08)], colour)
@@ -57,7 +59,7 @@ def bag(rng: np.random.Generator, figure: Figure) -> None:
 
 
 def umbrella(rng: np.random.Generator, figure: Figure, *, opened: bool = True, pole=0.72) -> None:
-    """Origin at the lower end of the pole (opened) or at the grip (closed, hanging down)."""
+    """Draw an umbrella; its origin is the lower end of the pole, or the grip of a closed one."""
     colour = vivid(rng)
     if not opened:
         figure.line([(0, 0.0), (0, -0.06)], 0.03, DARK)
@@ -72,7 +74,7 @@ def umbrella(rng: np.random.Generator, figure: Figure, *, opened: bool = True, p
 
 
 def board(rng: np.random.Generator, figure: Figure) -> None:
-    """Origin at the centre, long axis along x."""
+    """Draw a board; its origin is the centre, its long axis lies along x."""
     colour = vivid(rng)
     outline = np.concatenate(
         [
@@ -85,7 +87,7 @@ def board(rng: np.random.Generator, figure: Figure) -> None:
 
 
 def ball(rng: np.random.Generator, figure: Figure) -> None:
-    """Origin at the lowest point."""
+    """Draw a ball; its origin is the lowest point."""
     colour = vivid(rng)
     figure.ellipse(0, 0.11, 0.11, 0.11, colour)
     figure.ellipse(
@@ -95,6 +97,7 @@ def ball(rng: np.random.Generator, figure: Figure) -> None:
 
 
 def cup(rng: np.random.Generator, figure: Figure) -> None:
+    """Draw a cup with its handle on the right."""
     colour = vivid(rng)
     figure.line(curve(0.06, 0.08, 0.055, 0.045, arc=(-1.6, 1.6)), 0.024, shade(colour, 0.8))
     figure.poly([(-0.055, 0), (0.055, 0), (0.075, 0.16), (-0.075, 0.16)], colour)
@@ -102,6 +105,7 @@ def cup(rng: np.random.Generator, figure: Figure) -> None:
 
 
 def box(rng: np.random.Generator, figure: Figure) -> None:
+    """Draw a box of wood, or painted."""
     colour = pick(rng, WOOD) if rng.random() < 0.6 else vivid(rng)
     wide, high = rng.uniform(0.15, 0.2), rng.uniform(0.22, 0.3)
     figure.rectangle(-wide, 0, wide, high, colour)
@@ -114,6 +118,7 @@ def box(rng: np.random.Generator, figure: Figure) -> None:
 
 
 def table(rng: np.random.Generator, figure: Figure) -> None:
+    """Draw a table of random size."""
     colour, half, high = pick(rng, WOOD), rng.uniform(0.36, 0.46), rng.uniform(0.36, 0.42)
     for x in (-half + 0.05, half - 0.05):
         figure.rectangle(x - 0.025, 0, x + 0.025, high, shade(colour, 0.75))
@@ -126,7 +131,7 @@ def table(rng: np.random.Generator, figure: Figure) -> None:
 
 
 def chair(rng: np.random.Generator, figure: Figure) -> None:
-    """Faces right: its back is on the left."""
+    """Draw a chair that faces right: its back is on the left."""
     colour = pick(rng, WOOD) if rng.random() < 0.6 else vivid(rng)
     for x in (-0.13, 0.13):
         figure.rectangle(x - 0.022, 0, x + 0.022, 0.27, shade(colour, 0.75))
@@ -136,6 +141,7 @@ def chair(rng: np.random.Generator, figure: Figure) -> None:
 
 
 def bench(rng: np.random.Generator, figure: Figure) -> None:
+    """Draw a bench with a back."""
     colour, half = pick(rng, WOOD), rng.uniform(0.4, 0.52)
     for x in (-half + 0.06, half - 0.06):
         figure.rectangle(x - 0.03, 0, x + 0.03, 0.48, shade(colour, 0.6))
@@ -146,6 +152,7 @@ def bench(rng: np.random.Generator, figure: Figure) -> None:
 
 
 def tree(rng: np.random.Generator, figure: Figure) -> None:
+    """Draw a tree, whose crown is a roof."""
     leaf = (int(rng.integers(40, 110)), int(rng.integers(110, 170)), int(rng.integers(40, 80)))
     trunk, high = pick(rng, WOOD[:4]), rng.uniform(0.9, 1.05)
     figure.poly([(-0.09, 0), (0.09, 0), (0.06, high + 0.2), (-0.06, high + 0.2)], trunk, -3)
@@ -156,6 +163,7 @@ def tree(rng: np.random.Generator, figure: Figure) -> None:
 
 
 def car(rng: np.random.Generator, figure: Figure) -> None:
+    """Draw a car that faces right."""
     colour = vivid(rng)
     cabin = [(-0.42, 0.3), (0.34, 0.3), (0.2, 0.5), (-0.3, 0.5)]
     figure.poly(cabin, shade(colour, 0.85))
@@ -171,7 +179,10 @@ def car(rng: np.random.Generator, figure: Figure) -> None:
 
 
 def bike(rng: np.random.Generator, figure: Figure) -> None:
-    """Faces right; saddle at (-0.14, 0.42), grips at (0.2, 0.53), pedals at (-0.02, 0.15)."""
+    """Draw a bike that faces right.
+
+    Its saddle is at (-0.14, 0.42), the grips at (0.2, 0.53), the pedals at (-0.02, 0.15).
+    """
     colour = vivid(rng)
     for x in (-0.3, 0.3):
         figure.line(curve(x, 0.18, 0.16, 0.16), 0.034, DARK, closed=True)
@@ -187,7 +198,7 @@ def bike(rng: np.random.Generator, figure: Figure) -> None:
 
 
 def dog(rng: np.random.Generator, figure: Figure, *, sits: bool = False, head: float = 0.0) -> None:
-    """Faces right; `head`: angle of the head."""
+    """Draw a dog that faces right; `head`: angle of the head."""
     colour = pick(rng, FUR)
     dark = shade(colour, 0.7)
     if sits:
@@ -218,7 +229,7 @@ def dog(rng: np.random.Generator, figure: Figure, *, sits: bool = False, head: f
 
 
 def horse(rng: np.random.Generator, figure: Figure) -> None:
-    """Faces right; its back at (0, 0.55)."""
+    """Draw a horse that faces right, its back at (0, 0.55)."""
     colour = pick(rng, FUR)
     dark, mane = shade(colour, 0.75), shade(colour, 0.45)
     for x, layer in ((-0.2, -0.4), (0.24, -0.4), (-0.28, 0.2), (0.17, 0.2)):
@@ -245,7 +256,7 @@ _DRAW = {"shirt": shirt, "hat": hat, "cap": cap, "bag": bag, "umbrella": umbrell
 def thing(
     name: str, rng: np.random.Generator, x=0.0, y=0.0, *, size=1.0, angle=0.0, layer=0.0, **how
 ):
-    """A figure of any class but the people; `how` is passed on to its drawing function."""
+    """Draw a figure of any class but the people; `how` goes to its drawing function."""
     figure = Figure(name, x, y, size, angle, layer)
     _DRAW[name](rng, figure, **how)
     return figure

@@ -1,6 +1,8 @@
 """The drawn scenes: rules of the labels in scenes built by hand, files, splits, determinism."""
 
 import json
+import shutil
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from vrd_d2.data.formats.relations_json import load_relations_json
 from vrd_d2.data.vocabulary import SCENES
 
 SCRIPT = Path(__file__).parents[2] / "datasets" / "prepare_scenes.py"
+GENERATOR = SCRIPT.parent / "scene_generator"
 SIZES = {"train": 120, "val": 5, "test": 80}
 
 
@@ -30,13 +33,12 @@ def folder(scenes, tmp_path_factory):
 
 def situations(scenes, *placements, height=240, width=320):
     """Situations by names of a scene of (class, x, foot line) or (group, x, foot line)."""
-    layout, rng = scenes.scene_layout, np.random.default_rng(0)
+    layout, rng = scenes.layout, np.random.default_rng(0)
     figures, contacts = [], []
     for what, x, base in placements:
         group = layout.Group()
         if isinstance(what, str):
-            draw = layout_drawing(scenes, what)
-            group.add(draw(what, rng))
+            group.add(draw_figure(what, rng))
         else:
             group = what
         offset = len(figures)
@@ -47,11 +49,26 @@ def situations(scenes, *placements, height=240, width=320):
     return {(figures[s].name, how, figures[o].name) for s, how, o in found}, figures, masks
 
 
-def layout_drawing(scenes, name):
-    from scene_generator import drawing as scene_drawing
-    from scene_generator import things as scene_things
+def draw_figure(name, rng):
+    from scene_generator import drawing, things
 
-    return scene_drawing.person if name in scene_drawing.PEOPLE else scene_things.thing
+    return (drawing.person if name in drawing.PEOPLE else things.thing)(name, rng)
+
+
+def test_git_tracks_the_generator(repository):
+    """Other folders of datasets/, such as the drawn dataset itself, are ignored."""
+    if not (repository / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("not a checkout with git: nothing is tracked here")
+
+    def git(*arguments):
+        command = ["git", "-C", repository, *arguments]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    tracked = git("ls-files", "-z", "datasets/scene_generator").stdout.split("\0")
+    files = {str(p.relative_to(repository)) for p in GENERATOR.glob("*.py")}
+    assert len(files) > 4 and files <= set(tracked)
+    assert git("check-ignore", "--no-index", "datasets/scene_generator/new.py").returncode == 1
+    assert git("check-ignore", "datasets/scenes/train.json").returncode == 0
 
 
 def test_gap_and_level_decide_between_next_to_near_and_nothing(scenes):
@@ -65,7 +82,7 @@ def test_gap_and_level_decide_between_next_to_near_and_nothing(scenes):
     assert found(200, 200) == set()
 
 
-def test_next_to_is_told_from_the_livelier_side_then_from_the_left(scenes):
+def test_people_then_animals_then_the_left_one_are_the_subject_of_next_to(scenes):
     assert situations(scenes, ("box", 105, 200), ("man", 60, 200))[0] == {("man", "beside", "box")}
     assert situations(scenes, ("cup", 80, 200), ("box", 50, 200))[0] == {("box", "beside", "cup")}
 
@@ -75,10 +92,10 @@ def test_occlusion_alone_decides_in_front_of_and_behind(scenes):
     behind, others, _ = situations(scenes, ("man", 100, 200), ("box", 105, 201))
     assert front == {("man", "front", "box")}
     assert behind == {("man", "behind", "box")}
-    for a, b in zip(figures, others, strict=True):  # the boxes do not tell
+    for a, b in zip(figures, others, strict=True):  # the boxes do not show it
         assert np.abs(np.subtract(a.box, b.box)).max() < 2
     # Independent of the rule: painted over one another, the shared pixels show the one in front.
-    shares = scenes.scene_layout.visible(figures, masks)
+    shares = scenes.layout.visible(figures, masks)
     assert shares[0] == pytest.approx(1.0)
     assert shares[1] < 0.88
 
@@ -92,7 +109,7 @@ def test_a_roof_covers_what_stands_below_it(scenes):
     )[0]
 
 
-def test_an_animal_looks_at_what_it_meets_first(scenes):
+def test_an_animal_looks_at_the_first_thing_before_it(scenes):
     found, _, _ = situations(scenes, ("dog", 60, 200), ("chair", 110, 200), ("man", 140, 200))
     assert {o for s, how, o in found if how == "look"} == {"chair"}
     behind_it = situations(scenes, ("dog", 120, 200), ("man", 60, 200))[0]
@@ -100,9 +117,9 @@ def test_an_animal_looks_at_what_it_meets_first(scenes):
 
 
 def test_contact_replaces_what_geometry_would_say(scenes):
-    from scene_generator import groups as scene_groups
+    from scene_generator import groups
 
-    for build, hows in ((scene_groups.ride, {"ride"}), (scene_groups.supported, {"sit", "stand"})):
+    for build, hows in ((groups.ride, {"ride"}), (groups.supported, {"sit", "stand"})):
         group = build(np.random.default_rng(3))
         found, _, _ = situations(scenes, (group, 160, 220))
         rider, how, mount = group.contacts[0]
@@ -128,7 +145,7 @@ def test_boxes_are_tight_and_inside(scenes):
     for seed in range(25):
         rng = np.random.default_rng(seed)
         height, width = 210, 280
-        figures, _, masks = scenes.scene_layout.arrange(rng, height, width)
+        figures, _, masks = scenes.layout.arrange(rng, height, width)
         for figure, mask in zip(figures, masks, strict=True):
             ys, xs = np.nonzero(mask)
             drawn = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
@@ -157,7 +174,7 @@ def test_names_of_situations_are_the_predicates_of_the_vocabulary(scenes):
     assert scenes.classes() == (SCENES.objects, SCENES.predicates)
 
 
-def test_a_image_depends_on_seed_split_and_index_alone(scenes, folder):
+def test_an_image_depends_on_seed_split_and_index_alone(scenes, folder):
     first = scenes.make_record(0, 0.7, "test", 3)
     again = scenes.make_record(0, 0.7, "test", 3)
     assert np.array_equal(first.pop("image"), again.pop("image"))
@@ -171,16 +188,16 @@ def test_a_image_depends_on_seed_split_and_index_alone(scenes, folder):
 
 
 def test_zero_shot_triples_are_never_true_in_training_and_occur_in_test(scenes, folder):
-    held_back = {tuple(t) for t in json.loads((folder / "zero_shot.json").read_text())}
-    assert held_back
+    withheld = {tuple(t) for t in json.loads((folder / "zero_shot.json").read_text())}
+    assert withheld
     train = {t for _, t in scenes.triples_of(folder / "train.json")}
     test = [t for _, t in scenes.triples_of(folder / "test.json")]
-    assert not train & held_back
-    assert 0.01 < np.mean([t in held_back for t in test]) < 0.15
+    assert not train & withheld
+    assert 0.01 < np.mean([t in withheld for t in test]) < 0.15
     for i in range(30):  # also among what is not annotated
         record = scenes.make_record(0, 1.0, "train", i)
         names = [o["name"] for o in record["objects"]]
-        assert not {(names[s], p, names[o]) for s, p, o in record["relations"]} & held_back
+        assert not {(names[s], p, names[o]) for s, p, o in record["relations"]} & withheld
 
 
 def test_names_of_classes_alone_do_not_solve_it(scenes, folder):
@@ -201,8 +218,8 @@ def test_files_load_with_pycocotools_and_the_package(folder, capsys):
     assert all(Path(d["file_name"]).is_file() for d in dicts)
     total = len(json.loads((folder / "train.json").read_text())["relations"])
     assert sum(len(d["relations"]) for d in dicts) == total
-    said = [caption for d in dicts for caption in d.get("captions", [])]
-    assert any(" riding a" in caption for caption in said)
+    captions = [caption for d in dicts for caption in d.get("captions", [])]
+    assert any(" riding a" in caption for caption in captions)
 
 
 def test_a_finished_folder_is_left_as_it_is(scenes, tmp_path):

@@ -137,21 +137,20 @@ def test_its_dense_map_names_objects_where_they_are(clip, drawn):
 
 def test_it_tells_riding_from_carrying(clip, scenes):
     """Union crops of one class pair: the predicate must come from the image."""
-    from scene_generator import groups as scene_groups
-    from scene_generator import layout as scene_layout
+    from scene_generator import groups, layout
 
     texts = ["a photo of a man riding a surfboard.", "a photo of a man carrying a surfboard."]
     words = F.normalize(clip.model.encode_text(clip.tokenizer(texts)), dim=-1)
     size, right, seen = clip.model.visual.image_size, [], set()
     for seed in range(400):
         rng = np.random.default_rng([5, seed])
-        group = scene_groups.ride(rng) if seed % 2 else scene_groups.hold(rng)
-        subject, how, object_ = group.contacts[0]
-        if group.figures[object_].name not in scene_groups.BOARDS or how not in ("ride", "carry"):
+        group = groups.ride(rng) if seed % 2 else groups.hold(rng)
+        subject, how, obj = group.contacts[0]
+        if group.figures[obj].name not in groups.BOARDS or how not in ("ride", "carry"):
             continue
-        figures = scene_layout.place(group, 160, 200, 110.0, bool(rng.integers(2)))
-        image = normalised(clip, scene_layout.render(rng, figures, 240, 320))
-        boxes = np.array([figures[subject].box, figures[object_].box])
+        figures = layout.place(group, 160, 200, 110.0, bool(rng.integers(2)))
+        image = normalised(clip, layout.render(rng, figures, 240, 320))
+        boxes = np.array([figures[subject].box, figures[obj].box])
         (x1, y1), (x2, y2) = boxes[:, :2].min(0).astype(int), boxes[:, 2:].max(0).astype(int)
         part = image[None, :, max(y1, 0) : y2, max(x1, 0) : x2]
         crop = F.interpolate(part, size, mode="bilinear", antialias=True)
