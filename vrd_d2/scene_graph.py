@@ -20,8 +20,8 @@ class SceneGraph:
     """Entities and relations of one image, by name.
 
     Attributes:
-        boxes: float (M, 4), absolute XYXY pixels of the original image, turned upright where its
-            EXIF says so.
+        boxes: float (M, 4), absolute XYXY pixels of the original image, turned upright as its EXIF
+            data asks.
         labels: M class names.
         relations: rows (subject, object, predicate name) or (subject, object, predicate name,
             status), where subject and object index the boxes.

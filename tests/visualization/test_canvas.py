@@ -39,7 +39,7 @@ def test_labels_do_not_overlap_where_there_is_room(seed: int, number: int) -> No
     assert (placed >= 0).all() and (placed <= 700).all()
 
 
-def test_labels_take_the_wanted_place_if_free_and_the_nearest_otherwise() -> None:
+def test_labels_take_the_wanted_position_if_free_and_the_nearest_otherwise() -> None:
     placer = LabelPlacer((0, 0, 200, 100), gap=0)
     assert placer.place((40, 10), [(20, 20), (0, 0)])[:2] == (20, 20)
     assert placer.place((40, 10), [(30, 24), (100, 50)])[:2] == (100, 50)
@@ -83,7 +83,7 @@ def test_entity_colours_look_different() -> None:
 
 @pytest.mark.parametrize("image", [1, 2, 4, 5])
 def test_crowded_photographs(samples: Path, image: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twenty annotated relations: every name and predicate has a place of its own."""
+    """Twenty annotated relations: no name and no predicate covers another."""
     folder = samples / "visual_genome"
     annotation = next(
         a for a in json.loads((folder / "relationships.json").read_text()) if a["image_id"] == image

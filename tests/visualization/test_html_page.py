@@ -87,7 +87,7 @@ def test_strings_are_escaped():
     assert f"<title>{html.escape(EVIL)}</title>" in page
     (image,) = data_of(page)
     assert image["title"] == EVIL and image["relations"][0]["predicate"] == EVIL
-    # What looks like a place of the template is not filled in.
+    # What looks like a placeholder of the template is not filled in.
     assert (
         data_of(graph_page([GraphPage(rider().view(), PHOTO, "{{DATA}}")]))[0]["title"]
         == "{{DATA}}"
@@ -252,7 +252,7 @@ def test_keyboard_alone(show):
     browser.press("Enter")
     browser.run("document.activeElement.blur()")
     assert "man" in lit(browser, "#graph")
-    # Everything that can be clicked can be reached by Tab, and says what it is.
+    # Everything that can be clicked can be reached by Tab, and has a name that is read out.
     assert browser.run("""return [...document.querySelectorAll('#graph .entity')]
            .every((e) => e.tabIndex === 0 && /relations?$/.test(e.getAttribute('aria-label')))""")
 

@@ -96,7 +96,7 @@ def shorten(text: str, length: int) -> str:
 def load_font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
     """Load the font at a size in pixels."""
     # matplotlib ships this family, so that drawings look alike on every machine. It is imported
-    # here because pages without names, and programs that never draw, need not wait for it.
+    # here because programs that never draw need not wait for it.
     import matplotlib
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
