@@ -29,9 +29,9 @@ from tqdm import tqdm
 from vrd_d2.data.captions.build import make_parser
 from vrd_d2.data.captions.counts import Progress, count_captions
 from vrd_d2.data.captions.files import FORMATS, open_captions
-from vrd_d2.data.datasets.visual_genome_raw import read_aliases
 from vrd_d2.data.knowledge.knowledge_base import KnowledgeBase, merge
 from vrd_d2.data.knowledge.published_bases import read_ready_base
+from vrd_d2.data.names import read_aliases
 from vrd_d2.data.vocabulary import get_vocabulary
 
 
@@ -71,12 +71,15 @@ def build(args: argparse.Namespace) -> None:
             f"no triplet of the vocabulary in {done.captions} captions: check --vocabulary"
         )
     names = ", ".join(file.path.name for file in files)
-    told = f"{done.captions} captions of {names}, {done.told} with a triplet, by {parser.name}"
-    base = KnowledgeBase.from_counts(vocabulary, done.counts, sources=[told])
+    source = (
+        f"{done.captions} captions of {names}, {done.with_triplets} with a triplet, "
+        f"by {parser.name}"
+    )
+    base = KnowledgeBase.from_counts(vocabulary, done.counts, sources=[source])
     base.save(args.output)
     state.unlink(missing_ok=True)
     rate = (done.captions - done.resumed) / max(time.monotonic() - started, 1e-9)
-    print(f"{told}; {rate:.0f} captions/s")
+    print(f"{source}; {rate:.0f} captions/s")
     print(f"{args.output}: {_size(base)}")
 
 

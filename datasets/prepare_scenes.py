@@ -38,7 +38,6 @@ Annotation: a true situation is annotated with probability `rate`, by one of its
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import sys
 from collections import Counter, defaultdict
@@ -80,11 +79,9 @@ Triple = tuple[str, str, str]
 
 def classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return names of objects and predicates, from the package's file but without the package."""
-    path = ROOT.parent / "vrd_d2" / "data" / "scenes_classes.py"
-    spec = importlib.util.spec_from_file_location("scenes_classes", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.SCENES_OBJECTS, module.SCENES_PREDICATES
+    path = ROOT.parent / "vrd_d2" / "data" / "vocabularies.json"
+    names = json.loads(path.read_text(encoding="utf-8"))["scenes"]
+    return tuple(names["objects"]), tuple(names["predicates"])
 
 
 def draft(rng: np.random.Generator) -> tuple[list, list[tuple[int, str, int]], int, int]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from vrd_d2.data.datasets.visual_genome_raw import load_visual_genome_raw
 from vrd_d2.data.formats.relations_json import save_relations_json
+from vrd_d2.data.image_existence import drop_missing_images
 from vrd_d2.data.records.packed import PackedRecords, unseen_triplets
 from vrd_d2.data.vocabulary import get_vocabulary
 
@@ -56,8 +57,10 @@ def main() -> None:
         path = args.root / f"{kind}_alias.txt"
         aliases[f"{kind}_aliases"] = path if path.is_file() else None
     vocabulary = get_vocabulary(args.vocabulary)
-    records = load_visual_genome_raw(
-        args.root, vocabulary, missing_images=args.missing_images, **aliases
+    records = drop_missing_images(
+        load_visual_genome_raw(args.root, vocabulary, **aliases),
+        missing_images=args.missing_images,
+        source=str(args.root),
     )
     parts = split_records(records, test=args.test, validation=args.validation, seed=args.seed)
     output = args.output or args.root

@@ -16,10 +16,9 @@ from pathlib import Path
 
 from vrd_d2.data.datasets import open_images
 from vrd_d2.data.datasets.gqa import gqa_vocabulary
-from vrd_d2.data.datasets.name_counts import write_vocabulary
-from vrd_d2.data.datasets.published import open_images_files
 from vrd_d2.data.images.folders import ImageFolders
 from vrd_d2.data.images.sizes import write_sizes
+from vrd_d2.data.vocabulary import write_vocabulary
 
 
 def main() -> None:
@@ -38,7 +37,7 @@ def main() -> None:
     if args.name == "gqa":
         vocabulary = gqa_vocabulary(folder / "train_sceneGraphs.json", **limits)
     else:
-        files = open_images_files(folder, "train")
+        files = open_images.open_images_files(folder, "train")
         vocabulary = open_images.open_images_vocabulary(
             files["relations_csv"], files["class_descriptions"], **limits
         )

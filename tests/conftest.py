@@ -33,7 +33,7 @@ def samples() -> Path:
 def dataset_tool(repository):
     """The command vrd-dataset as a module; the built-in datasets are put back where they were."""
     from vrd_d2.commands import dataset
-    from vrd_d2.data.datasets.builtin import register_builtin_datasets
+    from vrd_d2.data.datasets.setup import register_builtin_datasets
 
     yield dataset
     register_builtin_datasets()
@@ -129,6 +129,7 @@ def make_cfg(tiny_json, tmp_path, repository):
 
     def make(name: str, *overrides):
         from vrd_d2.config.loading import load_config
+        from vrd_d2.data.datasets.setup import setup_datasets
 
         clip = tmp_path / "small_clip.json"
         clip.write_text(json.dumps(SMALL_CLIP))
@@ -165,7 +166,9 @@ def make_cfg(tiny_json, tmp_path, repository):
             "OUTPUT_DIR": str(tmp_path / "output"),
         }
         flat = [item for pair in changes.items() for item in pair]
-        return load_config(repository / "configs" / name, [*flat, *overrides])
+        cfg = load_config(repository / "configs" / name, [*flat, *overrides])
+        setup_datasets(cfg)
+        return cfg
 
     return make
 

@@ -18,7 +18,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
-from vrd_d2.data.datasets.builtin import register_builtin_datasets
+from vrd_d2.data.datasets.setup import register_builtin_datasets
 from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
 from vrd_d2.evaluation import PROTOCOLS, RelationEvaluator
 from vrd_d2.modeling.frequency import FrequencyBaseline, count_relations

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from vrd_d2.data.datasets.builtin import register_builtin_datasets
-from vrd_d2.data.formats.relations_json import register_relations_json
+from vrd_d2.data.datasets.registrar import register_relations_json
+from vrd_d2.data.datasets.setup import register_builtin_datasets
 from vrd_d2.evaluation.human.page import write_page
 from vrd_d2.evaluation.human.ratings import read_manifest, read_ratings
 from vrd_d2.evaluation.human.report import human_report, report_markdown

@@ -32,6 +32,7 @@ from tqdm import tqdm
 from vrd_d2.config.loading import load_config
 from vrd_d2.data.build import training_records
 from vrd_d2.data.dataset_mapper import RelationMapper
+from vrd_d2.data.datasets.setup import setup_datasets
 from vrd_d2.data.knowledge.candidate_weights import CandidateWeights
 from vrd_d2.engine.build import build_trained_model
 from vrd_d2.engine.checks import check_vocabulary
@@ -78,6 +79,7 @@ def main() -> None:
             raise ValueError
     except ValueError:
         raise ValueError(f"--part {args.part}: give it as 1/4, 2/4, ...") from None
+    setup_datasets(cfg)
     names = args.datasets or cfg.DATASETS.TRAIN
     records = training_records(names, filter_empty=True)
     check_vocabulary(cfg, names)

@@ -17,6 +17,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tqdm import tqdm
 
 from vrd_d2.config.loading import load_config
+from vrd_d2.data.datasets.setup import setup_datasets
 from vrd_d2.engine.build import build_mapper, build_trained_model
 from vrd_d2.inference.comparison import draw_predictions
 from vrd_d2.visualization.scene_graph_image import save_image
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
     args = parser.parse_args()
     cfg = load_config(args.config_file, args.opts)
+    setup_datasets(cfg)
     name = args.dataset or cfg.DATASETS.TEST[0]
     records = [record for record in DatasetCatalog.get(name) if len(record["relations"])]
     metadata = MetadataCatalog.get(name)

@@ -29,13 +29,15 @@ if not _MISSING:
     warnings.filterwarnings("ignore", "torch.meshgrid: in an upcoming release", UserWarning)
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
-    # Importing them registers the built-in datasets and the meta-architectures with Detectron2.
+    # Importing it registers the meta-architectures with Detectron2.
     from vrd_d2 import modeling  # noqa: F401
     from vrd_d2.config.defaults import add_vrd_config
     from vrd_d2.config.loading import load_config
-    from vrd_d2.data.datasets import builtin  # noqa: F401
+    from vrd_d2.data.datasets.setup import register_builtin_once
     from vrd_d2.data.vocabulary import get_vocabulary
     from vrd_d2.inference.predictor import Predictor
+
+    register_builtin_once()
 else:
 
     def __getattr__(name: str) -> NoReturn:

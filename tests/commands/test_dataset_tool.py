@@ -12,8 +12,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from vrd_d2.data.datasets.builtin import register_user_datasets
+from vrd_d2.data.datasets.registrar import exclude_images
 from vrd_d2.data.formats.relations_json import load_relations_json, save_relations_json
-from vrd_d2.data.images.exclusion import exclude_images
 from vrd_d2.data.vocabulary import SCENES, Vocabulary, get_vocabulary
 
 TINY = Vocabulary(TINY_OBJECTS, TINY_PREDICATES)

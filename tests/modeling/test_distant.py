@@ -159,7 +159,7 @@ def test_distant_training_through_the_trainer_beside_labelled_images(distant_cfg
     cfg, _ = distant_cfg("SOLVER.MAX_ITER", 3)
     cfg.defrost()
     labelled = "labelled"
-    from vrd_d2.data.formats.relations_json import register_relations_json
+    from vrd_d2.data.datasets.registrar import register_relations_json
 
     if labelled not in DatasetCatalog:
         register_relations_json(labelled, tiny_json)

@@ -25,11 +25,12 @@ import numpy as np
 from detectron2.data import DatasetFromList
 from torch.utils.data import DataLoader, IterableDataset
 
+from vrd_d2.data.build import RecordsDataset
 from vrd_d2.data.datasets.visual_genome_h5 import VisualGenomeH5
 from vrd_d2.data.datasets.visual_genome_h5_files import CORRUPT_IMAGES
 from vrd_d2.data.formats.relations_json import (
-    load_registered,
     load_relations_json,
+    read_packed,
     save_relations_json,
 )
 from vrd_d2.data.samplers import predicate_repeat_factors
@@ -137,7 +138,7 @@ def measure_json(folder: Path) -> None:
     """All images as relations_json: registered (packed), and as a list of dicts."""
     path = folder / "all.json"
     for name, load in (
-        ("packed", lambda: load_registered("benchmark", str(path), str(folder))),
+        ("packed", lambda: read_packed(path, folder)[0]),
         ("as a list of dicts", lambda: load_relations_json(path, folder)),
     ):
         # In a fork, so that each has its own peak.
@@ -175,7 +176,7 @@ class Epoch(IterableDataset):
 
 def measure_workers(folder: Path, kind: str, method: str) -> None:
     """Memory of each of two workers before and after an epoch, beside one without data."""
-    (records,) = read(folder, ("train",))
+    records = RecordsDataset.of(*read(folder, ("train",)))
     if kind != "packed":
         records = list(records)
     if kind == "serialised":

@@ -27,12 +27,12 @@ from tqdm import tqdm
 
 from vrd_d2.data.analysis.splits import split_indices, write_zero_shot, zero_shot_names
 from vrd_d2.data.analysis.statistics import dataset_statistics, statistics_json, statistics_table
-from vrd_d2.data.datasets.builtin import register_builtin_datasets
+from vrd_d2.data.datasets.registrar import register_relations_json
+from vrd_d2.data.datasets.setup import register_builtin_datasets
 from vrd_d2.data.formats.relations_check import check_document
 from vrd_d2.data.formats.relations_document import to_document
 from vrd_d2.data.formats.relations_json import (
     load_relations_json,
-    register_relations_json,
     save_relations_json,
     validate_relations_json,
 )

@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from vrd_d2.config.loading import load_config
+from vrd_d2.data.datasets.setup import setup_datasets
 from vrd_d2.engine.build import build_trained_model
 from vrd_d2.engine.trainer import Trainer
 
@@ -30,6 +31,7 @@ def process(args) -> OrderedDict | None:
 def run(args) -> OrderedDict | None:
     """Train, or evaluate with --eval-only."""
     cfg = load_config(args.config_file, args.opts)
+    setup_datasets(cfg)
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="vrd_d2")

@@ -9,13 +9,13 @@ from detectron2.config import CfgNode, get_cfg
 
 from vrd_d2.checkpoint.checkpointer import read_stamp
 from vrd_d2.config.defaults import add_vrd_config
-from vrd_d2.data.datasets.builtin import register_builtin_datasets, register_user_datasets
-from vrd_d2.data.images.exclusion import exclude_images
 from vrd_d2.data.vocabulary import Vocabulary, keep_vocabulary
 
 
 def load_config(config_file: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> CfgNode:
-    """Read a config with this project's keys and register the datasets that it names.
+    """Read a config with this project's keys.
+
+    Its datasets are registered by :func:`~vrd_d2.data.datasets.setup.setup_datasets`.
 
     Args:
         config_file: YAML.
@@ -39,10 +39,6 @@ def load_config(config_file: str | Path, overrides: list[str] | tuple[str, ...] 
     except (yaml.YAMLError, UnicodeError, OSError, *_CONFIG_ERRORS) as error:
         raise ValueError(f"{config_file} is no config: {error}") from error
     _override(cfg, overrides)
-    missing_images = cfg.DATASETS.MISSING_IMAGES
-    register_builtin_datasets(missing_images=missing_images)
-    register_user_datasets(cfg.DATASETS.REGISTER, missing_images=missing_images)
-    exclude_images(cfg.DATASETS.EXCLUDE, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     return cfg
 
 

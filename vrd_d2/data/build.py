@@ -1,17 +1,78 @@
-"""The images of several training sets as one, packed or not."""
+"""Dataset dicts for Detectron2's loaders: packed ones as a torch Dataset, several sets as one."""
 
 import logging
 from collections.abc import Sequence
 from itertools import chain
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
 
 import numpy as np
+import torch
 from detectron2.data import DatasetCatalog, DatasetFromList
 from detectron2.data.build import filter_images_with_only_crowd_annotations
+from detectron2.structures import BoxMode
+from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
 from vrd_d2.data.records.packed import PackedRecords
 
 logger = logging.getLogger(__name__)
+
+
+class RecordsDataset(PackedRecords, Dataset):
+    """Packed records that Detectron2 takes where it takes a list of dicts.
+
+    ``DatasetCatalog`` functions return it, and loaders do not serialise it. Spawned workers share
+    its memory, as forked ones do.
+    """
+
+    bbox_mode = BoxMode.XYXY_ABS
+
+    @classmethod
+    def of(cls, records: Sequence[dict]) -> "RecordsDataset":
+        """Return dataset dicts as such a dataset; packed ones are not copied."""
+        if isinstance(records, cls):
+            return records
+        if not isinstance(records, PackedRecords):
+            return cls.pack(records)
+        made = cls.__new__(cls)
+        vars(made).update(vars(records))
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_shared"}
+
+
+def _share(records: RecordsDataset) -> tuple[Any, ...]:
+    """Pickle records for another process: handles of shared memory in place of the arrays.
+
+    The records move to the shared memory, so that all processes that are started use the same.
+    """
+    shared = vars(records).pop("_shared", None)
+    kinds, arrays = records.to_arrays()
+    if shared is None:
+        shared = {name: _in_shared_memory(array) for name, array in arrays.items()}
+        vars(records).update(vars(_attach(type(records), kinds, shared)))
+    records._shared = shared
+    return _attach, (type(records), kinds, shared)
+
+
+def _attach(
+    cls: type[RecordsDataset], kinds: dict[str, type], shared: dict[str, Tensor]
+) -> RecordsDataset:
+    records = cls.from_arrays(kinds, {name: tensor.numpy() for name, tensor in shared.items()})
+    records._shared = shared  # another process that is started from here attaches to it, too
+    return records
+
+
+def _in_shared_memory(array: np.ndarray) -> Tensor:
+    tensor = torch.empty(array.shape, dtype=torch.from_numpy(array[:0].copy()).dtype)
+    tensor.share_memory_().numpy()[...] = array
+    return tensor
+
+
+# This pickler is used for processes that are started, and for nothing else.
+ForkingPickler.register(RecordsDataset, _share)
 
 
 class DistantRecords(Dataset):
@@ -31,9 +92,9 @@ class DistantRecords(Dataset):
 def training_records(
     names: Sequence[str], *, filter_empty: bool, distant: Sequence[str] = ()
 ) -> list[dict] | Dataset:
-    """What Detectron2's ``get_detection_dataset_dicts`` does, for PackedRecords as well.
+    """Do what Detectron2's ``get_detection_dataset_dicts`` does, for packed records as well.
 
-    That function hands a torch Dataset on as it is, and so would not filter it.
+    That function returns a torch Dataset as it is, and so would not filter it.
 
     Args:
         names: of registered datasets.
@@ -41,7 +102,7 @@ def training_records(
         distant: those of the names whose relations are not to be read.
 
     Returns:
-        A list if all datasets are lists; PackedRecords; DistantRecords; or a ConcatDataset of
+        A list if all datasets are lists; RecordsDataset; DistantRecords; or a ConcatDataset of
         several, whose parts are these and serialised lists.
 
     Raises:
@@ -50,6 +111,8 @@ def training_records(
     parts = []
     for name in names:
         part = DatasetCatalog.get(name)
+        if isinstance(part, PackedRecords):
+            part = RecordsDataset.of(part)
         total = len(part)
         if filter_empty and isinstance(part, PackedRecords):
             part = part.select(part.object_counts > 0)

@@ -11,8 +11,8 @@ from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 
+from vrd_d2.data.boxes import annotation_xyxy
 from vrd_d2.data.formats.coco import Detections
-from vrd_d2.data.formats.relations_document import annotation_xyxy
 
 
 class RelationMapper:

@@ -1,9 +1,7 @@
-"""Boxes of the user's own in place of the detector's or the annotation's: DATASETS.DETECTIONS."""
+"""Boxes of a file in place of the detector's or the annotation's: DATASETS.DETECTIONS."""
 
 import logging
 from collections.abc import Sequence
-
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from vrd_d2.data.formats.coco import Detections, load_detections, no_detections
 
@@ -11,7 +9,7 @@ logger = logging.getLogger(__name__)
 
 
 def results_files(rows: Sequence[Sequence[str]]) -> dict[str, str]:
-    """Dataset name -> results file.
+    """Return dataset name -> results file.
 
     Args:
         rows: DATASETS.DETECTIONS, rows of [dataset name, COCO results file].
@@ -43,9 +41,9 @@ def results_files(rows: Sequence[Sequence[str]]) -> dict[str, str]:
 def load_own_boxes(
     rows: Sequence[Sequence[str]], dataset_names: Sequence[str]
 ) -> dict[str, Detections]:
-    """The boxes of those datasets that have a row.
+    """Read the boxes of those datasets that have a row.
 
-    Category ids are what the dataset's own file calls them, as in COCO's results: those of its
+    Category ids are those of the dataset's file, as in COCO's results: those of its
     JSON, or, for a dataset that is not read from one, 0-based ids of the vocabulary. These are
     the ids that Detectron2's COCOEvaluator writes into ``coco_instances_results.json``, too.
 
@@ -60,6 +58,8 @@ def load_own_boxes(
         ValueError: a file cannot be used, see :func:`~vrd_d2.data.formats.coco.load_detections`; or
             none of its image ids is one of the dataset.
     """
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
     files = results_files(rows)
     found: dict[str, Detections] = {}
     for name in dict.fromkeys(dataset_names):
@@ -71,8 +71,8 @@ def load_own_boxes(
             i: i for i in range(len(metadata.get("thing_classes", ())))
         }
         by_image = load_detections(files[name], ids)
-        met = by_image.keys() & set(image_ids.values())
-        if by_image and not met:
+        known = by_image.keys() & set(image_ids.values())
+        if by_image and not known:
             raise ValueError(
                 f"{files[name]}: no image_id ({', '.join(map(repr, list(by_image)[:3]))}, ...) is "
                 f"one of dataset {name!r} "
@@ -81,8 +81,8 @@ def load_own_boxes(
             )
         logger.info(
             "%s: %d boxes of %s for %d of %d images; %d of its image ids are not in the dataset",
-            name, sum(len(by_image[i].boxes) for i in met), files[name], len(met),
-            len(image_ids), len(by_image) - len(met),
+            name, sum(len(by_image[i].boxes) for i in known), files[name], len(known),
+            len(image_ids), len(by_image) - len(known),
         )  # fmt: skip
         nothing = no_detections()
         for file_name, image_id in image_ids.items():

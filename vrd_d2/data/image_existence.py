@@ -1,23 +1,22 @@
-"""Which image files exist, cheaply, and what to do about those that do not."""
+"""Which image files exist, found cheaply, and which of a dataset are loaded."""
 
-import contextlib
 import errno
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import compress
+from pathlib import Path
 
 import numpy as np
 
 logger = logging.getLogger(__name__)
 
-POLICIES = ("error", "skip", "keep")
+POLICIES = ("error", "skip", "keep")  # what to do about missing images
 
 
 def missing_files(paths: Iterable[str]) -> list[str]:
-    """The paths at which there is no file, in their order.
+    """Return the paths at which there is no file, in their order.
 
     Every folder is listed once, instead of asking for each of maybe a hundred thousand files.
     """
@@ -33,11 +32,11 @@ def missing_files(paths: Iterable[str]) -> list[str]:
 
 
 def list_folder(folder: str | os.PathLike) -> set[str]:
-    """Names in a folder; none if there is no such folder, or no folder can have that name."""
+    """Return the names in a folder; none where there is no such folder."""
     try:
         with os.scandir(os.fspath(folder) or ".") as entries:
             return {entry.name for entry in entries}
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no folder's name
         return set()
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
@@ -53,40 +52,86 @@ def check_policy(missing_images: str) -> None:
         )
 
 
+@dataclass
+class Exclusion:
+    """Images of one dataset that are left out by name.
+
+    Attributes:
+        names: file names, or ends of paths ("images/1.jpg" is also "/data/images/1.jpg").
+        matched: those of the names that match an image, normalised.
+        count: images that were left out.
+    """
+
+    names: Iterable[str]
+    matched: set[str] = field(default_factory=set)
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        self.names = frozenset(os.path.normpath(name) for name in self.names)
+
+    def excludes(self, file_name: str) -> bool:
+        """Return whether an image is left out, and count it."""
+        found = self.names.intersection(_ends(file_name))
+        self.matched |= found
+        self.count += bool(found)
+        return bool(found)
+
+
+def read_name_list(path: str | os.PathLike) -> list[str]:
+    """Read file names from a text file, one a line.
+
+    Empty lines and lines that begin with # do not count.
+
+    Raises:
+        ValueError: there is no such file, or it is no text.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}): it must be a text file with an image's file name "
+            "a line, as `tools/dataset.py check --bad-list` writes it"
+        ) from error
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
 def drop_missing_images(
-    dataset_dicts: Sequence[dict], *, missing_images: str, source: str
+    dataset_dicts: Sequence[dict],
+    *,
+    missing_images: str,
+    source: str,
+    exclusion: Exclusion | None = None,
 ) -> Sequence[dict]:
-    """Dataset dicts whose image exists, without those that
-    :func:`leaving_out` names.
+    """Return the dataset dicts whose image exists, without those that are excluded.
 
     Args:
         dataset_dicts: Detectron2's, with "file_name".
         missing_images: "error" raises when an image is missing; "skip" leaves it out and logs a
-            warning with the names; "keep" does not look, for what needs no images.
+            warning with the names; "keep" does not look, for uses without images.
         source: what the dicts were read from, for the message.
+        exclusion: images to leave out whether they exist or not; it counts them.
 
     Raises:
         ValueError: an image is missing and that is an error.
     """
     check_policy(missing_images)
     names = image_names(dataset_dicts)
-    left_out = _LEFT_OUT.get()
-    kept = [left_out is None or left_out.keep(name) for name in names]
+    chosen = [exclusion is None or not exclusion.excludes(name) for name in names]
     if missing_images != "keep":
-        missing = missing_files(compress(names, kept))
+        missing = missing_files(compress(names, chosen))
         if missing:
-            _report_missing(missing, sum(kept), missing_images, source)
+            _report_missing(missing, sum(chosen), missing_images, source)
             gone = set(missing)
-            kept = [keep and name not in gone for keep, name in zip(kept, names, strict=True)]
-    if all(kept):
+            chosen = [ok and name not in gone for ok, name in zip(chosen, names, strict=True)]
+    if all(chosen):
         return dataset_dicts
     if hasattr(dataset_dicts, "select"):  # PackedRecords stay packed
-        return dataset_dicts.select(np.array(kept, np.bool_))
-    return list(compress(dataset_dicts, kept))
+        return dataset_dicts.select(np.array(chosen, np.bool_))
+    return list(compress(dataset_dicts, chosen))
 
 
 def image_names(dataset_dicts: Sequence[dict]) -> list[str]:
-    """The file name of every dataset dict."""
+    """Return the file name of every dataset dict."""
     if hasattr(dataset_dicts, "file_names"):
         return dataset_dicts.file_names
     return [record["file_name"] for record in dataset_dicts]
@@ -103,47 +148,8 @@ def _report_missing(missing: list[str], total: int, missing_images: str, source:
     logger.warning("%s. They are skipped.", summary)
 
 
-@dataclass
-class LeftOut:
-    """Images that are left out by name.
-
-    Attributes:
-        names: file names, or ends of paths ("images/1.jpg" is also "/data/images/1.jpg").
-        found: those of them that an image had.
-        count: images that were left out.
-    """
-
-    names: frozenset[str]
-    found: set[str] = field(default_factory=set)
-    count: int = 0
-
-    def keep(self, file_name: str) -> bool:
-        """Whether an image stays."""
-        met = self.names.intersection(_ends(file_name))
-        self.found |= met
-        self.count += bool(met)
-        return not met
-
-
-_LEFT_OUT: ContextVar[LeftOut | None] = ContextVar("left_out", default=None)
-
-
-@contextlib.contextmanager
-def leaving_out(names: Iterable[str]) -> Iterator[LeftOut]:
-    """Within, :func:`drop_missing_images` leaves out these images, whether they exist or not.
-
-    Every loader hands its dicts to that function.
-    """
-    left_out = LeftOut(frozenset(os.path.normpath(name) for name in names))
-    token = _LEFT_OUT.set(left_out)
-    try:
-        yield left_out
-    finally:
-        _LEFT_OUT.reset(token)
-
-
 def _ends(file_name: str) -> Iterator[str]:
-    """1.jpg, images/1.jpg, data/images/1.jpg, ... and the whole path."""
+    """Yield 1.jpg, images/1.jpg, data/images/1.jpg, ... and the whole path."""
     path = os.path.normpath(file_name)
     at = len(path)
     while (at := path.rfind(os.sep, 0, at)) >= 0:

@@ -1,16 +1,16 @@
-"""Reading the annotation files of published datasets.
+"""Files of datasets: reading, checking, and writing at once.
 
-Whatever a file may have wrong is a ValueError that names the file, the record and the remedy:
-readers and checks here say what, :func:`located` adds where.
+Whatever is wrong in a file is a ValueError that names the file, the record and the remedy. Readers
+and checks say what is wrong, :func:`located` adds where.
 """
 
 import contextlib
-import csv
 import gc
 import json
 import os
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,20 @@ _NUMBERS = frozenset((int, float))  # bool is an int to isinstance, not to type(
 
 
 @contextlib.contextmanager
-def located(place: object) -> Iterator[None]:
-    """Put a place (a file, a record) before the message of a ValueError raised inside."""
+def located(where: object) -> Iterator[None]:
+    """Put a file or a record before the message of a ValueError that is raised inside."""
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{place}: {error}") from error
+        raise ValueError(f"{where}: {error}") from error
 
 
 @contextlib.contextmanager
 def collector_paused() -> Iterator[None]:
-    """Millions of small objects are made and none is garbage: searching for it doubles the time."""
+    """Pause the search for garbage.
+
+    Where millions of small objects are made and none is garbage, it doubles the time.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -50,85 +53,94 @@ def require_file(name: str, path: Path, remedy: str) -> None:
         )
 
 
-def read_json(path: str | os.PathLike) -> Any:
-    """Content of a JSON file; a key that an object has twice is an error.
+def read_json(
+    path: str | os.PathLike,
+    *,
+    missing: str = "check the path",
+    damaged: str = "get it again",
+    repeated_keys: bool = False,
+) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: the file.
+        missing: what to do about a file that cannot be opened, for the message.
+        damaged: what to do about a file that is no complete JSON.
+        repeated_keys: accept an object that has a key twice, which takes half the time; the last
+            one counts.
 
     Raises:
-        ValueError: there is no such file, or it is no complete JSON.
+        ValueError: there is no such file, it is no complete JSON, or an object has a key twice.
     """
-    content = _read_bytes(path)
+    content = _read_bytes(path, missing)
+    hook = None if repeated_keys else _without_repeats
     try:
+        # As text: json.loads(bytes) would hold the bytes beside the text while it parses.
+        content = content.decode(json.detect_encoding(content))
         with collector_paused():
-            return json.loads(content, object_pairs_hook=_without_repeats)
+            return json.loads(content, object_pairs_hook=hook)
     except _RepeatedKeyError as error:
         raise ValueError(f"{path}: {error}") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no complete JSON file ({error}): get it again") from error
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
+        raise ValueError(f"{path} is no complete JSON file ({error}): {damaged}") from error
 
 
-def read_csv(
-    path: str | os.PathLike, columns: Sequence[tuple[str, ...]]
-) -> Iterator[tuple[int, list[str]]]:
-    """Rows of a CSV file with a header, some columns of it.
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a file to write that becomes `path` when the block ends, and vanishes if it raises.
+
+    The folder is made. Nobody sees a file that is half written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file at once, see :func:`atomic_write`."""
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def file_stamp(path: str | os.PathLike) -> tuple[int, int]:
+    """Return what changes when the file does; (0, 0) where there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
+
+
+def until_changed(maxsize: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make a function of files remember its results until one of the files changes.
+
+    The function's first argument is a tuple of paths; all others must be hashable.
 
     Args:
-        path: the file.
-        columns: for each wanted column, the names that it may have in the header.
-
-    Yields:
-        Number of the line in the file, and the values of the wanted columns, in their order.
-
-    Raises:
-        ValueError: there is no such file, it is no UTF-8 text, or a column or value is missing.
+        maxsize: results to remember.
     """
-    lines = _csv_lines(path)
-    _, header = next(lines, (1, []))
-    positions = []
-    for names in columns:
-        found = [header.index(name) for name in names if name in header]
-        if not found:
-            raise ValueError(
-                f"{path}: line 1: no column {' or '.join(names)} among {', '.join(header)[:200]}: "
-                "is this the right file, with its header?"
-            )
-        positions.append(found[0])
-    for number, row in lines:
-        if len(row) != len(header):
-            raise ValueError(
-                f"{path}: line {number}: {len(row)} values, but the header has {len(header)} "
-                "columns: get the file again"
-            )
-        yield number, [row[position] for position in positions]
 
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @lru_cache(maxsize)
+        def remembered(paths: tuple, stamps: tuple, *args: Any) -> Any:
+            return function(paths, *args)
 
-def read_csv_pairs(path: str | os.PathLike, headers: frozenset[str]) -> dict[str, str]:
-    """First column -> second column of a CSV file of two columns.
+        @wraps(function)
+        def call(paths: tuple, *args: Any) -> Any:
+            return remembered(paths, tuple(map(file_stamp, paths)), *args)
 
-    Args:
-        path: the file.
-        headers: first cells that make the first line a header; there may be none.
+        return call
 
-    Raises:
-        ValueError: there is no such file, it is no UTF-8 text, a line has not two values, or the
-            same first value stands for two others.
-    """
-    pairs: dict[str, str] = {}
-    for number, row in _csv_lines(path):
-        if len(row) != 2 or not all(cell.strip() for cell in row):
-            raise ValueError(f"{path}: line {number}: {row[:5]} must be two values: get it again")
-        key, value = row
-        if number == 1 and key in headers:
-            continue
-        if pairs.setdefault(key, value) != value:
-            raise ValueError(
-                f"{path}: line {number}: {key!r} is {value!r} here and {pairs[key]!r} before: "
-                "keep one of the two lines"
-            )
-    return pairs
+    return decorate
 
 
 def member(record: Any, key: str, *kinds: type) -> Any:
-    """``record[key]``, of one of the types.
+    """Return ``record[key]``, which must be of one of the types.
 
     Raises:
         ValueError: `record` is no object, has no such key, or a value of another type.
@@ -145,7 +157,7 @@ def member(record: Any, key: str, *kinds: type) -> Any:
 
 
 def checked_index(value: Any, count: int, what: str) -> int:
-    """`value`, if it is an integer in 0, ..., count - 1.
+    """Return `value` if it is an integer in 0, ..., count - 1.
 
     Raises:
         ValueError: it is not; `what` names it.
@@ -157,7 +169,7 @@ def checked_index(value: Any, count: int, what: str) -> int:
 
 
 def checked_size(record: Mapping) -> tuple[int, int]:
-    """Width and height of an image's record, both positive.
+    """Return width and height of an image's record, both positive.
 
     Raises:
         ValueError: they are not.
@@ -169,7 +181,7 @@ def checked_size(record: Mapping) -> tuple[int, int]:
 
 
 def checked_box(box: Any, form: str, order: Sequence[int], *, extent: bool = False) -> list[float]:
-    """A box as [x1, y1, x2, y2] in pixels.
+    """Return a box as [x1, y1, x2, y2] in pixels.
 
     Args:
         box: four numbers.
@@ -195,7 +207,7 @@ def checked_box(box: Any, form: str, order: Sequence[int], *, extent: bool = Fal
 
 
 def short(value: Any) -> str:
-    """A value in a message, whatever its size and depth."""
+    """Abridge a value for a message, whatever its size and depth."""
     return _ABRIDGED.repr(value)
 
 
@@ -212,24 +224,10 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _read_bytes(path: str | os.PathLike) -> bytes:
+def _read_bytes(path: str | os.PathLike, remedy: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except FileNotFoundError as error:
-        raise ValueError(f"there is no file {path}: check the path") from error
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error}): check the path") from error
-
-
-def _csv_lines(path: str | os.PathLike) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers and values of all lines that are not empty."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            for row in reader:
-                if row:
-                    yield reader.line_num, row
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no file {path}: check the path") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no CSV file in UTF-8 ({error}): get it again") from error
+        raise ValueError(f"there is no file {path}: {remedy}") from error
+    except (OSError, ValueError) as error:  # ValueError: no file can have that name
+        raise ValueError(f"{path} cannot be read ({error}): {remedy}") from error

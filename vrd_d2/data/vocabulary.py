@@ -2,13 +2,14 @@
 
 import difflib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vrd_d2.data.scenes_classes import SCENES_OBJECTS, SCENES_PREDICATES
+from vrd_d2.data.source_files import read_json, until_changed, write_text
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,11 @@ class Vocabulary:
             _check_names(kind, getattr(self, kind))
 
     def object_id(self, name: str) -> int:
-        """Id of an object class. Raises ValueError for a name that is not in the list."""
+        """Return the id of an object class; raise ValueError for an unknown name."""
         return _lookup(name, self.objects, "object class")
 
     def predicate_id(self, name: str) -> int:
-        """Id of a predicate. Raises ValueError for a name that is not in the list."""
+        """Return the id of a predicate; raise ValueError for an unknown name."""
         return _lookup(name, self.predicates, "predicate")
 
 
@@ -79,10 +80,7 @@ def _check_names(kind: str, names: tuple[str, ...]) -> None:
 
 def _built_in() -> dict[str, Vocabulary]:
     path = Path(__file__).with_name("vocabularies.json")
-    lists = json.loads(path.read_text(encoding="utf-8"))
-    known = {name: Vocabulary(**kinds) for name, kinds in lists.items()}
-    known["scenes"] = Vocabulary(SCENES_OBJECTS, SCENES_PREDICATES)
-    return known
+    return {name: Vocabulary(**kinds) for name, kinds in read_json(path).items()}
 
 
 _BUILT_IN = _built_in()
@@ -97,16 +95,16 @@ VG20 = _BUILT_IN["vg20"]
 VRD = _BUILT_IN["vrd"]
 # Panoptic Scene Graph, Yang et al. 2022: COCO's things, then its merged stuff.
 PSG = _BUILT_IN["psg"]
-# The drawn scenes of datasets/prepare_scenes.py.
+# The drawn scenes of datasets/prepare_scenes.py, which reads the same list.
 SCENES = _BUILT_IN["scenes"]
 
 
 def keep_vocabulary(vocabulary: Vocabulary) -> str:
-    """A name under which :func:`get_vocabulary` has this vocabulary in this process.
+    """Return a name by which :func:`get_vocabulary` finds this vocabulary in this process.
 
-    For a vocabulary that no file holds, such as that of a checkpoint.
+    It is for a vocabulary that is in no file, such as that of a checkpoint.
     """
-    known = next((name for name, kept in _BUILT_IN.items() if kept == vocabulary), None)
+    known = next((name for name, other in _BUILT_IN.items() if other == vocabulary), None)
     if known is None:
         known = f"kept {len(_BUILT_IN)}"
         _BUILT_IN[known] = vocabulary
@@ -114,7 +112,7 @@ def keep_vocabulary(vocabulary: Vocabulary) -> str:
 
 
 def get_vocabulary(name_or_path: str | Path) -> Vocabulary:
-    """A vocabulary by name, or out of a JSON file.
+    """Return a vocabulary by name, or read it from a JSON file.
 
     Args:
         name_or_path: "vg150", "vg20", "vrd", "psg", "scenes", or the path of a JSON: a
@@ -133,17 +131,19 @@ def get_vocabulary(name_or_path: str | Path) -> Vocabulary:
             f"vocabulary {str(name_or_path)!r} is neither one of {', '.join(_BUILT_IN)} "
             f"nor an existing JSON file (looked for in {Path.cwd()})"
         )
-    stamp = path.stat()
-    return _read(path.resolve(), stamp.st_mtime_ns, stamp.st_size)
+    return _read((path.resolve(),))
 
 
-@cache
-def _read(path: Path, mtime_ns: int, size: int) -> Vocabulary:
-    """Cached, because a relations_json may be large and many parts of a model ask for it."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no complete JSON file ({error}): write it again") from error
+def write_vocabulary(vocabulary: Vocabulary, json_file: str | os.PathLike) -> None:
+    """Write a vocabulary as :func:`get_vocabulary` reads it."""
+    content = {"objects": vocabulary.objects, "predicates": vocabulary.predicates}
+    write_text(json_file, json.dumps(content, indent=1) + "\n")
+
+
+@until_changed(maxsize=64)  # a relations_json may be large, and many parts of a model ask for it
+def _read(paths: tuple[Path]) -> Vocabulary:
+    (path,) = paths
+    content = read_json(path, damaged="write it again", repeated_keys=True)
     try:
         return vocabulary_from_json(content)
     except ValueError as error:
@@ -151,10 +151,10 @@ def _read(path: Path, mtime_ns: int, size: int) -> Vocabulary:
 
 
 def vocabulary_from_json(content: Any) -> Vocabulary:
-    """The vocabulary in the parsed content of any of the files that `get_vocabulary` reads.
+    """Return the vocabulary in the parsed content of a file that `get_vocabulary` reads.
 
     Raises:
-        ValueError: says what is missing.
+        ValueError: with what is missing.
     """
     if isinstance(content, Mapping):
         if "categories" in content and "predicates" in content:

@@ -10,8 +10,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 
+from vrd_d2.data.boxes import annotation_xyxy
 from vrd_d2.data.detections import results_files
-from vrd_d2.data.records.packed import annotation_xyxy
 from vrd_d2.data.vocabulary import get_vocabulary
 from vrd_d2.modeling.relation_model import RelationModel
 from vrd_d2.tasks import Task

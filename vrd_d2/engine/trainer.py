@@ -27,6 +27,7 @@ from vrd_d2.checkpoint.checkpointer import (
     Stamp,
 )
 from vrd_d2.data.build import training_records
+from vrd_d2.data.datasets.setup import setup_datasets
 from vrd_d2.data.detections import results_files
 from vrd_d2.data.samplers import SkippingSampler, predicate_repeat_factors
 from vrd_d2.data.vocabulary import get_vocabulary
@@ -112,6 +113,7 @@ class Trainer(DefaultTrainer):
     """
 
     def __init__(self, cfg: CfgNode):
+        setup_datasets(cfg)
         with _cpu_ddp(cfg):
             super().__init__(_without_grad_scaler(cfg))
         if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.PRECISION == "bfloat16":
@@ -178,6 +180,7 @@ class Trainer(DefaultTrainer):
         Raises:
             ValueError: the dataset has other classes than MODEL.VOCABULARY.
         """
+        setup_datasets(cfg)
         check_datasets(cfg.DATASETS.TRAIN)
         dataset = training_records(
             cfg.DATASETS.TRAIN,
@@ -196,6 +199,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
         """All images of a dataset once, split among the processes."""
+        setup_datasets(cfg)
         check_datasets([dataset_name])
         mapper = build_mapper(cfg, [dataset_name], is_train=False)
         loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
@@ -205,6 +209,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None):
         """Relation metrics; detection AP as well where boxes are detected."""
+        setup_datasets(cfg)
         folder = output_folder or str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name)
         evaluators = []
         task = cfg.MODEL.RELATION.TASK

@@ -8,7 +8,7 @@ from vrd_d2.data.captions.build import make_parser
 from vrd_d2.data.captions.lexicon import Lexicon
 from vrd_d2.data.captions.matcher import VocabularyMatcher
 from vrd_d2.data.captions.words import base_form, plural, split_words, verb_forms
-from vrd_d2.data.datasets.visual_genome_raw import read_aliases
+from vrd_d2.data.names import read_aliases
 from vrd_d2.data.vocabulary import SCENES, VG20, VG150, VRD, Vocabulary
 
 

@@ -210,7 +210,7 @@ def test_counts_do_not_depend_on_processes(tmp_path, monkeypatch, workers):
     done = count_captions(files, make_parser("matcher", SCENES), workers=workers)
     expected[SCENES.object_id("man"), SCENES.predicate_id("riding"), SCENES.object_id("horse")] += 1
     assert done.counts == expected
-    assert (done.captions, done.told, done.broken) == (1004, 670, [0, 1])
+    assert (done.captions, done.with_triplets, done.broken) == (1004, 670, [0, 1])
 
 
 @pytest.mark.parametrize("stop_after", [1, 4, 7])

@@ -7,8 +7,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from published_documents import GQA_FILE, draw, run_script, spoiled, write
 
-from vrd_d2.data.datasets.builtin import register_builtin_datasets
 from vrd_d2.data.datasets.gqa import gqa_vocabulary, load_gqa
+from vrd_d2.data.datasets.setup import register_builtin_datasets
 from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
 
 NAMES = Vocabulary(["man", "hat", "cup"], ["wearing", "to the left of", "to the right of"])

@@ -8,8 +8,8 @@ import pytest
 from detectron2.data import DatasetCatalog
 from published_documents import OI_BOXES, OI_CLASSES, OI_HEADER, OI_ROWS, draw, run_script, write
 
-from vrd_d2.data.datasets.builtin import register_builtin_datasets
 from vrd_d2.data.datasets.open_images import load_open_images, open_images_vocabulary
+from vrd_d2.data.datasets.setup import register_builtin_datasets
 from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
 
 NAMES = Vocabulary(["Table", "Man", "Ball", "Girl"], ["at", "on", "interacts with"])

@@ -9,12 +9,12 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from PIL import Image
 from published_documents import PSG_FILE, draw, spoiled, write
 
-from vrd_d2.data.datasets.builtin import register_builtin_datasets
 from vrd_d2.data.datasets.panoptic_scene_graph import (
     load_panoptic_scene_graph,
     panoptic_scene_graph_vocabulary,
     segment_boxes,
 )
+from vrd_d2.data.datasets.setup import register_builtin_datasets
 from vrd_d2.data.vocabulary import PSG, get_vocabulary
 
 

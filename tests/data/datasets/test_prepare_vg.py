@@ -7,7 +7,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from scripts import load_script
 
-from vrd_d2.data.datasets.builtin import register_builtin_datasets
+from vrd_d2.data.datasets.setup import register_builtin_datasets
 from vrd_d2.data.vocabulary import get_vocabulary
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from published_documents import VRD_FILE, draw, spoiled, write
 from scripts import load_script
 
-from vrd_d2.data.datasets.builtin import register_builtin_datasets
+from vrd_d2.data.datasets.setup import register_builtin_datasets
 from vrd_d2.data.datasets.stanford_vrd import load_stanford_vrd, stanford_vrd_vocabulary
 from vrd_d2.data.formats.relations_json import load_relations_json, save_relations_json
 from vrd_d2.data.images.sizes import read_size, read_sizes, write_sizes

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from vrd_d2.data.datasets.builtin import register_builtin_datasets
+from vrd_d2.data.datasets.setup import register_builtin_datasets
 from vrd_d2.data.datasets.visual_genome_h5 import VisualGenomeH5, load_visual_genome_h5
 from vrd_d2.data.datasets.visual_genome_h5_files import CORRUPT_IMAGES
 from vrd_d2.data.vocabulary import VG20, VG150, Vocabulary, get_vocabulary

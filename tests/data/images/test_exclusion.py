@@ -5,9 +5,9 @@ import pytest
 from conftest import tiny_images
 from detectron2.data import DatasetCatalog
 
-from vrd_d2.data.formats.relations_json import register_relations_json, save_relations_json
-from vrd_d2.data.image_existence import drop_missing_images, leaving_out
-from vrd_d2.data.images.exclusion import exclude_images, read_name_list
+from vrd_d2.data.datasets.registrar import exclude_images, register_relations_json
+from vrd_d2.data.formats.relations_json import save_relations_json
+from vrd_d2.data.image_existence import Exclusion, drop_missing_images, read_name_list
 from vrd_d2.data.records.packed import PackedRecords
 from vrd_d2.data.vocabulary import Vocabulary
 from vrd_d2.engine.trainer import Trainer
@@ -97,11 +97,11 @@ def test_loaders_of_others_are_told_as_well(tmp_path):
 
 def test_packed_records_stay_packed(tmp_path):
     packed = PackedRecords.pack(tiny_images(tmp_path))
-    with leaving_out(["2.png"]) as left_out:
-        kept = drop_missing_images(packed, missing_images="keep", source="tiny")
-    assert isinstance(kept, PackedRecords) and left_out.count == 1
-    assert [record["image_id"] for record in kept] == [1, 2, 4, 5]
-    np.testing.assert_array_equal(kept[3]["relations"], [[0, 2, 2], [3, 1, 0], [1, 3, 3]])
+    exclusion = Exclusion(["2.png"])
+    left = drop_missing_images(packed, missing_images="keep", source="tiny", exclusion=exclusion)
+    assert isinstance(left, PackedRecords) and exclusion.count == 1
+    assert [record["image_id"] for record in left] == [1, 2, 4, 5]
+    np.testing.assert_array_equal(left[3]["relations"], [[0, 2, 2], [3, 1, 0], [1, 3, 3]])
 
 
 def test_a_config_leaves_them_out_everywhere(make_cfg, tmp_path):

@@ -190,7 +190,12 @@ def test_published_pairs(tmp_path):
     base, coverage = read_ready_base(path, SMALL)
     found = dict(zip(map(tuple, base.triplets.tolist()), base.triplet_counts.tolist(), strict=True))
     assert found == {(0, 1, 1): 2, (0, 0, 1): 1, (0, 0, 3): 1, (3, 0, 3): 3, (0, 2, 2): 1}
-    assert (coverage.told, coverage.told_kept, coverage.triplets, coverage.kept) == (11, 8, 8, 5)
+    assert (coverage.counted, coverage.counted_known, coverage.triplets, coverage.known) == (
+        11,
+        8,
+        8,
+        5,
+    )
     assert coverage.unknown_predicates == {"feeding": 1}
     assert coverage.unknown_objects == {"cat": 2}
     assert "5 of 8 triplets (8 of 11 counts) are in the vocabulary" in str(coverage)
@@ -208,7 +213,7 @@ def test_published_triplet_counts(samples):
     base, coverage = read_ready_base(path, VG150)
     assert len(base) == len(content["train"]) == 26033
     assert base.triplet_counts.sum() == sum(content["train"].values())
-    assert coverage.told == coverage.told_kept
+    assert coverage.counted == coverage.counted_known
     rng = np.random.default_rng(0)
     names = list(content["train"])
     for name in rng.choice(names, 50):
@@ -218,7 +223,7 @@ def test_published_triplet_counts(samples):
         assert found == content["train"][name]
     # Another vocabulary keeps what it has names for, and says what it lacks.
     _, coverage = read_ready_base(path, VRD)
-    assert 0 < coverage.kept < coverage.triplets
+    assert 0 < coverage.known < coverage.triplets
     assert coverage.unknown_objects.most_common(1)[0][0] == "man"
     with pytest.raises(ValueError, match="no split 'val': choose one of train, test"):
         read_ready_base(path, VG150, split="val")

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from vrd_d2.data.analysis.statistics import DatasetStatistics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _BAR, _MARK, _GRID = "#4477aa", "#222222", "#dddddd"
 _NAMED = 150  # bars that still have room for a name
@@ -50,8 +52,10 @@ def write_statistics_plots(
     return paths
 
 
-def plot_counts(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
-    """Bars on a logarithmic scale, the most frequent first; those of count 0 are only told of."""
+def plot_counts(counts: np.ndarray, names: Sequence[str], title: str) -> "Figure":
+    """Draw bars on a logarithmic scale, the most frequent first; those of 0 are only counted."""
+    from matplotlib.figure import Figure
+
     order = np.argsort(-counts, kind="stable")
     order = order[counts[order] > 0]
     named = len(order) <= _NAMED
@@ -74,8 +78,11 @@ def plot_counts(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
     return figure
 
 
-def plot_images(statistics: DatasetStatistics, title: str) -> Figure:
-    """How many images have how many boxes and relations."""
+def plot_images(statistics: DatasetStatistics, title: str) -> "Figure":
+    """Draw how many images have how many boxes and relations."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     for axes, counts, what in zip(
         figure.subplots(1, 2),
@@ -101,8 +108,10 @@ def plot_images(statistics: DatasetStatistics, title: str) -> Figure:
     return figure
 
 
-def plot_class_pairs(statistics: DatasetStatistics, title: str) -> Figure:
-    """Share of the most frequent predicate of each class pair, pairs and relations counted."""
+def plot_class_pairs(statistics: DatasetStatistics, title: str) -> "Figure":
+    """Draw the share of the most frequent predicate of each class pair."""
+    from matplotlib.figure import Figure
+
     shares = np.array([pair.share for pair in statistics.class_pairs])
     weights = np.array([pair.relations for pair in statistics.class_pairs])
     figure = Figure(figsize=(7, 3.8), layout="constrained")
@@ -127,7 +136,7 @@ def plot_class_pairs(statistics: DatasetStatistics, title: str) -> Figure:
     return figure
 
 
-def _plain(axes: Axes) -> None:
+def _plain(axes: "Axes") -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
     axes.grid(axis="y", color=_GRID, lw=0.7)

@@ -4,11 +4,11 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from vrd_d2.data.records.packed import PackedRecords, unseen_triplets
+from vrd_d2.data.source_files import write_text
 from vrd_d2.data.vocabulary import Vocabulary
 
 
@@ -30,13 +30,13 @@ def split_indices(
         ValueError: a share or number is out of range, or they are more than there are images.
     """
     sizes = {name: _size(name, part, count) for name, part in parts.items()}
-    left = count - sum(sizes.values())
-    if left < 0:
+    others = count - sum(sizes.values())
+    if others < 0:
         asked = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise ValueError(f"{asked} are more than the {count} images: take fewer")
     order = np.random.default_rng(seed).permutation(count)
     found, start = {}, 0
-    for name, size in {**sizes, rest: left}.items():
+    for name, size in {**sizes, rest: others}.items():
         found[name] = np.sort(order[start : start + size])
         start += size
     return found
@@ -55,7 +55,7 @@ def _size(name: str, part: float | int, count: int) -> int:
 def zero_shot_names(
     train: Sequence[dict], test: Sequence[dict], vocabulary: Vocabulary
 ) -> list[list[str]]:
-    """Test triplets that training lacks, as rows [subject, predicate, object] of names.
+    """Return test triplets that training does not contain, as names [subject, predicate, object].
 
     Args:
         train, test: dataset dicts, lists or PackedRecords, of the same vocabulary.
@@ -63,16 +63,14 @@ def zero_shot_names(
     """
     unseen = unseen_triplets(_packed(test).triplets(), _packed(train).triplets())
     return [
-        [vocabulary.objects[subject], vocabulary.predicates[predicate], vocabulary.objects[object_]]
-        for subject, object_, predicate in unseen
+        [vocabulary.objects[subject], vocabulary.predicates[predicate], vocabulary.objects[obj]]
+        for subject, obj, predicate in unseen
     ]
 
 
 def write_zero_shot(rows: Sequence[Sequence[str]], path: str | os.PathLike) -> None:
-    """Write :func:`zero_shot_names` for :func:`~vrd_d2.data.datasets.builtin.load_zero_shot`."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(list(rows)) + "\n", encoding="utf-8")
+    """Write :func:`zero_shot_names` as zero_shot.json of a dataset."""
+    write_text(path, json.dumps(list(rows)) + "\n")
 
 
 def _packed(records: Sequence[dict]) -> PackedRecords:

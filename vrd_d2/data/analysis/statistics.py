@@ -77,10 +77,10 @@ class DatasetStatistics:
 
     @property
     def dominant_share(self) -> float:
-        """Share of relations whose predicate is the most frequent of their class pair, in 0..1.
+        """Return the share of relations with the most frequent predicate of their class pair.
 
-        What is reached by knowing the classes alone: the top-1 of the frequency prior on the very
-        data that it was counted on. NaN without relations.
+        In 0..1, NaN without relations. It is what knowing the classes alone reaches: the top-1 of
+        the frequency prior on the very data that it was counted on.
         """
         total = sum(pair.relations for pair in self.class_pairs)
         return sum(p.relations * p.share for p in self.class_pairs) / total if total else np.nan
@@ -152,7 +152,7 @@ def dataset_statistics(
 
 
 def _class_pairs(triplets: np.ndarray, times: np.ndarray) -> tuple[ClassPair, ...]:
-    """Of the sorted distinct (subject, object, predicate) and how often each occurs."""
+    """Return the class pairs of sorted distinct (subject, object, predicate) and their counts."""
     if not len(triplets):
         return ()
     pairs, starts = np.unique(triplets[:, :2], axis=0, return_index=True)
@@ -219,7 +219,7 @@ def _lines(
     yield line("boxes", boxes)
     yield line("  that reach outside the image", s.boxes_outside, boxes)
     if s.images_without_size:
-        yield f"    (not told of {s.images_without_size:,} images, whose size is not known)"
+        yield f"    (not counted in {s.images_without_size:,} images, whose size is not known)"
     yield line("  without area", s.boxes_without_area, boxes)
     yield line("classes that occur", int((s.class_counts > 0).sum()), len(s.class_counts))
     yield most(s.class_counts, objects)

@@ -23,7 +23,7 @@ def make_parser(
             installed, else the matcher.
         vocabulary: names that triplets are made of.
         object_aliases, predicate_aliases: alias -> canonical name, as
-            :func:`~vrd_d2.data.datasets.visual_genome_raw.read_aliases` returns them.
+            :func:`~vrd_d2.data.names.read_aliases` returns them.
         model: spaCy's model, a package or a folder.
 
     Raises:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from vrd_d2.data.captions.base import CaptionParser, Triplet
 from vrd_d2.data.captions.files import CaptionFile
+from vrd_d2.data.source_files import write_text
 
 _BATCH = 2000  # captions that go to a process at once
 _AHEAD = 4  # batches read ahead for each process: bounds the memory
@@ -25,7 +26,7 @@ class Progress:
     Attributes:
         file, record: index of the file, and records of it that are counted.
         captions: captions read.
-        told: captions that hold a triplet.
+        with_triplets: captions that hold a triplet.
         broken: records without a readable caption, of each file.
         first_broken: the first of each file, "" for none.
         counts: (subject class, predicate, object class) -> count.
@@ -35,7 +36,7 @@ class Progress:
     file: int = 0
     record: int = 0
     captions: int = 0
-    told: int = 0
+    with_triplets: int = 0
     broken: list[int] = field(default_factory=list)
     first_broken: list[str] = field(default_factory=list)
     counts: Counter[Triplet] = field(default_factory=Counter)
@@ -66,7 +67,7 @@ def count_captions(
         files: what to read, in this order.
         parser: what finds triplets.
         workers: processes that parse; 1 parses in this one.
-        state: file that keeps the progress. If it is there, counting goes on where it stopped.
+        state: file for the progress. If it is there, counting goes on where it stopped.
             It is left for the caller to remove.
         settings: all that the counts depend on beside files and parser; a state of other settings
             is refused.
@@ -81,12 +82,12 @@ def count_captions(
     progress = _resumed(state, stamp, len(files))
     saved = time.monotonic()
     try:
-        for batch, counts, told in _counted(_batches(files, progress), parser, workers):
+        for batch, counts, found in _counted(_batches(files, progress), parser, workers):
             progress.file, progress.record = batch.file, batch.record
             progress.broken[batch.file] = batch.broken
             progress.first_broken[batch.file] = batch.first_broken
             progress.captions += len(batch.captions)
-            progress.told += told
+            progress.with_triplets += found
             progress.counts.update(counts)
             if report is not None:
                 report(progress)
@@ -115,7 +116,7 @@ def count_captions(
 
 
 def _batches(files: Sequence[CaptionFile], progress: Progress) -> Iterator[_Batch]:
-    """Captions from where the progress stands."""
+    """Yield captions from where the progress stands."""
     for index in range(progress.file, len(files)):
         file = files[index]
         number = progress.record if index == progress.file else 0
@@ -133,7 +134,7 @@ def _batches(files: Sequence[CaptionFile], progress: Progress) -> Iterator[_Batc
 def _counted(
     batches: Iterator[_Batch], parser: CaptionParser, workers: int
 ) -> Iterator[tuple[_Batch, Counter[Triplet], int]]:
-    """Batches with their counts, in the order of the batches whichever process is first."""
+    """Yield batches with their counts, in the order of the batches."""
     if workers <= 1:
         for batch in batches:
             yield batch, *_count(parser, batch.captions)
@@ -172,7 +173,7 @@ def _count_here(captions: Sequence[str]) -> tuple[Counter[Triplet], int]:
 
 
 def _stamp(files: Sequence[CaptionFile], parser: str, settings: Mapping[str, object]) -> str:
-    """What a state must agree with to be gone on with."""
+    """Return what a state must agree with to be continued."""
     described = [
         (str(file.path.resolve()), file.size, file.path.stat().st_mtime_ns, file.format)
         for file in files
@@ -186,12 +187,12 @@ def _resumed(state: str | os.PathLike | None, stamp: str, files: int) -> Progres
         return Progress(broken=[0] * files, first_broken=[""] * files)
     try:
         content = json.loads(Path(state).read_text(encoding="utf-8"))
-        kept = content.pop("stamp")
+        stored = content.pop("stamp")
         rows = content.pop("counts")
         progress = Progress(**content, counts=Counter({(s, p, o): n for s, p, o, n in rows}))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{state} is no state of counted captions: delete it") from error
-    if kept != stamp:
+    if stored != stamp:
         raise ValueError(
             f"{state} was begun with other files, names or settings: finish that, or delete it"
         )
@@ -202,6 +203,4 @@ def _resumed(state: str | os.PathLike | None, stamp: str, files: int) -> Progres
 def _save(progress: Progress, stamp: str, state: str | os.PathLike) -> None:
     content = asdict(progress)
     content["counts"] = [(*triplet, count) for triplet, count in progress.counts.items()]
-    partial = Path(f"{state}.writing")
-    partial.write_text(json.dumps({"stamp": stamp, **content}), encoding="utf-8")
-    os.replace(partial, state)
+    write_text(state, json.dumps({"stamp": stamp, **content}))

@@ -18,7 +18,7 @@ class Lexicon:
     Args:
         vocabulary: names.
         object_aliases, predicate_aliases: alias -> canonical name, as
-            :func:`~vrd_d2.data.datasets.visual_genome_raw.read_aliases` returns them.
+            :func:`~vrd_d2.data.names.read_aliases` returns them.
     """
 
     def __init__(

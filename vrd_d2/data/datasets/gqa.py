@@ -1,18 +1,24 @@
 """GQA's scene graphs (Hudson and Manning 2019) as they are published, into dataset dicts.
 
-They are Visual Genome's, cleaned. Names are open: a vocabulary says which to keep.
+They are Visual Genome's, cleaned. Names are open: a vocabulary says which are read.
 """
 
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.structures import BoxMode
 
-from vrd_d2.data.datasets.name_counts import NameCounts, positions
-from vrd_d2.data.image_existence import check_policy, drop_missing_images
+from vrd_d2.data.boxes import XYXY_ABS
+from vrd_d2.data.datasets.name_counts import (
+    NameCounts,
+    names_metadata,
+    positions,
+    vocabulary_remedy,
+)
+from vrd_d2.data.datasets.spec import DatasetSpec, Loaded, Select, SplitFiles
 from vrd_d2.data.images.folders import ImageFolders
 from vrd_d2.data.records.packed import PackedRecords
 from vrd_d2.data.source_files import (
@@ -23,7 +29,7 @@ from vrd_d2.data.source_files import (
     member,
     read_json,
 )
-from vrd_d2.data.vocabulary import Vocabulary
+from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +47,7 @@ def gqa_vocabulary(
     num_objects: int | None = None,
     num_predicates: int | None = None,
 ) -> Vocabulary:
-    """The most frequent names of a file, most frequent first.
+    """Return the most frequent names of a file, most frequent first.
 
     "to the left of" and "to the right of", which GQA added by the positions of boxes, are
     predicates like any other.
@@ -68,22 +74,19 @@ def load_gqa(
     image_root: str | os.PathLike | None = None,
     *,
     vocabulary: Vocabulary,
-    missing_images: str = "error",
 ) -> PackedRecords:
     """Read ``train_sceneGraphs.json`` or ``val_sceneGraphs.json``.
 
-    Objects that the vocabulary lacks are left out, and relations whose predicate or one of whose
-    ends it lacks; the log says how many. Boxes are kept as annotated, and so are several
-    predicates on a pair, repeated relations, and images of which nothing is left.
+    Objects that are not in the vocabulary are left out, and relations whose predicate or one of
+    whose ends is not; the log says how many. Boxes stay as annotated, and so do several predicates
+    on a pair, repeated relations, and images of which nothing is left. Images are not looked for.
 
     Args:
         json_file: {image id: {"width", "height", "objects": {object id: {"name", "x", "y", "w",
             "h", "relations": [{"name", "object": object id}]}}}}.
         image_root: folder of the images ID.jpg, in one of IMAGE_FOLDERS below it; None is the
             JSON's.
-        vocabulary: names to keep, such as those of :func:`gqa_vocabulary`.
-        missing_images: "error" raises for an image that is missing, "skip" logs its name, "keep"
-            does not look for images.
+        vocabulary: names to read, such as those of :func:`gqa_vocabulary`.
 
     Returns:
         Dataset dicts in the order of the file, as
@@ -93,7 +96,6 @@ def load_gqa(
     Raises:
         ValueError: names the file, the image and what is wrong with it.
     """
-    check_policy(missing_images)
     document = read_json(json_file)
     root = os.path.dirname(os.fspath(json_file)) if image_root is None else image_root
     folders = ImageFolders(root, IMAGE_FOLDERS)
@@ -116,11 +118,11 @@ def load_gqa(
     logger.info(
         "%s: %d images; the vocabulary covers %s", json_file, len(packed), found.summary(kept)
     )
-    return drop_missing_images(packed, missing_images=missing_images, source=str(json_file))
+    return packed
 
 
 def _images(document: Any) -> Iterator[tuple[str, dict[str, dict]]]:
-    """Image ids and their checked objects."""
+    """Yield image ids and their checked objects."""
     if type(document) is not dict or not document:
         raise ValueError(_TOP_LEVEL)
     for image_id, graph in document.items():
@@ -157,7 +159,7 @@ def _scene(
     found: NameCounts,
     kept: NameCounts,
 ) -> dict[str, Any]:
-    """Annotations and relations of one image."""
+    """Return annotations and relations of one image."""
     annotations, index = [], {}
     for object_id, record in objects.items():
         try:
@@ -175,7 +177,7 @@ def _scene(
             {
                 "id": object_id,
                 "bbox": box,
-                "bbox_mode": BoxMode.XYXY_ABS,
+                "bbox_mode": XYXY_ABS,
                 "category_id": category,
             }
         )
@@ -192,3 +194,21 @@ def _scene(
         "annotations": annotations,
         "relations": np.array(relations, np.int64).reshape(-1, 3),
     }
+
+
+def _files(root: Path, split: str) -> SplitFiles:
+    folder = root / "gqa"
+    paths = {
+        "scene_graphs": folder / f"{split}_sceneGraphs.json",
+        "vocabulary": folder / "vocabulary.json",
+    }
+    return SplitFiles(paths, folder, remedies={"vocabulary": vocabulary_remedy("gqa")})
+
+
+def _load(files: SplitFiles, split: str, select: Select) -> Loaded:
+    vocabulary = get_vocabulary(files.paths["vocabulary"])
+    records = load_gqa(files.paths["scene_graphs"], files.image_root, vocabulary=vocabulary)
+    return Loaded(records, names_metadata(vocabulary))
+
+
+SPEC = DatasetSpec("gqa", ("train", "val"), _files, None, _load)

@@ -1,11 +1,9 @@
 """Vocabularies of datasets whose names are open: the most frequent ones."""
 
-import json
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 from vrd_d2.data.vocabulary import Vocabulary
 
@@ -25,7 +23,7 @@ class NameCounts:
     def vocabulary(
         self, num_objects: int | None = None, num_predicates: int | None = None
     ) -> Vocabulary:
-        """The most frequent names, most frequent first, equally frequent ones by name.
+        """Return the most frequent names, most frequent first, equally frequent ones by name.
 
         Args:
             num_objects, num_predicates: how many; None is all.
@@ -39,26 +37,33 @@ class NameCounts:
         )
 
     def summary(self, covered: "NameCounts") -> str:
-        """What is in `covered` of these, for the log."""
+        """Describe what is in `covered` of these, for the log."""
         parts = []
         for kind in ("objects", "predicates"):
-            mine, kept = getattr(self, kind), getattr(covered, kind)
-            lost = (mine - kept).most_common(5)
+            found, read = getattr(self, kind), getattr(covered, kind)
+            lost = (found - read).most_common(5)
             most = ", ".join(f"{name!r} {number}" for name, number in lost) or "none"
             kind = "relations" if kind == "predicates" else kind
-            parts.append(f"{kept.total()} of {mine.total()} {kind} (left out most: {most})")
+            parts.append(f"{read.total()} of {found.total()} {kind} (left out most: {most})")
         return " and ".join(parts)
 
 
 def positions(names: Iterable[str]) -> dict[str, int]:
-    """Name -> its position, which is its id."""
+    """Return name -> its position, which is its id."""
     return {name: position for position, name in enumerate(names)}
 
 
-def write_vocabulary(vocabulary: Vocabulary, json_file: str | os.PathLike) -> None:
-    """Write a vocabulary as :func:`~vrd_d2.data.vocabulary.get_vocabulary` reads it."""
-    content = {"objects": vocabulary.objects, "predicates": vocabulary.predicates}
-    Path(json_file).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+def names_metadata(vocabulary: Vocabulary) -> dict[str, Any]:
+    """Return the metadata of a dataset whose names are known when it is read."""
+    return {
+        "thing_classes": list(vocabulary.objects),
+        "predicate_classes": list(vocabulary.predicates),
+    }
+
+
+def vocabulary_remedy(name: str) -> str:
+    """Say where the vocabulary of a dataset comes from."""
+    return f"`python datasets/prepare_vocabulary.py {name}` writes it from the training file"
 
 
 def _most_frequent(counts: Counter, number: int | None, kind: str) -> tuple[str, ...]:

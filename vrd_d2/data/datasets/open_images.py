@@ -1,29 +1,44 @@
 """Visual relationships of Open Images V6 (Kuznetsova et al. 2020) as published, into dicts.
 
 The files are CSV. A row is a relation: two labels, two boxes in fractions of the image, and the
-predicate. Objects have no numbers of their own: they are what equal label and equal box make one.
+predicate. Objects have no numbers: equal label and equal box make one object.
 """
 
 import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.structures import BoxMode
 
-from vrd_d2.data.datasets.name_counts import NameCounts, positions
-from vrd_d2.data.image_existence import check_policy, drop_missing_images
+from vrd_d2.data.boxes import XYXY_ABS
+from vrd_d2.data.csv_files import read_csv, read_csv_pairs
+from vrd_d2.data.datasets.name_counts import (
+    NameCounts,
+    names_metadata,
+    positions,
+    vocabulary_remedy,
+)
+from vrd_d2.data.datasets.spec import (
+    DatasetSpec,
+    Loaded,
+    Select,
+    SplitFiles,
+    existing,
+    first_existing,
+)
 from vrd_d2.data.images.folders import ImageFolders
 from vrd_d2.data.images.sizes import read_size, read_sizes
 from vrd_d2.data.records.packed import PackedRecords
-from vrd_d2.data.source_files import collector_paused, located, read_csv, read_csv_pairs
-from vrd_d2.data.vocabulary import Vocabulary
+from vrd_d2.data.source_files import collector_paused, located
+from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
 
 logger = logging.getLogger(__name__)
 
 IMAGE_FOLDERS = ("images", "train", "validation", "test")
+_SPLITS = {"train": "train", "val": "validation", "test": "test"}  # as files call them
 _ATTRIBUTE = "is"  # "table is wooden": the second label is no object
 _HEADERS = frozenset(("LabelName", "id"))  # of the files of descriptions, of which some have none
 _SIDES = ("XMin", "YMin", "XMax", "YMax")
@@ -55,7 +70,7 @@ def open_images_vocabulary(
     num_objects: int | None = None,
     num_predicates: int | None = None,
 ) -> Vocabulary:
-    """The most frequent names of a file's relations, most frequent first; no attributes.
+    """Return the most frequent names of a file's relations, most frequent first; no attributes.
 
     Args:
         relations_csv, class_descriptions: as in :func:`load_open_images`.
@@ -80,14 +95,14 @@ def load_open_images(
     vocabulary: Vocabulary,
     boxes_csv: str | os.PathLike | None = None,
     sizes: str | os.PathLike | None = None,
-    missing_images: str = "error",
+    select: Select | None = None,
 ) -> PackedRecords:
     """Read ``oidv6-train-annotations-vrd.csv`` or that of another split.
 
     There is a dict for every image that has a relation. Attributes, rows with the predicate
     "is", are no relations of two objects: they are left out, and counted in the log, as are
-    objects and relations whose names the vocabulary lacks. Boxes are kept as annotated, and so
-    are repeated relations and several predicates on a pair.
+    objects and relations whose names are not in the vocabulary. Boxes stay as annotated, and so
+    do repeated relations and several predicates on a pair.
 
     Args:
         relations_csv: columns ImageID, LabelName1, LabelName2, XMin1, XMax1, YMin1, YMax1, XMin2,
@@ -97,14 +112,14 @@ def load_open_images(
             the CSV's.
         class_descriptions: CSV of label (such as /m/01g317) and name, with or without a header.
             Labels of the same name are one class.
-        vocabulary: names to keep, such as those of :func:`open_images_vocabulary`. Predicates are
+        vocabulary: names to read, such as those of :func:`open_images_vocabulary`. Predicates are
             the relationship labels with spaces for underscores.
         boxes_csv: columns ImageID, LabelName, XMin, XMax, YMin, YMax (others are ignored): objects
             beside those in relations, which then come first; None has none.
         sizes: JSON file of :func:`~vrd_d2.data.images.sizes.write_sizes`, keyed ImageID.jpg; None
             reads the headers of the images.
-        missing_images: "error" raises for an image that is missing, "skip" logs its name, "keep"
-            does not look for images, which needs `sizes`.
+        select: chooses among dicts with "file_name" before images are opened; None takes all,
+            which needs the images or `sizes`.
 
     Returns:
         Dataset dicts in the order of the file, as
@@ -114,7 +129,6 @@ def load_open_images(
     Raises:
         ValueError: names the file, the line or image, and what is wrong with it.
     """
-    check_policy(missing_images)
     name_of = _read_classes(class_descriptions)
     images = _read_relations(relations_csv, name_of)
     if boxes_csv is not None:
@@ -122,11 +136,9 @@ def load_open_images(
     known = read_sizes(sizes)
     root = os.path.dirname(os.fspath(relations_csv)) if image_root is None else image_root
     folders = ImageFolders(root, IMAGE_FOLDERS)
-    wanted = drop_missing_images(
-        [{"file_name": folders.path(f"{key}.jpg"), "image_id": key} for key in images],
-        missing_images=missing_images,
-        source=str(relations_csv),
-    )
+    wanted = [{"file_name": folders.path(f"{key}.jpg"), "image_id": key} for key in images]
+    if select is not None:
+        wanted = select(wanted)
     found, kept = NameCounts(), NameCounts()
     numbers = iter(range(1, 2**63))
     classes, predicates = positions(vocabulary.objects), positions(vocabulary.predicates)
@@ -155,7 +167,7 @@ def _read_classes(class_descriptions: str | os.PathLike) -> dict[str, str]:
 def _read_relations(
     relations_csv: str | os.PathLike, name_of: Mapping[str, str]
 ) -> dict[str, _Image]:
-    """Image id -> its objects and relations, of all images that have a relation."""
+    """Return image id -> objects and relations, of all images that have a relation."""
     images: dict[str, _Image] = {}
     attributes = 0
     for line, row in read_csv(relations_csv, _RELATION_COLUMNS):
@@ -246,7 +258,7 @@ def _scene(
     found: NameCounts,
     kept: NameCounts,
 ) -> dict[str, Any]:
-    """Annotations in pixels and relations of one image."""
+    """Return annotations in pixels and relations of one image."""
     width, height = record["width"], record["height"]
     annotations: list[dict] = []
     index: dict[Object, int] = {}
@@ -261,14 +273,14 @@ def _scene(
             {
                 "id": next(numbers),
                 "bbox": [x1 * width, y1 * height, x2 * width, y2 * height],
-                "bbox_mode": BoxMode.XYXY_ABS,
+                "bbox_mode": XYXY_ABS,
                 "category_id": classes[name],
             }
         )
     relations = []
-    for subject, object_, predicate in image.relations:
+    for subject, obj, predicate in image.relations:
         found.predicates[predicate] += 1
-        row = (index.get(subject), index.get(object_), predicates.get(predicate))
+        row = (index.get(subject), index.get(obj), predicates.get(predicate))
         if None not in row:
             kept.predicates[predicate] += 1
             relations.append(row)
@@ -276,3 +288,37 @@ def _scene(
         "annotations": annotations,
         "relations": np.array(relations, np.int64).reshape(-1, 3),
     }
+
+
+def open_images_files(folder: Path, split: str) -> dict[str, Path]:
+    """Return the files of a split by the arguments of :func:`load_open_images`.
+
+    File names may begin with "oidv6-" or not, as the published ones do and do not. The two
+    optional files are among them if they exist.
+    """
+
+    def find(*stems: str) -> Path:
+        return first_existing(folder, *(p + stem for stem in stems for p in ("oidv6-", "")))
+
+    stem = f"{_SPLITS[split]}-annotations"
+    return {
+        "relations_csv": find(f"{stem}-vrd.csv"),
+        "class_descriptions": find("class-descriptions.csv", "class-descriptions-boxable.csv"),
+        **existing(boxes_csv=find(f"{stem}-bbox.csv"), sizes=folder / "sizes.json"),
+    }
+
+
+def _files(root: Path, split: str) -> SplitFiles:
+    folder = root / "oiv6"
+    paths = {**open_images_files(folder, split), "vocabulary": folder / "vocabulary.json"}
+    return SplitFiles(paths, folder, remedies={"vocabulary": vocabulary_remedy("oiv6")})
+
+
+def _load(files: SplitFiles, split: str, select: Select) -> Loaded:
+    vocabulary = get_vocabulary(files.paths["vocabulary"])
+    paths = {**files.paths, "vocabulary": vocabulary}
+    records = load_open_images(image_root=files.image_root, select=select, **paths)
+    return Loaded(records, names_metadata(vocabulary))
+
+
+SPEC = DatasetSpec("oiv6", tuple(_SPLITS), _files, None, _load)

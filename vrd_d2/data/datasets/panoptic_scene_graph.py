@@ -6,13 +6,14 @@ Objects are the segments of a panoptic segmentation, things and stuff alike; her
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.structures import BoxMode
 from PIL import Image
 
-from vrd_d2.data.image_existence import check_policy, drop_missing_images
+from vrd_d2.data.boxes import XYWH_ABS, XYXY_ABS
+from vrd_d2.data.datasets.spec import DatasetSpec, Select, SplitFiles
 from vrd_d2.data.records.packed import PackedRecords
 from vrd_d2.data.source_files import (
     checked_box,
@@ -24,7 +25,7 @@ from vrd_d2.data.source_files import (
     read_json,
     short,
 )
-from vrd_d2.data.vocabulary import Vocabulary
+from vrd_d2.data.vocabulary import PSG, Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ SPLITS = ("train", "val", "test")
 
 
 def panoptic_scene_graph_vocabulary(document: Any) -> Vocabulary:
-    """Names of the parsed ``psg.json``: its thing classes, then its stuff classes; predicates.
+    """Return the names of the parsed ``psg.json``: thing classes, then stuff classes; predicates.
 
     Raises:
         ValueError: a list is missing, or its names are no different strings.
@@ -51,16 +52,16 @@ def load_panoptic_scene_graph(
     split: str,
     num_val: int = 1000,
     vocabulary: Vocabulary | None = None,
-    missing_images: str = "error",
+    select: Select | None = None,
 ) -> PackedRecords:
     """Read one part of ``psg.json``.
 
     The file tells test from training only, so validation is the first `num_val` images with
     relations that are not in its test_image_ids, and training all others ("train" and "val"
-    together are the public training set). Images without relations are kept, boxes are
-    kept as annotated. Where an image lacks "annotations", boxes are those around its segments in
-    the panoptic PNG, whose pixels number segments by R + 256 G + 256^2 B; x2 and y2 are one beyond
-    the last pixel.
+    together are the public training set). Images without relations are read, and boxes stay as
+    annotated. Where an image has no "annotations", boxes are those around its segments in the
+    panoptic PNG, whose pixels number segments by R + 256 G + 256^2 B; x2 and y2 are one beyond the
+    last pixel.
 
     Args:
         json_file: "data": [{"file_name", "image_id", "width", "height", "segments_info": [{"id",
@@ -71,8 +72,8 @@ def load_panoptic_scene_graph(
         split: "train", "val" or "test".
         num_val: images for validation.
         vocabulary: names that the file must have; None takes them as they are.
-        missing_images: "error" raises for an image that is missing, "skip" logs its name, "keep"
-            does not look for images (a panoptic PNG is needed where there are no "annotations").
+        select: chooses among the records of the split, whose "file_name" is the whole path, before
+            panoptic PNGs are opened; None takes all.
 
     Returns:
         Dataset dicts in the order of the file, as
@@ -82,7 +83,6 @@ def load_panoptic_scene_graph(
     Raises:
         ValueError: names the file, the image and what is wrong with it.
     """
-    check_policy(missing_images)
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}: choose one of {', '.join(SPLITS)}")
     root = os.path.dirname(os.fspath(json_file)) if image_root is None else os.fspath(image_root)
@@ -99,7 +99,8 @@ def load_panoptic_scene_graph(
             record | {"file_name": os.path.join(root, record["file_name"])}
             for record in _part(document, split, num_val)
         ]
-    chosen = drop_missing_images(chosen, missing_images=missing_images, source=str(json_file))
+    if select is not None:
+        chosen = select(chosen)
     numbers = iter(range(1, 2**63))
 
     def records() -> Iterator[dict]:
@@ -117,7 +118,7 @@ def load_panoptic_scene_graph(
 
 
 def segment_boxes(png_file: str | os.PathLike, segment_ids: list[int]) -> tuple[list, tuple]:
-    """Boxes around the segments of a panoptic PNG, and its size.
+    """Return the boxes around the segments of a panoptic PNG, and its size.
 
     Args:
         png_file: RGB; a pixel belongs to segment R + 256 G + 256^2 B.
@@ -148,7 +149,7 @@ def segment_boxes(png_file: str | os.PathLike, segment_ids: list[int]) -> tuple[
 
 
 def _part(document: dict, split: str, num_val: int) -> list[dict]:
-    """Records of one split; ids and what decides on the split are checked for all."""
+    """Return the records of one split; ids and what decides on the split are checked for all."""
     test_ids = member(document, "test_image_ids", list)
     for i, number in enumerate(test_ids):
         if type(number) not in (int, str):
@@ -206,7 +207,7 @@ def _image(record: dict, root: str, names: Vocabulary, numbers: Iterator[int]) -
             {
                 "id": next(numbers),
                 "bbox": box,
-                "bbox_mode": BoxMode.XYXY_ABS,
+                "bbox_mode": XYXY_ABS,
                 "category_id": category,
             }
         )
@@ -230,9 +231,9 @@ def _image(record: dict, root: str, names: Vocabulary, numbers: Iterator[int]) -
 
 def _annotated_box(annotation: Any) -> list[float]:
     mode = member(annotation, "bbox_mode", int)
-    if mode not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
+    if mode not in (XYXY_ABS, XYWH_ABS):
         raise ValueError(f"bbox_mode is {short(mode)}: it must be 0 (XYXY) or 1 (XYWH)")
-    extent = mode == BoxMode.XYWH_ABS
+    extent = mode == XYWH_ABS
     form = "[x, y, width, height]" if extent else "[x1, y1, x2, y2]"
     return checked_box(member(annotation, "bbox", list), form, (0, 1, 2, 3), extent=extent)
 
@@ -252,3 +253,19 @@ def _boxes_of_segments(
             "get the file that belongs to it"
         )
     return boxes
+
+
+def _files(root: Path, split: str) -> SplitFiles:
+    folder = root / "psg"
+    images = folder / "coco"
+    # COCO's folder: in the dataset's folder, or where Detectron2 expects it.
+    return SplitFiles({"psg": folder / "psg.json"}, images if images.is_dir() else root / "coco")
+
+
+def _load(files: SplitFiles, split: str, select: Select) -> PackedRecords:
+    return load_panoptic_scene_graph(
+        files.paths["psg"], files.image_root, split=split, vocabulary=PSG, select=select
+    )
+
+
+SPEC = DatasetSpec("psg", SPLITS, _files, PSG, _load)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.structures import BoxMode
 
-from vrd_d2.data.image_existence import check_policy, drop_missing_images
+from vrd_d2.data.boxes import XYXY_ABS
+from vrd_d2.data.datasets.spec import DatasetSpec, Select, SplitFiles, existing
 from vrd_d2.data.images.folders import ImageFolders
 from vrd_d2.data.images.sizes import read_size, read_sizes
 from vrd_d2.data.records.packed import PackedRecords
@@ -22,7 +22,7 @@ from vrd_d2.data.vocabulary import VRD, Vocabulary
 
 logger = logging.getLogger(__name__)
 
-# Where the images lie: the folders of the published archive, or one of the user's own.
+# Where the images lie: the folders of the published archive, or others.
 IMAGE_FOLDERS = (
     "images",
     "sg_dataset/sg_train_images",
@@ -37,7 +37,7 @@ _TOP_LEVEL = (
 
 
 def stanford_vrd_vocabulary(folder: str | os.PathLike) -> Vocabulary:
-    """The names in ``objects.json`` and ``predicates.json``, which the annotation numbers from 0.
+    """Read the names of ``objects.json`` and ``predicates.json``, numbered from 0.
 
     Raises:
         ValueError: a file is missing or no JSON list of different names.
@@ -58,12 +58,12 @@ def load_stanford_vrd(
     *,
     vocabulary: Vocabulary = VRD,
     sizes: str | os.PathLike | None = None,
-    missing_images: str = "error",
+    select: Select | None = None,
 ) -> PackedRecords:
     """Read ``annotations_train.json`` or ``annotations_test.json``.
 
     The objects of an image are the distinct (class, box) of its relations' ends, in the order of
-    their first mention. Boxes are kept as annotated, and so are repeated relations, several
+    their first mention. Boxes stay as annotated, and so do repeated relations, several
     predicates on a pair, relations of a box to itself, and images without relations (which
     thereby have no objects).
 
@@ -76,34 +76,26 @@ def load_stanford_vrd(
         vocabulary: what the numbers stand for.
         sizes: JSON file of :func:`~vrd_d2.data.images.sizes.write_sizes`; None reads the headers
             of the images.
-        missing_images: "error" raises for an image that is missing, "skip" logs its name, "keep"
-            goes on without images, for evaluation of what looks at the annotation only.
+        select: chooses among the dicts before sizes are read from images; None takes all.
 
     Returns:
         Dataset dicts in the order of the file, as
         :func:`~vrd_d2.data.formats.relations_json.load_relations_json` returns them.
         "image_id" is the annotation's file name; "id" of an annotation counts from 1 through the
-        file. "height" and "width" lack where they are unknown, which "keep" alone permits.
+        file. "height" and "width" are missing where the image is, unless `sizes` has it.
 
     Raises:
         ValueError: names the file, the image and what is wrong with it.
     """
-    check_policy(missing_images)
-    document = read_json(json_file)
     known = read_sizes(sizes)
     root = os.path.dirname(os.fspath(json_file)) if image_root is None else image_root
     images = ImageFolders(root, IMAGE_FOLDERS, any_suffix=True)
-    with located(json_file):
-        if type(document) is not dict or not document:
-            raise ValueError(_TOP_LEVEL)
-        numbers = iter(range(1, 2**63))
-        dicts = []
-        for name, rows in document.items():
-            with located(f"image {name!r}"):
-                annotations, relations = _image(rows, vocabulary, numbers)
-            record = {"file_name": images.path(name), "image_id": name}
-            dicts.append(record | {"annotations": annotations, "relations": relations})
-    dicts = drop_missing_images(dicts, missing_images=missing_images, source=str(json_file))
+    dicts = [
+        {"file_name": images.path(record["image_id"]), **record}
+        for record in _annotated(json_file, vocabulary)
+    ]
+    if select is not None:
+        dicts = select(dicts)
     existing = set(images.found.values())
     for record in dicts:
         size = known.get(record["image_id"])
@@ -116,10 +108,25 @@ def load_stanford_vrd(
     return PackedRecords.pack(dicts)
 
 
+def _annotated(json_file: str | os.PathLike, vocabulary: Vocabulary) -> list[dict]:
+    """Read the images of a file with what is annotated, whether they exist or not."""
+    document = read_json(json_file)
+    with located(json_file):
+        if type(document) is not dict or not document:
+            raise ValueError(_TOP_LEVEL)
+        numbers = iter(range(1, 2**63))
+        dicts = []
+        for name, rows in document.items():
+            with located(f"image {name!r}"):
+                annotations, relations = _image(rows, vocabulary, numbers)
+            dicts.append({"image_id": name, "annotations": annotations, "relations": relations})
+    return dicts
+
+
 def _image(
     rows: Any, vocabulary: Vocabulary, numbers: Iterator[int]
 ) -> tuple[list[dict], np.ndarray]:
-    """Annotations and relations of one image."""
+    """Return annotations and relations of one image."""
     if type(rows) is not list:
         raise ValueError("it must have a list of relations, empty if it has none")
     annotations: list[dict] = []
@@ -138,7 +145,7 @@ def _image(
                         {
                             "id": next(numbers),
                             "bbox": box,
-                            "bbox_mode": BoxMode.XYXY_ABS,
+                            "bbox_mode": XYXY_ABS,
                             "category_id": category,
                         }
                     )
@@ -165,3 +172,30 @@ def _report(json_file: str | os.PathLike, dicts: list[dict]) -> None:
         sum(len(record["annotations"]) for record in dicts), sum(map(len, relations)),
         repeated, sum(int((rows[:, 0] == rows[:, 1]).sum()) for rows in relations),
     )  # fmt: skip
+
+
+def _files(root: Path, split: str) -> SplitFiles:
+    folder = root / "vrd"
+    optional = existing(sizes=folder / "sizes.json", objects=folder / "objects.json")
+    return SplitFiles(
+        {"annotations": folder / f"annotations_{split}.json", **optional}, image_root=folder
+    )
+
+
+def _load(files: SplitFiles, split: str, select: Select) -> PackedRecords:
+    folder = files.image_root
+    if "objects" in files.paths and stanford_vrd_vocabulary(folder) != VRD:
+        raise ValueError(
+            f"{folder}: objects.json and predicates.json have not the names of Stanford VRD: get "
+            "them again, or load the files by load_stanford_vrd with another vocabulary"
+        )
+    sizes = files.paths.get("sizes")
+    return load_stanford_vrd(files.paths["annotations"], folder, sizes=sizes, select=select)
+
+
+def _triplets(files: SplitFiles, split: str) -> np.ndarray:
+    records = _annotated(files.paths["annotations"], VRD)
+    return PackedRecords.pack({"file_name": "", **record} for record in records).triplets()
+
+
+SPEC = DatasetSpec("vrd", ("train", "test"), _files, VRD, _load, triplets=_triplets)

@@ -7,10 +7,14 @@ the vocabulary VG20 that of Chen et al. 2019 ("Scene Graph Prediction with Limit
 import logging
 import os
 from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
+from vrd_d2.data.datasets.spec import DatasetSpec, Select, SplitFiles, first_existing
 from vrd_d2.data.datasets.visual_genome_h5_files import (
+    CORRUPT_IMAGES,
     ranges_of,
     read_h5,
     read_image_data,
@@ -18,11 +22,11 @@ from vrd_d2.data.datasets.visual_genome_h5_files import (
     translate,
 )
 from vrd_d2.data.datasets.visual_genome_raw import IMAGE_FOLDERS
-from vrd_d2.data.image_existence import check_policy, drop_missing_images
 from vrd_d2.data.images.folders import ImageFolders
 from vrd_d2.data.records.columns import flat_ranges
 from vrd_d2.data.records.packed import PackedRecords
-from vrd_d2.data.vocabulary import Vocabulary
+from vrd_d2.data.source_files import until_changed
+from vrd_d2.data.vocabulary import VG20, VG150, Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +45,13 @@ def load_visual_genome_h5(
     val_images: int | None = 5000,
     require_relations: bool = True,
     exclude_image_ids: Iterable[int] = (),
-    missing_images: str = "error",
 ) -> PackedRecords:
     """Read one split. :class:`VisualGenomeH5` reads several without opening the files again.
 
     Args:
         h5_file, dicts_file, image_data_file, vocabulary, val_images, require_relations,
             exclude_image_ids: see :class:`VisualGenomeH5`.
-        image_root, split, missing_images: see :meth:`VisualGenomeH5.records`.
+        image_root, split: see :meth:`VisualGenomeH5.records`.
 
     Raises:
         ValueError: names the file, the record and the remedy.
@@ -62,7 +65,7 @@ def load_visual_genome_h5(
         require_relations=require_relations,
         exclude_image_ids=exclude_image_ids,
     )
-    return genome.records(split, image_root, missing_images=missing_images)
+    return genome.records(split, image_root)
 
 
 class VisualGenomeH5:
@@ -79,7 +82,7 @@ class VisualGenomeH5:
     was rounded down when they were written, so boxes of odd size lie half a pixel of that scale too
     far to the upper left; other readers share this, and equal boxes matter more.) Then they are
     clipped to [0, width] and [0, height], where public code clips to width - 1 and height - 1. No
-    box is dropped and their order is kept, also of those without area.
+    box is dropped, also none without area, and their order stays.
 
     Attributes:
         vocabulary: of the records.
@@ -104,11 +107,11 @@ class VisualGenomeH5:
             image_data_file: image_data.json, one entry for each image of the .h5, in its order.
             vocabulary: None demands the names and ids of VG150. With any other vocabulary, ids are
                 translated by name: it must have all object classes of the dicts; relations with
-                predicates that it lacks are left out (VG20).
+                other predicates than its own are left out (VG20).
             val_images: validation is the first so many images of split 0 that have a relation,
                 and training the rest (protocol ``sgb``); None: validation is split 1 (VisualDS).
             require_relations: leave out images without a relation (of the vocabulary), as public
-                code does for relations; False keeps all that have a box, for a detector. They join
+                code does for relations; False reads all that have a box, for a detector. They join
                 training and test; validation stays the same.
             exclude_image_ids: entries of image_data.json to leave out if it has more than the .h5
                 has images, such as CORRUPT_IMAGES; the ids need not occur.
@@ -141,11 +144,11 @@ class VisualGenomeH5:
 
     @property
     def has_validation_split(self) -> bool:
-        """Whether some images are of split 1, so that val_images=None is possible."""
+        """Return whether some images are of split 1, so that val_images=None is possible."""
         return bool((self._split == 1).any())
 
     def image_indices(self, split: str) -> np.ndarray:
-        """Positions in the .h5 of a split's images, ascending; none if there are none.
+        """Return the positions in the .h5 of a split's images, ascending; none if there are none.
 
         Raises:
             ValueError: unknown split.
@@ -164,24 +167,19 @@ class VisualGenomeH5:
             chosen = held_out if split == "val" else (self._split == 0) & usable & ~held_out
         return np.flatnonzero(chosen)
 
-    def records(
-        self, split: str, image_root: str | os.PathLike, *, missing_images: str = "error"
-    ) -> PackedRecords:
-        """The dataset dicts of a split.
+    def records(self, split: str, image_root: str | os.PathLike) -> PackedRecords:
+        """Return the dataset dicts of a split, whether their images exist or not.
 
         Args:
             split: "train", "val" or "test".
             image_root: folder of the images ID.jpg, or of the folders IMAGE_FOLDERS.
-            missing_images: "error" raises when an image file is missing, "skip" leaves it out and
-                logs its name, after the split was made, which does not shift; "keep" does not look.
 
         Returns:
             In the order of the file; "id" of an annotation is 1 + its index of all boxes.
 
         Raises:
-            ValueError: unknown or empty split, or an image is missing.
+            ValueError: unknown or empty split.
         """
-        check_policy(missing_images)
         images = self.image_indices(split)
         if not len(images):
             numbers = np.column_stack(np.unique(self._split, return_counts=True)).tolist()
@@ -213,10 +211,10 @@ class VisualGenomeH5:
             "%s: %s has %d images, %d boxes, %d relations",
             self._h5_file, split, len(packed), len(boxes), len(rows),
         )  # fmt: skip
-        return drop_missing_images(packed, missing_images=missing_images, source=self._h5_file)
+        return packed
 
     def triplets(self, split: str) -> np.ndarray:
-        """Distinct (subject class, object class, predicate) of a split: (T, 3)."""
+        """Return the distinct (subject class, object class, predicate) of a split: (T, 3)."""
         images = self.image_indices(split)
         starts = np.cumsum(self._relation_counts) - self._relation_counts
         rows = self._relations[flat_ranges(starts[images], self._relation_counts[images])]
@@ -225,7 +223,7 @@ class VisualGenomeH5:
         return np.unique(np.column_stack([subjects, objects, rows[:, 2]]), axis=0)
 
     def _xyxy(self, boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        """Centre and size at box scale to XYXY (B, 4) float32 in pixels of images (B, 2)."""
+        """Return centre and size at box scale as XYXY (B, 4) float32 in pixels of images (B, 2)."""
         corner = boxes[:, :2] - boxes[:, 2:] / 2
         if np.issubdtype(boxes.dtype, np.integer):
             corner = np.trunc(corner)
@@ -257,3 +255,47 @@ class VisualGenomeH5:
             f"{first + count - 1} of {len(self._categories)}: the file is damaged or was put "
             "together from different ones"
         )
+
+
+@until_changed(maxsize=2)  # all splits, and the zero-shot list, are read from the same files
+def _open(paths: tuple[Path, ...], vocabulary: Vocabulary) -> VisualGenomeH5:
+    # With VG150, whose ids the files must have, None is stricter than a translation by name.
+    data = VisualGenomeH5(
+        *paths,
+        vocabulary=None if vocabulary == VG150 else vocabulary,
+        exclude_image_ids=CORRUPT_IMAGES,
+    )
+    if vocabulary != VG150 and data.has_validation_split:
+        data.val_images = None  # the file of Chen et al.
+    return data
+
+
+def _files(root: Path, split: str) -> SplitFiles:
+    folder = root / "visual_genome"
+    paths = {
+        "h5_file": first_existing(folder, "VG-SGG-with-attri.h5", "VG-SGG.h5"),
+        "dicts_file": first_existing(folder, "VG-SGG-dicts-with-attri.json", "VG-SGG-dicts.json"),
+        "image_data_file": folder / "image_data.json",
+    }
+    return SplitFiles(paths, folder)
+
+
+def _load(vocabulary: Vocabulary, files: SplitFiles, split: str, select: Select) -> PackedRecords:
+    return _open(tuple(files.paths.values()), vocabulary).records(split, files.image_root)
+
+
+def _triplets(vocabulary: Vocabulary, files: SplitFiles, split: str) -> np.ndarray:
+    return _open(tuple(files.paths.values()), vocabulary).triplets(split)
+
+
+SPECS = tuple(
+    DatasetSpec(
+        name,
+        SPLITS,
+        _files,
+        vocabulary,
+        partial(_load, vocabulary),
+        triplets=partial(_triplets, vocabulary),
+    )
+    for name, vocabulary in (("vg_sgg", VG150), ("vg20_sgg", VG20))
+)

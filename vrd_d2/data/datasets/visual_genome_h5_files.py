@@ -1,14 +1,13 @@
-"""Reading and checking of the files of visual_genome_h5.py."""
+"""The files of visual_genome_h5.py: reading and checks."""
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
-import h5py
 import numpy as np
 
+from vrd_d2.data.source_files import read_json
 from vrd_d2.data.vocabulary import VG150, Vocabulary, get_vocabulary
 
 # Images of image_data.json that are broken files, which the .h5 leaves out.
@@ -21,7 +20,7 @@ _REMEDY = "is it a complete copy of VG-SGG.h5 or VG-SGG-with-attri.h5?"
 def read_vocabulary(
     dicts_file: str | os.PathLike, wanted: Vocabulary | None
 ) -> tuple[Vocabulary, np.ndarray, np.ndarray]:
-    """The vocabulary, and the id in it of each class and predicate of the file, -1 for none."""
+    """Return the vocabulary, and the id in it of each class and predicate of the file, -1: none."""
     if not Path(dicts_file).is_file():
         raise ValueError(f"there is no file {dicts_file}: it is VG-SGG-dicts-with-attri.json")
     found = get_vocabulary(dicts_file)
@@ -36,12 +35,12 @@ def read_vocabulary(
                 f"({names[at : at + 1]} and {known[at : at + 1]}): get the dicts that belong to "
                 f'the .h5, or say which names you want: vocabulary=get_vocabulary("{dicts_file}")'
             )
-        # Objects must all be kept; of the predicates some may be left out.
-        lacking = set(names) - set(known) if kind == "objects" else set(known) - set(names)
-        if lacking:
-            where = "the vocabulary lacks" if kind == "objects" else f"{dicts_file} lacks"
+        # All objects must be known; of the predicates some may be left out.
+        absent = set(names) - set(known) if kind == "objects" else set(known) - set(names)
+        if absent:
+            where = "the vocabulary" if kind == "objects" else dicts_file
             raise ValueError(
-                f"{where} the {kind} {sorted(lacking)[:5]} ({len(lacking)} in all) of "
+                f"{where} lacks the {kind} {sorted(absent)[:5]} ({len(absent)} in all) of "
                 f"{dicts_file if kind == 'objects' else 'the vocabulary'}: correct the vocabulary, "
                 "or get the dicts that belong to the .h5"
             )
@@ -51,7 +50,9 @@ def read_vocabulary(
 
 
 def read_h5(path: str) -> SimpleNamespace:
-    """The arrays of the file, those of one column as vectors, their lengths checked."""
+    """Read the arrays of the file, those of one column as vectors, and check their lengths."""
+    import h5py  # here, as it takes long to import and few need it
+
     if not os.path.isfile(path):
         raise ValueError(f"there is no file {path}: datasets/README.md says where it is had")
     try:
@@ -97,7 +98,7 @@ def read_h5(path: str) -> SimpleNamespace:
 def ranges_of(
     data: SimpleNamespace, kind: str, total: int, path: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """First box or relation of every image (0 where there is none), and their number."""
+    """Return the first box or relation of every image (0 where there is none), and the number."""
     first, last = (getattr(data, f"img_to_{end}_{kind}") for end in ("first", "last"))
     none = (first == -1) & (last == -1)
     wrong = ~none & ((first < 0) | (last < first) | (last >= total))
@@ -111,7 +112,7 @@ def ranges_of(
 
 
 def translate(data: SimpleNamespace, key: str, ids: np.ndarray, path: str) -> np.ndarray:
-    """1-based ids of the file to those of the vocabulary."""
+    """Return 1-based ids of the file as those of the vocabulary."""
     numbers = getattr(data, key)
     wrong = (numbers < 1) | (numbers > len(ids))
     if wrong.any():
@@ -126,13 +127,8 @@ def translate(data: SimpleNamespace, key: str, ids: np.ndarray, path: str) -> np
 def read_image_data(
     path: str | os.PathLike, excluded: Iterable[int], h5_file: str, expected: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ids (I,) and sizes (I, 2) height, width of the images of the .h5."""
-    try:
-        entries = json.loads(Path(path).read_bytes())
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no file {path}: it is part of Visual Genome") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no complete JSON file ({error}): get it again") from error
+    """Read ids (I,) and sizes (I, 2) height, width of the images of the .h5."""
+    entries = read_json(path, missing="it is part of Visual Genome", repeated_keys=True)
     try:
         # The first release calls the image's id "id".
         table = [(e.get("image_id", e.get("id")), e["height"], e["width"]) for e in entries]

@@ -1,16 +1,13 @@
 """Visual Genome (Krishna et al. 2017) as it is published, into dataset dicts.
 
 The raw annotation is free text. Names are normalised and looked up in a vocabulary, with lists
-of aliases where given; what the vocabulary lacks is left out. The VG150 split of Xu et al. 2017
+of aliases where given; what is not in the vocabulary is left out. The VG150 split of Xu et al. 2017
 also merges boxes and filters images: raw annotation read here is close to it, not equal.
 """
 
 import itertools
-import json
 import logging
 import os
-import re
-import string
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,68 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.structures import BoxMode
 
-from vrd_d2.data.image_existence import check_policy, drop_missing_images
+from vrd_d2.data.boxes import XYXY_ABS
+from vrd_d2.data.datasets.spec import DatasetSpec, Select, SplitFiles, existing
 from vrd_d2.data.images.folders import ImageFolders
-from vrd_d2.data.vocabulary import Vocabulary
+from vrd_d2.data.names import NameTable, normalise_name, read_aliases
+from vrd_d2.data.source_files import read_json
+from vrd_d2.data.vocabulary import VG150, Vocabulary
 
 logger = logging.getLogger(__name__)
 
-# Where the images lie after unpacking, by the folders of the two published archives or in one.
+# Where the images are after unpacking, by the folders of the two published archives or in one.
 IMAGE_FOLDERS = ("images", "VG_100K", "VG_100K_2", "images/VG_100K", "images/VG_100K_2")
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-def normalise_name(name: str) -> str:
-    """Lower case, without punctuation, single spaces: what names are compared by."""
-    return re.sub(r"\s+", " ", name.lower().translate(_PUNCTUATION)).strip()
-
-
-def read_aliases(path: str | os.PathLike) -> dict[str, str]:
-    """Normalised alias -> normalised canonical name.
-
-    Args:
-        path: text file; each line comma separated, its first name the canonical one. A canonical
-            name that an earlier line made an alias stands for that line's name; where lines
-            contradict each other, the last one counts.
-
-    Raises:
-        ValueError: there is no such file.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no alias file {path}: check the path") from error
-    aliases: dict[str, str] = {}
-    for line in lines:
-        names = [name for name in map(normalise_name, line.split(",")) if name]
-        if names:
-            canonical = aliases.get(names[0], names[0])
-            aliases.update(dict.fromkeys(names, canonical))
-    return aliases
-
-
-class NameTable:
-    """Ids of free-text names.
-
-    Args:
-        names: of a vocabulary.
-        aliases: as :func:`read_aliases` returns them.
-    """
-
-    def __init__(self, names: Iterable[str], aliases: Mapping[str, str]):
-        self._ids = {normalise_name(name): index for index, name in enumerate(names)}
-        self._aliases = aliases
-        self._seen: dict[str, int | None] = {}
-
-    def find(self, name: str) -> int | None:
-        """Id of a name, itself or by its alias; None if the vocabulary lacks it."""
-        if name not in self._seen:
-            key = normalise_name(name)
-            # The vocabulary's own names come first: an alias must not hide one of them.
-            self._seen[name] = self._ids.get(key, self._ids.get(self._aliases.get(key, key)))
-        return self._seen[name]
 
 
 @dataclass
@@ -87,9 +34,9 @@ class _Counts:
     """What of the raw annotation the vocabulary covers."""
 
     objects: int = 0
-    objects_kept: int = 0
+    objects_read: int = 0
     relations: int = 0
-    relations_kept: int = 0
+    relations_read: int = 0
     unknown_objects: Counter = field(default_factory=Counter)
     unknown_predicates: Counter = field(default_factory=Counter)
 
@@ -100,21 +47,20 @@ def load_visual_genome_raw(
     *,
     object_aliases: str | os.PathLike | None = None,
     predicate_aliases: str | os.PathLike | None = None,
-    missing_images: str = "error",
     image_ids: Iterable[int] | None = None,
 ) -> list[dict]:
     """Read ``image_data.json``, ``objects.json`` and ``relationships.json``.
 
     An object takes the first of its names that the vocabulary has. Objects that only occur in
-    relationships are objects too. Boxes are clipped to the image, and kept where that leaves no
-    area. A relation is left out if the vocabulary lacks its subject, predicate or object.
+    relationships are objects too. Boxes are clipped to the image, also where that leaves no area.
+    A relation is left out if its subject, predicate or object is not in the vocabulary. Images are
+    not looked for.
 
     Args:
         root: folder of the JSON files; images are ID.jpg in one of IMAGE_FOLDERS
             below it.
-        vocabulary: names to keep.
-        object_aliases, predicate_aliases: alias files, see :func:`read_aliases`.
-        missing_images: "error" raises for an image that is missing, "skip" logs its name.
+        vocabulary: names to read.
+        object_aliases, predicate_aliases: alias files, see :func:`.names.read_aliases`.
         image_ids: images to read; None is all of image_data.json.
 
     Returns:
@@ -125,7 +71,6 @@ def load_visual_genome_raw(
     Raises:
         ValueError: names the file and the record that is missing or wrong.
     """
-    check_policy(missing_images)
     root = Path(root)
     entries = _by_image(root / "image_data.json")
     wanted = list(entries) if image_ids is None else _chosen(image_ids, entries, root)
@@ -158,7 +103,7 @@ def load_visual_genome_raw(
         file_name = folders.path(f"{image_id}.jpg")
         dicts.append({"file_name": file_name, "image_id": image_id, **record})
     _report(root, len(dicts), counts)
-    return drop_missing_images(dicts, missing_images=missing_images, source=str(root))
+    return dicts
 
 
 def _image(
@@ -169,7 +114,7 @@ def _image(
     predicate_names: NameTable,
     counts: _Counts,
 ) -> dict[str, Any]:
-    """Size, annotations and relations of one image."""
+    """Return size, annotations and relations of one image."""
     width, height = image["width"], image["height"]
     ends = (row[end] for row in relationships for end in ("subject", "object"))
     annotations: list[dict] = []
@@ -191,7 +136,7 @@ def _image(
                 {
                     "id": object_id,
                     "bbox": _clipped(found, width, height),
-                    "bbox_mode": BoxMode.XYXY_ABS,
+                    "bbox_mode": XYXY_ABS,
                     "category_id": category,
                 }
             )
@@ -203,9 +148,9 @@ def _image(
         triplet = (index[row["subject"]["object_id"]], index[row["object"]["object_id"]], predicate)
         if None not in triplet:
             rows.append(triplet)
-    counts.objects_kept += len(annotations)
+    counts.objects_read += len(annotations)
     counts.relations += len(relationships)
-    counts.relations_kept += len(rows)
+    counts.relations_read += len(rows)
     return {
         "height": height,
         "width": width,
@@ -228,16 +173,12 @@ def _clipped(box: Mapping, width: int, height: int) -> list[float]:
 
 
 def _by_image(path: Path) -> dict[int, dict]:
-    """Image id -> its record in one of the published files."""
+    """Return image id -> its record in one of the published files."""
+    records = read_json(path, missing="it is part of Visual Genome", repeated_keys=True)
     try:
-        records = json.loads(path.read_bytes())
         # The first release calls the image's id "id" in all files.
         return {record.get("image_id", record.get("id")): record for record in records}
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no file {path}: it is part of Visual Genome") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no complete JSON file ({error}): get it again") from error
-    except AttributeError as error:
+    except (AttributeError, TypeError) as error:
         raise ValueError(f"{path} is no list with one record for each image") from error
 
 
@@ -258,6 +199,22 @@ def _report(root: Path, images: int, counts: _Counts) -> None:
     logger.info(
         "%s: %d images; the vocabulary covers %d of %d objects (left out most: %s) and %d of %d "
         "relations (unknown predicates most: %s)",
-        root, images, counts.objects_kept, counts.objects, most(counts.unknown_objects),
-        counts.relations_kept, counts.relations, most(counts.unknown_predicates),
+        root, images, counts.objects_read, counts.objects, most(counts.unknown_objects),
+        counts.relations_read, counts.relations, most(counts.unknown_predicates),
     )  # fmt: skip
+
+
+def _files(root: Path, split: str) -> SplitFiles:
+    folder = root / "visual_genome"
+    kinds = ("image_data", "objects", "relationships")
+    aliases = {f"{kind}_aliases": folder / f"{kind}_alias.txt" for kind in ("object", "predicate")}
+    paths = {kind: folder / f"{kind}.json" for kind in kinds}
+    return SplitFiles({**paths, **existing(**aliases)}, folder)
+
+
+def _load(files: SplitFiles, split: str, select: Select) -> list[dict]:
+    aliases = {key: path for key, path in files.paths.items() if key.endswith("_aliases")}
+    return load_visual_genome_raw(files.image_root, VG150, **aliases)
+
+
+SPEC = DatasetSpec("visual_genome_raw", ("",), _files, VG150, _load)

@@ -3,15 +3,15 @@
 Both formats are documented at https://cocodataset.org/#format-data and #format-results.
 """
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from vrd_d2.data.source_files import read_json
 
 _REMEDY = (
     'it must be a COCO results file, [{"image_id": ..., "category_id": ..., '
@@ -22,7 +22,7 @@ _FAR = 1e9  # pixels; no image is that large
 
 
 def is_boxes_only(document: Any) -> bool:
-    """Whether the parsed JSON is a COCO instances file: categories, but nothing of relations."""
+    """Return whether a parsed JSON is a COCO instances file: categories, but no relations."""
     return (
         isinstance(document, Mapping)
         and "categories" in document
@@ -31,8 +31,10 @@ def is_boxes_only(document: Any) -> bool:
 
 
 def with_empty_relations(document: Mapping) -> dict:
-    """A boxes-only document with the lists that relations_json has, and without annotations that
-    test files may lack."""
+    """Return a boxes-only document with the lists of relations_json.
+
+    Test files may have no annotations.
+    """
     return {"annotations": [], **document, "predicates": [], "relations": []}
 
 
@@ -67,14 +69,9 @@ def load_detections(
     Raises:
         ValueError: names the file, the record and the remedy.
     """
-    try:
-        rows = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise ValueError(
-            f"there is no readable file {path} ({error}): correct DATASETS.DETECTIONS"
-        ) from error
-    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
-        raise ValueError(f"{path} is no complete JSON file ({error}): write it again") from error
+    rows = read_json(
+        path, missing="correct DATASETS.DETECTIONS", damaged="write it again", repeated_keys=True
+    )
     if not isinstance(rows, list):
         raise ValueError(f"{path} is no list: {_REMEDY}")
     problems = [
@@ -136,5 +133,5 @@ def _detections(rows: Sequence[Mapping], category_ids: Mapping[int, int]) -> Det
 
 
 def no_detections() -> Detections:
-    """Of an image in which nothing was found."""
+    """Return the detections of an image in which nothing was found."""
     return _detections([], {})

@@ -86,7 +86,10 @@ def _where(section: str, index: int, record: Any = None) -> str:
 
 
 def _section_columns(document: Mapping, section: str, findings: Findings) -> dict[str, list]:
-    """Values of every required key of a section; errors where one is missing or of a wrong type."""
+    """Return the values of every required key of a section.
+
+    There are errors where one is missing or of a wrong type.
+    """
     records = document.get(section)
     if not isinstance(records, list):
         problem = "is missing" if records is None else "is no list"
@@ -136,7 +139,7 @@ def _check_unique(section: str, ids: Sequence, findings: Findings) -> None:
         if value is not None and first.setdefault(value, i) != i:
             findings.error(
                 f"{section}[{i}] (id {value!r})",
-                f"has the same id as {section}[{first[value]}]: give every record its own",
+                f"has the same id as {section}[{first[value]}]: give every record another",
             )
 
 
@@ -176,10 +179,10 @@ def _check_annotations(document: Mapping, columns: dict, findings: Findings) -> 
         set(columns["categories"]["id"]), "categories", findings,
     )  # fmt: skip
     for key in _COCO_ONLY:
-        lacking = len(records) - sum(map(operator.contains, records, repeat(key)))
-        if lacking:
+        without = len(records) - sum(map(operator.contains, records, repeat(key)))
+        if without:
             findings.warning(
-                "annotations", f"{lacking} lack {key!r}, which COCO's evaluator needs: add it"
+                "annotations", f"{without} have no {key!r}, which COCO's evaluator needs: add it"
             )
     if 0 in set(annotations["id"]):
         findings.warning("annotations", "COCO's evaluator takes id 0 for no match: count from 1")
@@ -217,7 +220,7 @@ def _is_box(box: list) -> bool:
 
 
 def _odd_boxes(boxes: list[list], sizes: list[tuple[int, int]]) -> Sequence[int]:
-    """Where a box may be wrong, empty or partly outside: all that are not surely in order."""
+    """Return where a box may be wrong, empty or partly outside: all that are not surely fine."""
     everywhere = range(len(boxes))
     if not {4}.issuperset(map(len, boxes)):
         return everywhere
@@ -244,7 +247,7 @@ def _check_known(
     target: str,
     findings: Findings,
 ) -> None:
-    """Every value must be the id of a record in `target`."""
+    """Check that every value is the id of a record in `target`."""
     if known.issuperset(values):
         return
     for i in [i for i, value in enumerate(values) if value not in known]:
@@ -265,17 +268,17 @@ def _check_relations(document: Mapping, columns: dict, findings: Findings) -> No
         ("object_id", "annotations", known),
     ):
         _check_known(document, "relations", key, relations[key], ids, target, findings)
-    own = relations["image_id"]
+    images = relations["image_id"]
     subjects, objects = relations["subject_id"], relations["object_id"]
     image_of = dict(zip(annotations["id"], annotations["image_id"], strict=True)).get
     for key, ends in (("subject_id", subjects), ("object_id", objects)):
-        found = list(map(image_of, ends, own))  # an unknown end has been reported
-        for i in [] if found == own else range(len(own)):
-            if found[i] != own[i]:
+        found = list(map(image_of, ends, images))  # an unknown end has been reported
+        for i in [] if found == images else range(len(images)):
+            if found[i] != images[i]:
                 findings.error(
                     _where("relations", i, records[i]),
-                    f"{key} {ends[i]!r} is in image {found[i]!r}, the relation in image {own[i]!r}:"
-                    " subject and object must be in the relation's own image",
+                    f"{key} {ends[i]!r} is in image {found[i]!r}, the relation in image "
+                    f"{images[i]!r}: subject and object must be in the image of the relation",
                 )
     for i in [i for i, (s, o) in enumerate(zip(subjects, objects, strict=True)) if s == o]:
         findings.warning(

@@ -7,24 +7,25 @@ from pathlib import Path
 
 import numpy as np
 
-from vrd_d2.data.records.packed import PackedRecords, annotation_xyxy
+from vrd_d2.data.boxes import annotation_xyxy
+from vrd_d2.data.records.packed import PackedRecords
 from vrd_d2.data.vocabulary import Vocabulary
 
 
 def contiguous_ids(records: Sequence[Mapping]) -> dict[int, int]:
-    """File id -> 0-based id, in the order of the file's ids, as Detectron2 does for COCO."""
+    """Return file id -> 0-based id, in the order of the file's ids, as Detectron2 does for COCO."""
     return {number: i for i, number in enumerate(sorted(record["id"] for record in records))}
 
 
 def names_by_id(records: Sequence[Mapping]) -> list[str]:
-    """Names in the order of the file's ids."""
+    """Return the names in the order of the file's ids."""
     return [record["name"] for record in sorted(records, key=lambda record: record["id"])]
 
 
 def pack_document(
     document: Mapping, image_root: str, *, box_dtype: type = np.float32
 ) -> PackedRecords:
-    """Records of a checked document; see :func:`.relations_json.load_relations_json`."""
+    """Return the records of a checked document; see :func:`.relations_json.load_relations_json`."""
     images, annotations, relations = (
         document[section] for section in ("images", "annotations", "relations")
     )
@@ -37,11 +38,11 @@ def pack_document(
     position = np.empty_like(order)
     position[order] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
     ids = [annotation["id"] for annotation in annotations]
-    place = dict(zip(ids, position.tolist(), strict=True))
+    position_of = dict(zip(ids, position.tolist(), strict=True))
     rows = np.stack(
         [
-            _numbers(place[row["subject_id"]] for row in relations),
-            _numbers(place[row["object_id"]] for row in relations),
+            _numbers(position_of[row["subject_id"]] for row in relations),
+            _numbers(position_of[row["object_id"]] for row in relations),
             _numbers(predicate[row["predicate_id"]] for row in relations),
         ],
         axis=1,
@@ -84,13 +85,13 @@ def to_document(
     *,
     always_relative: bool = False,
 ) -> dict[str, list]:
-    """The content of the file; see :func:`.relations_json.save_relations_json`.
+    """Return the content of the file; see :func:`.relations_json.save_relations_json`.
 
     Ids of categories, predicates and relations count from 1, as COCO's do.
     """
     root = os.path.abspath(image_root)
-    given = [a.get("id") for record in dataset_dicts for a in record.get("annotations", ())]
-    keep_ids = None not in given and len(set(given)) == len(given)
+    ids_of_all = [a.get("id") for record in dataset_dicts for a in record.get("annotations", ())]
+    use_ids = None not in ids_of_all and len(set(ids_of_all)) == len(ids_of_all)
     images, annotations, relations = [], [], []
     for record in dataset_dicts:
         image_id = record["image_id"]
@@ -105,7 +106,7 @@ def to_document(
         ids = []
         for annotation in record.get("annotations", ()):
             x1, y1, x2, y2 = annotation_xyxy(annotation)
-            ids.append(annotation["id"] if keep_ids else len(annotations) + 1)
+            ids.append(annotation["id"] if use_ids else len(annotations) + 1)
             annotations.append(
                 {
                     "id": ids[-1],
@@ -116,13 +117,13 @@ def to_document(
                     "iscrowd": int(annotation.get("iscrowd", 0)),
                 }
             )
-        for subject, object_, predicate in _rows(record, len(ids)):
+        for subject, obj, predicate in _rows(record, len(ids)):
             relations.append(
                 {
                     "id": len(relations) + 1,
                     "image_id": image_id,
                     "subject_id": ids[subject],
-                    "object_id": ids[object_],
+                    "object_id": ids[obj],
                     "predicate_id": predicate + 1,
                 }
             )
@@ -157,13 +158,16 @@ def _referred(file_name: str, root: str, always_relative: bool) -> str:
 
 
 def _rows(record: Mapping, count: int) -> list[list[int]]:
-    """Rows of the relations, their indices checked: a negative one would pick from the end."""
+    """Return the rows of the relations.
+
+    Their indices are checked: a negative one would pick from the end.
+    """
     rows = np.asarray(record.get("relations", ()), np.int64).reshape(-1, 3)
-    for row, (subject, object_, _) in enumerate(rows.tolist()):
-        if not (0 <= subject < count and 0 <= object_ < count):
+    for row, (subject, obj, _) in enumerate(rows.tolist()):
+        if not (0 <= subject < count and 0 <= obj < count):
             raise ValueError(
                 f"image {record['image_id']!r} ({record['file_name']}): relations[{row}] joins "
-                f"boxes {subject} and {object_}, but the image has {count} annotations: "
+                f"boxes {subject} and {obj}, but the image has {count} annotations: "
                 "indices count its annotations from 0"
             )
     return rows.tolist()

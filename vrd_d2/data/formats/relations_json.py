@@ -1,7 +1,7 @@
 """The interchange format: a COCO instances JSON that also lists predicates and relations.
 
 ``datasets/README.md`` documents it key by key. COCO tools read the files as they are. What real
-data contain is kept: boxes without area or partly outside the image, relations of a box to
+data contain stays: boxes without area or partly outside the image, relations of a box to
 itself, repeated relations, images without any. Nothing is dropped, so indices never shift.
 """
 
@@ -9,12 +9,9 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from vrd_d2.data.formats.coco import is_boxes_only, with_empty_relations
 from vrd_d2.data.formats.relations_check import Findings, check_document
@@ -26,14 +23,12 @@ from vrd_d2.data.formats.relations_document import (
 )
 from vrd_d2.data.image_existence import check_policy, drop_missing_images, missing_files
 from vrd_d2.data.records.packed import PackedRecords
-from vrd_d2.data.source_files import collector_paused
+from vrd_d2.data.source_files import collector_paused, read_json, write_text
 from vrd_d2.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
 _SHOWN = 5  # errors that an exception quotes
-# Metadata that reading the file sets.
-_FROM_FILE = ("name", "thing_classes", "predicate_classes", "thing_dataset_id_to_contiguous_id")
 
 
 def load_relations_json(
@@ -42,7 +37,7 @@ def load_relations_json(
     *,
     missing_images: str = "error",
 ) -> list[dict]:
-    """Read a relations_json file into Detectron2 dataset dicts with relations.
+    """Read a relations_json file as Detectron2 dataset dicts with relations.
 
     Args:
         json_file: the file; a COCO instances file, with neither "predicates" nor "relations", is
@@ -73,7 +68,7 @@ def load_relations_json(
 def validate_relations_json(
     json_file: str | os.PathLike, image_root: str | os.PathLike | None = None
 ) -> list[str]:
-    """Every problem of a relations_json file.
+    """Return every problem of a relations_json file.
 
     Args:
         json_file: the file.
@@ -111,12 +106,12 @@ def save_relations_json(
     image_root: str | os.PathLike | None = None,
     always_relative: bool = False,
 ) -> None:
-    """Write dataset dicts as relations_json; loading the file gives them back
-    (box corners up to the last bit of a float, because COCO stores widths and heights).
+    """Write dataset dicts as relations_json.
 
-    Annotation ids are kept if every annotation has one and all differ; else they are numbered
-    from 1. Other keys than those that :func:`load_relations_json` returns are not written. The
-    file appears when it is complete.
+    Loading the file gives them back (box corners up to the last bit of a float, because COCO
+    stores widths and heights). Annotation ids stay if every annotation has one and all differ;
+    else they are numbered from 1. Other keys than those that :func:`load_relations_json` returns
+    are not written. The file appears when it is complete.
 
     Args:
         dataset_dicts: as :func:`load_relations_json` returns them. Boxes may be in any BoxMode.
@@ -134,136 +129,41 @@ def save_relations_json(
         dataset_dicts, vocabulary, _root(json_file, image_root), always_relative=always_relative
     )
     _raise_errors(check_document(document, f"dataset dicts for {json_file}"))
-    path = Path(json_file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_text(json_file, json.dumps(document, allow_nan=False))
 
 
-def register_relations_json(
-    name: str,
-    json_file: str | os.PathLike,
-    image_root: str | os.PathLike | None = None,
-    *,
-    missing_images: str = "error",
-    **metadata: Any,
-) -> None:
-    """Register a relations_json file as a dataset of Detectron2; it is read when it is asked for.
-
-    ``thing_classes`` and ``predicate_classes`` enter the metadata when the file is read, unless
-    they are given here: then the file must have the very same.
+def read_packed(
+    json_file: str | os.PathLike, image_root: str | os.PathLike
+) -> tuple[PackedRecords, dict[str, Any]]:
+    """Read a relations_json or COCO file as Detectron2's catalogs need it.
 
     Args:
-        name: name of the dataset. Registering a name again with the same file replaces it, and
-            keeps metadata that was added meanwhile.
-        json_file, image_root, missing_images: see :func:`load_relations_json`.
-        metadata: more metadata, such as ``zero_shot_triplets``.
+        json_file: the file.
+        image_root: folder that its file names are relative to.
+
+    Returns:
+        The records, boxes in single precision, whether their images exist or not; and the metadata
+        thing_classes, predicate_classes (not for boxes only) and
+        thing_dataset_id_to_contiguous_id, with which COCOEvaluator finds the file's class ids.
 
     Raises:
-        ValueError: the name belongs to another dataset.
+        ValueError: names the file, the first wrong records and the remedy.
     """
-    check_policy(missing_images)
-    json_file = os.fspath(json_file)
-    root = _root(json_file, image_root)
-    if name in DatasetCatalog:
-        if MetadataCatalog.get(name).get("json_file") != json_file:
-            raise ValueError(
-                f"dataset name {name!r} is taken by "
-                f"{MetadataCatalog.get(name).get('json_file', 'another dataset')}; "
-                f"choose another name for {json_file}"
-            )
-        added = {
-            key: value
-            for key, value in MetadataCatalog.get(name).as_dict().items()
-            if key not in _FROM_FILE
-        }
-        metadata = {**added, **metadata}
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-    DatasetCatalog.register(
-        name, lambda: load_registered(name, json_file, root, missing_images=missing_images)
-    )
-    places = {"json_file": json_file, "image_root": root}
-    MetadataCatalog.get(name).set(**{"evaluator_type": "relation", **metadata, **places})
-
-
-def load_registered(
-    name: str, json_file: str, image_root: str, *, missing_images: str = "error"
-) -> PackedRecords:
-    """Load the file of a registered dataset and complete the metadata with its names.
-
-    The content is kept until the file changes: trainer, evaluator and baselines ask for the same.
-
-    Raises:
-        ValueError: see :func:`load_relations_json`; or the file's classes are not those that the
-            dataset was registered with.
-    """
-    records, names, class_ids = _read_packed(json_file, image_root, file_stamp(json_file))
-    metadata = MetadataCatalog.get(name)
-    for key, found in names.items():
-        known = metadata.get(key)
-        if known is not None and list(known) != found:
-            raise ValueError(
-                f"{json_file} has {len(found)} {key} that differ from the {len(known)} that data "
-                f"set {name!r} was registered with: write the file with the same list, or register "
-                "it under another name"
-            )
-        metadata.set(**{key: list(found)})
-    # COCOEvaluator turns class ids back into the file's with this.
-    metadata.set(thing_dataset_id_to_contiguous_id=dict(class_ids))
-    return _existing(records, json_file, missing_images)
-
-
-@lru_cache(maxsize=8)
-def _read_packed(
-    json_file: str, image_root: str, stamp: tuple[int, int]
-) -> tuple[PackedRecords, dict[str, list[str]], dict[int, int]]:
-    """Records, names by metadata key, and file id -> 0-based id of the classes."""
     with collector_paused():
         document = _read_valid(json_file)
-        names = {"thing_classes": names_by_id(document["categories"])}
+        metadata: dict[str, Any] = {"thing_classes": names_by_id(document["categories"])}
         if document["predicates"]:  # else there are boxes only
-            names["predicate_classes"] = names_by_id(document["predicates"])
-        return (
-            pack_document(document, image_root),
-            names,
-            contiguous_ids(document["categories"]),
-        )
-
-
-def file_stamp(path: str | os.PathLike) -> tuple[int, int]:
-    """Changes when the file does; (0, 0) where there is none."""
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return 0, 0
-    return found.st_mtime_ns, found.st_size
+            metadata["predicate_classes"] = names_by_id(document["predicates"])
+        metadata["thing_dataset_id_to_contiguous_id"] = contiguous_ids(document["categories"])
+        return pack_document(document, os.fspath(image_root)), metadata
 
 
 def _root(json_file: str | os.PathLike, image_root: str | os.PathLike | None) -> str:
     return os.path.dirname(os.fspath(json_file)) if image_root is None else os.fspath(image_root)
 
 
-def _read(json_file: str | os.PathLike) -> Any:
-    try:
-        # As text: json.loads(bytes) would keep the bytes beside the text while it parses.
-        return json.loads(Path(json_file).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no file {json_file}: check the path") from error
-    except OSError as error:
-        raise ValueError(f"{json_file} cannot be read ({error}): check the path") from error
-    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
-        raise ValueError(
-            f"{json_file} is no complete JSON file ({error}): write or copy it again"
-        ) from error
-
-
 def _read_checked(json_file: str | os.PathLike) -> tuple[Any, Findings]:
-    document = _read(json_file)
+    document = read_json(json_file, damaged="write or copy it again", repeated_keys=True)
     boxes_only = is_boxes_only(document)
     if boxes_only:
         document = with_empty_relations(document)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from vrd_d2.data.source_files import atomic_write, write_text
+
 VERSION = 1
 MANIFEST = "candidates.json"
 _KEYS = ("pictures", "pair_counts", "pairs", "entry_counts", "predicates", "weights")
@@ -43,7 +45,7 @@ class CandidateWeights:
                 f"{path} has version {version} of the format, this program reads {VERSION}: make "
                 "it again with tools/score_candidates.py"
             )
-        self._place: dict[str, int] | None = None
+        self._position: dict[str, int] | None = None
 
     @classmethod
     def create(
@@ -71,12 +73,11 @@ class CandidateWeights:
                     "delete it or name another folder"
                 )
         else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+            write_text(path, json.dumps(manifest, indent=2) + "\n")
         return cls(folder)
 
     def shard(self, number: int) -> Path:
-        """File of a shard."""
+        """Return the file of a shard."""
         return self.folder / f"{number:06d}.npz"
 
     def add(self, number: int, rows: Sequence[tuple[object, np.ndarray, np.ndarray]]) -> None:
@@ -99,16 +100,13 @@ class CandidateWeights:
                 [w[entry] for w, entry in zip(weights, entries, strict=True)], np.float16, (0,)
             ),
         }
-        path = self.shard(number)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        with unfinished.open("wb") as file:
+        with atomic_write(self.shard(number)) as unfinished, unfinished.open("wb") as file:
             np.savez(file, **content)
-        unfinished.replace(path)
 
     def lookup(
         self, image_id: object, subjects: np.ndarray, objects: np.ndarray
     ) -> np.ndarray | None:
-        """Weights of pairs of one image.
+        """Return the weights of pairs of one image.
 
         Args:
             image_id: of the dataset dict.
@@ -117,12 +115,12 @@ class CandidateWeights:
         Returns:
             float32 (P, K), zeros for a pair that was not scored; None for such an image.
         """
-        if self._place is None:
+        if self._position is None:
             self._load()
-        place = self._place.get(str(image_id))
-        if place is None:
+        position = self._position.get(str(image_id))
+        if position is None:
             return None
-        first, last = self._pair_starts[place : place + 2]
+        first, last = self._pair_starts[position : position + 2]
         keys = self._pairs[first:last].astype(np.int64) @ [1 << 32, 1]
         order = keys.argsort()
         wanted = np.asarray(subjects, np.int64) * (1 << 32) + np.asarray(objects, np.int64)
@@ -140,8 +138,8 @@ class CandidateWeights:
         parts = list(self._shards())
         columns = {key: [part[key] for part in parts] for key in _KEYS}
         names = [name for part in columns["pictures"] for name in json.loads(str(part))]
-        self._place = {name: i for i, name in enumerate(names)}
-        if len(self._place) < len(names):
+        self._position = {name: i for i, name in enumerate(names)}
+        if len(self._position) < len(names):
             raise ValueError(
                 f"{self.folder}: two images have the same image id: datasets that are scored "
                 "together need ids that differ"

@@ -1,4 +1,4 @@
-"""The knowledge base of distant supervision: how often a (subject, predicate, object) was told.
+"""The knowledge base of distant supervision: how often each (subject, predicate, object) occurs.
 
 VisualDS (Yao et al. 2021) and RelCLIP under distant supervision take as labels of a pair of
 objects every predicate that the base holds for their classes. Captions become a base by
@@ -10,27 +10,31 @@ import json
 import os
 import zipfile
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
+from vrd_d2.data.records.columns import flat_ranges
+from vrd_d2.data.source_files import atomic_write
 from vrd_d2.data.vocabulary import Vocabulary
 
-Ids = np.ndarray | torch.Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Ids = np.ndarray | Tensor
 VERSION = 1
 _TEXTS = ("objects", "predicates", "sources")
 _SHOWN = 3  # differences of two vocabularies that an error quotes
 
 
 class KnowledgeBase:
-    """Counts of triplets, sparse: only what was told takes memory.
+    """Counts of triplets, sparse: only triplets that occur take memory.
 
     Args:
         vocabulary: names of the C object classes and K predicates.
         triplets: integers (T, 3), rows (subject class, predicate, object class); any order,
             repeated rows add up.
-        counts: integers (T,), how often each was told, at least 1.
+        counts: integers (T,), how often each occurs, at least 1.
         sources: what the counts were made from, for people to read.
 
     Raises:
@@ -59,10 +63,10 @@ class KnowledgeBase:
         known, starts = np.unique(pairs, return_index=True)
         totals = np.zeros(len(keys), np.int64)
         np.add.at(totals, inverse.reshape(-1), counts)
-        self._pairs = torch.from_numpy(known)
-        self._starts = torch.from_numpy(np.append(starts, len(keys)).astype(np.int64))
-        self._predicates = torch.from_numpy(keys % predicates)
-        self._counts = torch.from_numpy(totals)
+        self._pairs = known
+        self._starts = np.append(starts, len(keys)).astype(np.int64)
+        self._predicates = keys % predicates
+        self._counts = totals
 
     @classmethod
     def from_counts(
@@ -72,7 +76,7 @@ class KnowledgeBase:
         *,
         sources: Iterable[str] = (),
     ) -> "KnowledgeBase":
-        """A base from a mapping (subject class, predicate, object class) -> count."""
+        """Make a base from a mapping (subject class, predicate, object class) -> count."""
         numbers = np.fromiter(counts.values(), np.int64, len(counts))
         return cls(vocabulary, np.array(list(counts), np.int64), numbers, sources=sources)
 
@@ -82,23 +86,23 @@ class KnowledgeBase:
 
     @property
     def pairs(self) -> int:
-        """Number of (subject class, object class) that have at least one predicate."""
+        """Return the number of (subject class, object class) with at least one predicate."""
         return len(self._pairs)
 
     @property
     def triplets(self) -> np.ndarray:
-        """int64 (T, 3), rows (subject class, predicate, object class), each once."""
-        pairs = torch.repeat_interleave(self._pairs, self._starts.diff())
+        """Return int64 (T, 3), rows (subject class, predicate, object class), each once."""
+        pairs = np.repeat(self._pairs, np.diff(self._starts))
         classes = len(self.vocabulary.objects)
-        return torch.stack([pairs // classes, self._predicates, pairs % classes], 1).numpy()
+        return np.stack([pairs // classes, self._predicates, pairs % classes], 1)
 
     @property
     def triplet_counts(self) -> np.ndarray:
-        """int64 (T,), counts in the order of :attr:`triplets`."""
-        return self._counts.numpy()
+        """Return int64 (T,), counts in the order of :attr:`triplets`."""
+        return self._counts
 
-    def counts(self, subjects: Ids, objects: Ids, *, min_count: int = 1) -> Ids:
-        """How often each predicate was told of pairs of classes.
+    def counts(self, subjects: "Ids", objects: "Ids", *, min_count: int = 1) -> "Ids":
+        """Return how often each predicate occurs between pairs of classes.
 
         Args:
             subjects, objects: integer ids of object classes, (N,): arrays or tensors of any
@@ -111,38 +115,36 @@ class KnowledgeBase:
         Raises:
             ValueError: shapes differ, or an id is not in the vocabulary.
         """
-        if isinstance(subjects, np.ndarray):
-            tensors = torch.from_numpy(subjects), torch.from_numpy(np.asarray(objects))
-            return self.counts(*tensors, min_count=min_count).numpy()
+        if not isinstance(subjects, np.ndarray):
+            arrays = subjects.cpu().numpy(), objects.cpu().numpy()
+            return _on_device(self.counts(*arrays, min_count=min_count), subjects)
+        objects = np.asarray(objects)
         classes, predicates = len(self.vocabulary.objects), len(self.vocabulary.predicates)
         self._check_ids(subjects, objects)
-        device = subjects.device
-        pairs, starts = self._pairs.to(device), self._starts.to(device)
-        found = torch.zeros(len(subjects), predicates, dtype=torch.int64, device=device)
-        if not len(pairs) or not len(subjects):
+        found = np.zeros((len(subjects), predicates), np.int64)
+        if not len(self._pairs) or not len(subjects):
             return found
-        wanted = subjects.long() * classes + objects.long()
-        place = torch.searchsorted(pairs, wanted).clamp_(max=len(pairs) - 1)
-        rows = (pairs[place] == wanted).nonzero()[:, 0]
-        first, last = starts[place[rows]], starts[place[rows] + 1]
-        # All entries of all found rows, one below the other.
-        lengths = last - first
-        ends = lengths.cumsum(0)
-        entries = torch.arange(int(lengths.sum()), device=device)
-        entries = entries + torch.repeat_interleave(first - (ends - lengths), lengths)
-        told = self._counts.to(device)[entries]
-        told = torch.where(told >= min_count, told, 0)
-        found[torch.repeat_interleave(rows, lengths), self._predicates.to(device)[entries]] = told
+        # Find the pairs that occur among those asked for.
+        wanted = subjects.astype(np.int64) * classes + objects.astype(np.int64)
+        position = np.searchsorted(self._pairs, wanted).clip(max=len(self._pairs) - 1)
+        rows = (self._pairs[position] == wanted).nonzero()[0]
+        first = self._starts[position[rows]]
+        lengths = self._starts[position[rows] + 1] - first
+        # All entries of all found pairs, one below the other.
+        entries = flat_ranges(first, lengths)
+        counts = self._counts[entries]
+        counts = np.where(counts >= min_count, counts, 0)
+        found[np.repeat(rows, lengths), self._predicates[entries]] = counts
         return found
 
-    def candidates(self, subjects: Ids, objects: Ids, *, min_count: int = 1) -> Ids:
-        """Which predicates the base holds for pairs of classes: bool (N, K); see :meth:`counts`."""
+    def candidates(self, subjects: "Ids", objects: "Ids", *, min_count: int = 1) -> "Ids":
+        """Return which predicates occur between pairs of classes: bool (N, K)."""
         return self.counts(subjects, objects, min_count=min_count) > 0
 
     def weights(
-        self, subjects: Ids, objects: Ids, *, by_count: bool = False, min_count: int = 1
-    ) -> Ids:
-        """Labels of pairs of classes under distant supervision.
+        self, subjects: "Ids", objects: "Ids", *, by_count: bool = False, min_count: int = 1
+    ) -> "Ids":
+        """Return the labels of pairs of classes under distant supervision.
 
         Args:
             subjects, objects, min_count: as in :meth:`counts`.
@@ -153,14 +155,16 @@ class KnowledgeBase:
             float32 (N, K). A row sums to 1; a pair without candidates is background, a row of
             zeros.
         """
-        if isinstance(subjects, np.ndarray):
-            tensors = torch.from_numpy(subjects), torch.from_numpy(np.asarray(objects))
-            return self.weights(*tensors, by_count=by_count, min_count=min_count).numpy()
-        told = self.counts(subjects, objects, min_count=min_count)
-        told = (told if by_count else told > 0).float()
-        return told / told.sum(1, keepdim=True).clamp(min=1)
+        if not isinstance(subjects, np.ndarray):
+            arrays = subjects.cpu().numpy(), objects.cpu().numpy()
+            found = self.weights(*arrays, by_count=by_count, min_count=min_count)
+            return _on_device(found, subjects)
+        counts = self.counts(subjects, objects, min_count=min_count)
+        counts = counts if by_count else (counts > 0).astype(np.int64)
+        totals = counts.sum(1, keepdims=True).clip(min=1)
+        return counts.astype(np.float32) / totals.astype(np.float32)
 
-    def _check_ids(self, subjects: torch.Tensor, objects: torch.Tensor) -> None:
+    def _check_ids(self, subjects: np.ndarray, objects: np.ndarray) -> None:
         if subjects.ndim != 1 or subjects.shape != objects.shape:
             raise ValueError(
                 f"subjects {tuple(subjects.shape)} and objects {tuple(objects.shape)} must be one "
@@ -175,23 +179,23 @@ class KnowledgeBase:
                 )
 
     def require(self, vocabulary: Vocabulary) -> None:
-        """Make sure that the base has a model's vocabulary.
+        """Check that the base has a model's vocabulary.
 
         Raises:
             ValueError: with the first names that differ.
         """
         for kind in ("objects", "predicates"):
-            mine, wanted = getattr(self.vocabulary, kind), getattr(vocabulary, kind)
-            if mine == wanted:
+            names, wanted = getattr(self.vocabulary, kind), getattr(vocabulary, kind)
+            if names == wanted:
                 continue
-            longest = itertools.zip_longest(mine, wanted)
+            longest = itertools.zip_longest(names, wanted)
             differing = [i for i, (name, other) in enumerate(longest) if name != other]
             examples = ", ".join(
-                f"{kind}[{i}] is {_at(mine, i)}, of the model {_at(wanted, i)}"
+                f"{kind}[{i}] is {_at(names, i)}, of the model {_at(wanted, i)}"
                 for i in differing[:_SHOWN]
             )
             raise ValueError(
-                f"the knowledge base has another vocabulary than the model: {len(mine)} {kind} "
+                f"the knowledge base has another vocabulary than the model: {len(names)} {kind} "
                 f"and {len(wanted)}, {len(differing)} of them differ ({examples}): make it again "
                 "for the model's vocabulary (datasets/prepare_knowledge_base.py)"
             )
@@ -202,11 +206,8 @@ class KnowledgeBase:
         It holds "version", "objects", "predicates", "sources" (JSON texts), "triplets" (T, 3) and
         "counts" (T,).
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".writing")
         texts = (self.vocabulary.objects, self.vocabulary.predicates, self.sources)
-        with partial.open("wb") as file:
+        with atomic_write(path) as unfinished, unfinished.open("wb") as file:
             np.savez_compressed(
                 file,
                 version=np.array(VERSION),
@@ -214,7 +215,6 @@ class KnowledgeBase:
                 counts=self.triplet_counts,
                 **{k: np.array(json.dumps(v)) for k, v in zip(_TEXTS, texts, strict=True)},
             )
-        os.replace(partial, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "KnowledgeBase":
@@ -250,7 +250,7 @@ class KnowledgeBase:
 
 
 def merge(bases: Iterable[KnowledgeBase]) -> KnowledgeBase:
-    """The sum of bases of one vocabulary.
+    """Return the sum of bases of one vocabulary.
 
     Raises:
         ValueError: there is none, or the vocabularies differ.
@@ -266,6 +266,13 @@ def merge(bases: Iterable[KnowledgeBase]) -> KnowledgeBase:
         np.concatenate([base.triplet_counts for base in bases]),
         sources=[source for base in bases for source in base.sources],
     )
+
+
+def _on_device(array: np.ndarray, like: "Tensor") -> "Tensor":
+    """Return the array as a tensor on the device of another."""
+    import torch  # it is loaded, as there is a tensor
+
+    return torch.from_numpy(array).to(like.device)
 
 
 def _at(names: tuple[str, ...], index: int) -> str:

@@ -1,6 +1,5 @@
 """Knowledge bases that others have published, read with the names of a vocabulary."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -10,6 +9,7 @@ from typing import Any
 
 from vrd_d2.data.captions.lexicon import Lexicon
 from vrd_d2.data.knowledge.knowledge_base import KnowledgeBase
+from vrd_d2.data.source_files import read_json
 from vrd_d2.data.vocabulary import Vocabulary
 
 
@@ -18,16 +18,16 @@ class Coverage:
     """How much of a published base a vocabulary holds.
 
     Attributes:
-        told, told_kept: counts added up.
-        triplets, kept: different triplets.
-        unknown_objects, unknown_predicates: names that the vocabulary lacks, by their counts.
+        counted, counted_known: counts of all triplets, and of those in the vocabulary.
+        triplets, known: different triplets, and those in the vocabulary.
+        unknown_objects, unknown_predicates: names that are not in it, by their counts.
         ambiguous: keys that can be read as several pairs of names.
     """
 
-    told: int = 0
-    told_kept: int = 0
+    counted: int = 0
+    counted_known: int = 0
     triplets: int = 0
-    kept: int = 0
+    known: int = 0
     unknown_objects: Counter[str] = field(default_factory=Counter)
     unknown_predicates: Counter[str] = field(default_factory=Counter)
     ambiguous: list[str] = field(default_factory=list)
@@ -38,9 +38,9 @@ class Coverage:
             return f"{len(names)}{f' (most: {shown})' if shown else ''}"
 
         text = (
-            f"{self.kept} of {self.triplets} triplets ({self.told_kept} of {self.told} counts) are "
-            f"in the vocabulary; unknown object names: {most(self.unknown_objects)}; unknown "
-            f"predicates: {most(self.unknown_predicates)}"
+            f"{self.known} of {self.triplets} triplets ({self.counted_known} of {self.counted} "
+            f"counts) are in the vocabulary; unknown object names: {most(self.unknown_objects)}; "
+            f"unknown predicates: {most(self.unknown_predicates)}"
         )
         if self.ambiguous:
             text += f"; {len(self.ambiguous)} ambiguous keys left out: {self.ambiguous[:5]}"
@@ -66,10 +66,10 @@ def read_ready_base(
 
     Args:
         path: the JSON file.
-        vocabulary: names to keep.
+        vocabulary: names to read.
         split: which part of a file with splits to read.
         object_aliases, predicate_aliases: alias -> canonical name, as
-            :func:`~vrd_d2.data.datasets.visual_genome_raw.read_aliases` returns them.
+            :func:`~vrd_d2.data.names.read_aliases` returns them.
 
     Returns:
         The base, and how much of the file is in it.
@@ -106,24 +106,19 @@ def _add(
     name: str,
     count: int,
 ) -> None:
-    coverage.told += count
+    coverage.counted += count
     coverage.triplets += 1
     predicate = lexicon.find_predicate(_spaced(name))
     if predicate is None:
         coverage.unknown_predicates[name] += count
     elif pair is not None:
         counts[pair[0], predicate, pair[1]] += count
-        coverage.told_kept += count
-        coverage.kept += 1
+        coverage.counted_known += count
+        coverage.known += 1
 
 
 def _read(path: str | os.PathLike, split: str) -> dict[str, Any]:
-    try:
-        content = json.loads(Path(path).read_bytes())
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no knowledge base {path}: check the path") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no complete JSON file ({error}): get it again") from error
+    content = read_json(path, repeated_keys=True)
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path} holds no JSON object of triplets")
     if all(isinstance(part, dict) and any("|" in key for key in part) for part in content.values()):
@@ -149,7 +144,7 @@ def _of_pair(
 ) -> Iterator[tuple[tuple[int, int] | None, str, int]]:
     if not isinstance(value, (list, dict)):
         raise ValueError("no list of predicates")
-    told = Counter(value)
+    counts = Counter(value)
     parts = key.split("_")
     cuts = [("_".join(parts[:i]), "_".join(parts[i:])) for i in range(1, len(parts))]
     found = {
@@ -165,7 +160,7 @@ def _of_pair(
         unknown = [name for name in names if lexicon.find_object(_spaced(name)) is None]
         coverage.unknown_objects.update(unknown if len(cuts) == 1 else [key])
     pair = found.pop() if len(found) == 1 else None
-    for predicate, count in told.items():
+    for predicate, count in counts.items():
         yield pair, predicate, int(count)
 
 

@@ -7,11 +7,10 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 
 
 def flat_ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """first[0], first[0] + 1, ... (counts[0] of them), first[1], ...: (sum of counts,) int64."""
+    """Return first[0], first[0] + 1, ... (counts[0] of them), first[1], ...: int64."""
     starts = np.cumsum(counts) - counts
     return np.repeat(np.asarray(first, np.int64) - starts, counts) + np.arange(counts.sum())
 
@@ -25,67 +24,58 @@ class JsonColumn:
     """
 
     def __init__(self, data: np.ndarray, offsets: np.ndarray):
-        self._data = torch.from_numpy(data)
-        self._offsets = torch.from_numpy(offsets)
+        self.data = data
+        self.offsets = offsets
 
     @classmethod
     def pack(cls, values: Iterable[Any]) -> "JsonColumn":
-        """The column of some values."""
+        """Pack some values."""
         offsets, data = array("q", [0]), bytearray()
         for value in values:
             data += json.dumps(value).encode()
             offsets.append(len(data))
-        # A bytearray, because torch wants memory that it could write to.
         return cls(np.frombuffer(data, np.uint8), np.frombuffer(offsets, np.int64))
 
     def __len__(self) -> int:
-        return len(self._offsets) - 1
+        return len(self.offsets) - 1
 
     def values(self, start: int, stop: int) -> list:
-        """Values number start to stop - 1."""
-        offsets = self._offsets[start : stop + 1].tolist()
-        data = self._data[offsets[0] : offsets[-1]].numpy().tobytes()
+        """Return values number start to stop - 1."""
+        offsets = self.offsets[start : stop + 1].tolist()
+        data = self.data[offsets[0] : offsets[-1]].tobytes()
         base = offsets[0]
         return [json.loads(data[a - base : b - base]) for a, b in pairwise(offsets)]
 
     def take(self, rows: np.ndarray) -> "JsonColumn":
-        """A column of the values of these numbers."""
-        offsets = self._offsets.numpy()
-        counts = np.diff(offsets)[rows]
-        data = self._data.numpy()[flat_ranges(offsets[:-1][rows], counts)]
+        """Return a column of the values of these numbers."""
+        counts = np.diff(self.offsets)[rows]
+        data = self.data[flat_ranges(self.offsets[:-1][rows], counts)]
         return JsonColumn(data, offsets_of(counts))
-
-    @property
-    def nbytes(self) -> int:
-        """Memory in bytes."""
-        return self._data.nbytes + self._offsets.nbytes
 
 
 class NumberColumn:
     """Integers, in the narrowest type that holds them."""
 
     def __init__(self, data: np.ndarray):
-        self._data = torch.from_numpy(narrow(data))
+        self.data = narrow(data)
 
     def __len__(self) -> int:
-        return len(self._data)
+        return len(self.data)
 
     def values(self, start: int, stop: int) -> list[int]:
-        """Values number start to stop - 1."""
-        return self._data[start:stop].tolist()
+        """Return values number start to stop - 1."""
+        return self.data[start:stop].tolist()
 
     def take(self, rows: np.ndarray) -> "NumberColumn":
-        """A column of the values of these numbers."""
-        return NumberColumn(self._data.numpy()[rows])
+        """Return a column of the values of these numbers."""
+        return NumberColumn(self.data[rows])
 
-    @property
-    def nbytes(self) -> int:
-        """Memory in bytes."""
-        return self._data.nbytes
+
+COLUMNS = (JsonColumn, NumberColumn)
 
 
 def id_column(values: Sequence[Any] | np.ndarray) -> NumberColumn | JsonColumn:
-    """A column of ids: of numbers if all are integers of 64 bits, else of any JSON values."""
+    """Return a column of ids: of numbers if all are integers of 64 bits, else of JSON values."""
     if isinstance(values, np.ndarray) or all(type(value) is int for value in values):
         try:
             return NumberColumn(np.asarray(values, np.int64))
@@ -96,7 +86,7 @@ def id_column(values: Sequence[Any] | np.ndarray) -> NumberColumn | JsonColumn:
 
 
 def narrow(data: np.ndarray) -> np.ndarray:
-    """Integers as int16 if they fit, or int32, or int64."""
+    """Return integers as int16 if they fit, or int32, or int64."""
     low, high = (int(data.min()), int(data.max())) if data.size else (0, 0)
     for dtype in (np.int16, np.int32):
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
@@ -105,5 +95,12 @@ def narrow(data: np.ndarray) -> np.ndarray:
 
 
 def offsets_of(counts: np.ndarray) -> np.ndarray:
-    """0 and the running sums of (N,) counts: (N + 1,) int64."""
+    """Return 0 and the running sums of (N,) counts: (N + 1,) int64."""
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def read_only(data: np.ndarray) -> np.ndarray:
+    """Return a view that cannot be written to; the array itself stays as it is."""
+    view = data.view()
+    view.flags.writeable = False
+    return view

@@ -4,48 +4,34 @@ Visual Genome as Python dicts takes over a gigabyte, of which every worker comes
 because counting references writes to the pages that fork shares. Arrays are not written to.
 """
 
-from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
-import torch
-from detectron2.structures import BoxMode
-from torch import Tensor
-from torch.utils.data import Dataset
 
-from vrd_d2.data.records.columns import JsonColumn, flat_ranges, id_column, narrow, offsets_of
-
-_RECORD_KEYS = frozenset(
-    ("file_name", "image_id", "height", "width", "annotations", "relations", "captions")
+from vrd_d2.data.boxes import XYXY_ABS
+from vrd_d2.data.records.columns import (
+    COLUMNS,
+    JsonColumn,
+    flat_ranges,
+    id_column,
+    narrow,
+    offsets_of,
+    read_only,
 )
-_ANNOTATION_KEYS = frozenset(("id", "bbox", "bbox_mode", "category_id", "iscrowd"))
+from vrd_d2.data.records.packing import packed_columns
 
 
-def _view(tensor: Tensor) -> np.ndarray:
-    found = tensor.numpy()
-    found.flags.writeable = False
-    return found
-
-
-def annotation_xyxy(annotation: Mapping[str, Any]) -> list[float]:
-    """Box of a Detectron2 annotation as XYXY_ABS, whatever its BoxMode."""
-    box, mode = annotation["bbox"], annotation["bbox_mode"]
-    if mode != BoxMode.XYXY_ABS:
-        # As an array of doubles: a list would be converted in single precision.
-        box = BoxMode.convert(np.array([box], np.float64), BoxMode(mode), BoxMode.XYXY_ABS)[0]
-    return [float(value) for value in box]
-
-
-class PackedRecords(Dataset):
+class PackedRecords:
     """A read-only sequence of dataset dicts, each built when it is asked for.
 
     Indexing gives a fresh dict of the contract of ``datasets/README.md``, a slice gives
-    PackedRecords. Detectron2 takes it where it takes a list of dicts: ``DatasetCatalog`` functions
-    may return it, and loaders do not serialise it. Its memory is shared by forked workers, and by
-    spawned ones as well, since it consists of tensors.
+    PackedRecords. Its memory is shared by forked workers. What registered datasets return,
+    :class:`~vrd_d2.data.build.RecordsDataset`, is a torch Dataset as well, which spawned workers
+    share, too.
     """
+
+    bbox_mode: int = XYXY_ABS  # of the annotations in the dicts
 
     def __init__(
         self,
@@ -85,16 +71,16 @@ class PackedRecords(Dataset):
         relations = np.asarray(relations, np.int64).reshape(-1, 3)
         self._file_names = JsonColumn.pack(file_names)
         self._image_ids = id_column(image_ids)
-        self._sizes = torch.from_numpy(narrow(np.asarray(sizes).reshape(-1, 2)))
-        self._boxes = torch.from_numpy(np.ascontiguousarray(boxes).reshape(-1, 4))
-        self._categories = torch.from_numpy(narrow(np.asarray(categories)))
-        self._box_offsets = torch.from_numpy(offsets_of(box_counts))
-        self._relations = torch.from_numpy(narrow(relations))
-        self._relation_offsets = torch.from_numpy(offsets_of(relation_counts))
+        self._sizes = narrow(np.asarray(sizes).reshape(-1, 2))
+        self._boxes = np.ascontiguousarray(boxes).reshape(-1, 4)
+        self._categories = narrow(np.asarray(categories))
+        self._box_offsets = offsets_of(box_counts)
+        self._relations = narrow(relations)
+        self._relation_offsets = offsets_of(relation_counts)
         self._annotation_ids = None if annotation_ids is None else id_column(annotation_ids)
         self._crowd = None
         if crowd is not None and np.any(crowd):
-            self._crowd = torch.from_numpy(np.ascontiguousarray(crowd, np.bool_))
+            self._crowd = np.ascontiguousarray(crowd, np.bool_)
         self._captions = None if captions is None else JsonColumn.pack(captions)
         self._check()
 
@@ -147,46 +133,10 @@ class PackedRecords(Dataset):
         Raises:
             ValueError: names the record that lacks a key, has another one or a wrong relation.
         """
-        names, image_ids, sizes, captions, annotation_ids = [], [], [], [], []
-        boxes, categories, crowd, relations = array("f"), array("q"), bytearray(), []
-        box_counts, relation_counts = array("q"), array("q")
-        for index, record in enumerate(records):
-            try:
-                annotations, rows = record["annotations"], record["relations"]
-                if not drop_other_keys:
-                    _refuse_others(record, annotations)
-                names.append(str(record["file_name"]))
-                image_ids.append(record["image_id"])
-                sizes.append((record.get("height", 0), record.get("width", 0)))
-                for annotation in annotations:
-                    boxes.extend(annotation_xyxy(annotation))
-                    categories.append(int(annotation["category_id"]))
-                    crowd.append(bool(annotation.get("iscrowd", 0)))
-                    annotation_ids.append(annotation.get("id"))
-            except (KeyError, ValueError) as error:
-                what = f"the key {error} is missing" if isinstance(error, KeyError) else error
-                where = record.get("file_name", record.get("image_id"))
-                raise ValueError(f"dataset dict {index} ({where}): {what}") from error
-            captions.append(record.get("captions"))
-            relations.append(np.asarray(rows, np.int64).reshape(-1, 3))
-            box_counts.append(len(annotations))
-            relation_counts.append(len(relations[-1]))
-        return cls(
-            file_names=names,
-            image_ids=image_ids,
-            sizes=np.array(sizes, np.int64).reshape(-1, 2),
-            boxes=np.frombuffer(boxes, np.float32),
-            categories=np.frombuffer(categories, np.int64),
-            box_counts=np.frombuffer(box_counts, np.int64),
-            relations=np.concatenate([np.zeros((0, 3), np.int64), *relations]),
-            relation_counts=np.frombuffer(relation_counts, np.int64),
-            annotation_ids=None if None in annotation_ids else annotation_ids,
-            crowd=np.frombuffer(crowd, np.bool_),
-            captions=captions if any(texts is not None for texts in captions) else None,
-        )
+        return cls(**packed_columns(records, drop_other_keys=drop_other_keys))
 
     def select(self, indices: Sequence[int] | np.ndarray) -> "PackedRecords":
-        """Some of the images, in the given order.
+        """Return some of the images, in the given order.
 
         Args:
             indices: of images, or a mask (N,) of bool.
@@ -199,20 +149,20 @@ class PackedRecords(Dataset):
         box_counts, relation_counts = self.box_counts[rows], self.relation_counts[rows]
         of_boxes = flat_ranges(self.box_offsets[:-1][rows], box_counts)
         of_relations = flat_ranges(self.relation_offsets[:-1][rows], relation_counts)
-        chosen = PackedRecords.__new__(PackedRecords)
+        chosen = type(self).__new__(type(self))
         chosen._file_names = self._file_names.take(rows)
         chosen._image_ids = self._image_ids.take(rows)
-        chosen._sizes = torch.from_numpy(self._sizes.numpy()[rows])
-        chosen._boxes = torch.from_numpy(self._boxes.numpy()[of_boxes])
-        chosen._categories = torch.from_numpy(self._categories.numpy()[of_boxes])
-        chosen._box_offsets = torch.from_numpy(offsets_of(box_counts))
-        chosen._relations = torch.from_numpy(self._relations.numpy()[of_relations])
-        chosen._relation_offsets = torch.from_numpy(offsets_of(relation_counts))
+        chosen._sizes = self._sizes[rows]
+        chosen._boxes = self._boxes[of_boxes]
+        chosen._categories = self._categories[of_boxes]
+        chosen._box_offsets = offsets_of(box_counts)
+        chosen._relations = self._relations[of_relations]
+        chosen._relation_offsets = offsets_of(relation_counts)
         chosen._annotation_ids = chosen._crowd = chosen._captions = None
         if self._annotation_ids is not None:
             chosen._annotation_ids = self._annotation_ids.take(of_boxes)
         if self._crowd is not None:
-            chosen._crowd = torch.from_numpy(self._crowd.numpy()[of_boxes])
+            chosen._crowd = self._crowd[of_boxes]
         if self._captions is not None:
             chosen._captions = self._captions.take(rows)
         return chosen
@@ -235,7 +185,7 @@ class PackedRecords(Dataset):
         start, stop = self._box_offsets[i : i + 2].tolist()
         first, last = self._relation_offsets[i : i + 2].tolist()
         annotations = [
-            {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": category}
+            {"bbox": box, "bbox_mode": self.bbox_mode, "category_id": category}
             for box, category in zip(
                 self._boxes[start:stop].tolist(),
                 self._categories[start:stop].tolist(),
@@ -247,7 +197,7 @@ class PackedRecords(Dataset):
             for annotation, number in zip(annotations, ids, strict=True):
                 annotation["id"] = number
         if self._crowd is not None:
-            for box in self._crowd[start:stop].nonzero()[:, 0].tolist():
+            for box in self._crowd[start:stop].nonzero()[0].tolist():
                 annotations[box]["iscrowd"] = 1
         record = {
             "file_name": self._file_names.values(i, i + 1)[0],
@@ -255,7 +205,7 @@ class PackedRecords(Dataset):
             "height": height,
             "width": width,
             "annotations": annotations,
-            "relations": self._relations[first:last].numpy().astype(np.int64),
+            "relations": self._relations[first:last].astype(np.int64),
         }
         if not height or not width:
             del record["height"], record["width"]
@@ -267,65 +217,91 @@ class PackedRecords(Dataset):
 
     @property
     def file_names(self) -> list[str]:
-        """N file names."""
+        """Return the N file names."""
         return self._file_names.values(0, len(self))
 
     @property
     def sizes(self) -> np.ndarray:
-        """(N, 2) height and width of the images, read-only."""
-        return _view(self._sizes)
+        """Return (N, 2) height and width of the images, read-only."""
+        return read_only(self._sizes)
 
     @property
     def boxes(self) -> np.ndarray:
-        """(B, 4) XYXY of all images, read-only."""
-        return _view(self._boxes)
+        """Return (B, 4) XYXY of all images, read-only."""
+        return read_only(self._boxes)
 
     @property
     def categories(self) -> np.ndarray:
-        """(B,) class ids, read-only."""
-        return _view(self._categories)
+        """Return (B,) class ids, read-only."""
+        return read_only(self._categories)
 
     @property
     def box_offsets(self) -> np.ndarray:
-        """(N + 1,): the boxes of image i are rows box_offsets[i] to box_offsets[i + 1]."""
-        return _view(self._box_offsets)
+        """Return (N + 1,): the boxes of image i are rows box_offsets[i] to box_offsets[i + 1]."""
+        return read_only(self._box_offsets)
 
     @property
     def box_counts(self) -> np.ndarray:
-        """(N,) boxes of each image."""
+        """Return (N,) boxes of each image."""
         return np.diff(self.box_offsets)
 
     @property
     def object_counts(self) -> np.ndarray:
-        """(N,) boxes of each image that are no crowds."""
+        """Return (N,) boxes of each image that are no crowds."""
         if self._crowd is None:
             return self.box_counts
-        crowds = np.concatenate([[0], np.cumsum(self._crowd.numpy())])
+        crowds = np.concatenate([[0], np.cumsum(self._crowd)])
         return self.box_counts - np.diff(crowds[self.box_offsets])
 
     @property
     def relations(self) -> np.ndarray:
-        """(R, 3) relations of all images, read-only; indices count each image's own boxes."""
-        return _view(self._relations)
+        """Return (R, 3) relations of all images, read-only; indices count each image's boxes."""
+        return read_only(self._relations)
 
     @property
     def relation_offsets(self) -> np.ndarray:
-        """(N + 1,): the relations of image i are the rows between two of them."""
-        return _view(self._relation_offsets)
+        """Return (N + 1,): the relations of image i are the rows between two of them."""
+        return read_only(self._relation_offsets)
 
     @property
     def relation_counts(self) -> np.ndarray:
-        """(N,) relations of each image."""
+        """Return (N,) relations of each image."""
         return np.diff(self.relation_offsets)
 
     @property
     def nbytes(self) -> int:
-        """Memory of the arrays in bytes."""
-        columns = (getattr(self, name) for name in vars(self))
-        return sum(column.nbytes for column in columns if column is not None)
+        """Return the memory of the arrays in bytes."""
+        return sum(array.nbytes for array in self.to_arrays()[1].values())
+
+    def to_arrays(self) -> tuple[dict[str, type], dict[str, np.ndarray]]:
+        """Return what the records consist of: types by attribute, and all arrays by name."""
+        kinds: dict[str, type] = {}
+        arrays: dict[str, np.ndarray] = {}
+        for name, value in vars(self).items():
+            if value is not None and not isinstance(value, (np.ndarray, *COLUMNS)):
+                continue
+            kinds[name] = type(value)
+            parts = vars(value) if isinstance(value, COLUMNS) else {"": value}
+            arrays |= {f"{name}.{k}": a for k, a in parts.items() if a is not None}
+        return kinds, arrays
+
+    @classmethod
+    def from_arrays(
+        cls, kinds: Mapping[str, type], arrays: Mapping[str, np.ndarray]
+    ) -> "PackedRecords":
+        """Return the records that consist of the arrays; the inverse of :meth:`to_arrays`."""
+        made = cls.__new__(cls)
+        for name, kind in kinds.items():
+            value = arrays.get(f"{name}.")
+            if kind in COLUMNS:
+                value = kind.__new__(kind)
+                parts = {k.removeprefix(f"{name}."): a for k, a in arrays.items()}
+                vars(value).update({k: a for k, a in parts.items() if "." not in k})
+            setattr(made, name, value)
+        return made
 
     def triplets(self) -> np.ndarray:
-        """Distinct (subject class, object class, predicate) of the relations: (T, 3), sorted."""
+        """Return the distinct (subject class, object class, predicate): (T, 3), sorted."""
         start = np.repeat(self.box_offsets[:-1], self.relation_counts)
         subjects, objects, predicates = self.relations.astype(np.int64).T
         classes = self.categories
@@ -336,16 +312,6 @@ class PackedRecords(Dataset):
 
 
 def unseen_triplets(triplets: np.ndarray, training: np.ndarray) -> list[tuple[int, int, int]]:
-    """Zero-shot triplets: rows of `triplets` that are not in `training`, as tuples."""
+    """Return the zero-shot triplets: rows of `triplets` that are not in `training`, as tuples."""
     seen = set(map(tuple, training.tolist()))
     return [row for row in map(tuple, triplets.tolist()) if row not in seen]
-
-
-def _refuse_others(record: Mapping, annotations: Sequence[Mapping]) -> None:
-    others = record.keys() - _RECORD_KEYS
-    others |= set(chain.from_iterable(annotations)) - _ANNOTATION_KEYS
-    if others:
-        raise ValueError(
-            f"PackedRecords have no place for {', '.join(map(repr, sorted(others)))}: "
-            "drop_other_keys leaves them out"
-        )
