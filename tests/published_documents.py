@@ -3,11 +3,14 @@
 import copy
 import json
 import runpy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from vrd_d2.data.image_existence import drop_missing_images
 
 VRD_FILE = {
     "a.jpg": [
@@ -158,3 +161,8 @@ def run_script(script: Path, *arguments: str, monkeypatch: Any) -> None:
     """Run a script in this process, as if from the command line."""
     monkeypatch.setattr("sys.argv", [str(script), *arguments])
     runpy.run_path(str(script), run_name="__main__")
+
+
+def existing(missing_images: str) -> Callable[[Sequence[dict]], Sequence[dict]]:
+    """What loaders take as `select`: the policy of missing images."""
+    return partial(drop_missing_images, missing_images=missing_images, source="the file")

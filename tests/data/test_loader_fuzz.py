@@ -16,6 +16,7 @@ from published_documents import (
     OI_ROWS,
     PSG_FILE,
     VRD_FILE,
+    existing,
     write,
 )
 from relations_document import DOCUMENT
@@ -31,12 +32,20 @@ NAMES = Vocabulary(["man", "cup"], ["holding", "wearing"])
 POLICIES = st.sampled_from(["keep", "skip"])
 JSON_LOADERS = {
     "relations_json": (DOCUMENT, load_relations_json),
-    "stanford_vrd": (VRD_FILE, load_stanford_vrd),
+    "stanford_vrd": (
+        VRD_FILE,
+        lambda path, missing_images: load_stanford_vrd(path, select=existing(missing_images)),
+    ),
     "panoptic_scene_graph": (
         PSG_FILE,
-        lambda path, **options: load_panoptic_scene_graph(path, split="val", **options),
+        lambda path, missing_images: load_panoptic_scene_graph(
+            path, split="val", select=existing(missing_images)
+        ),
     ),
-    "gqa": (GQA_FILE, lambda path, **options: load_gqa(path, vocabulary=NAMES, **options)),
+    "gqa": (
+        GQA_FILE,
+        lambda path, missing_images: existing(missing_images)(load_gqa(path, vocabulary=NAMES)),
+    ),
 }
 ODD = [
     None, True, -1, 0, 1, 10**25, 0.5, 1e308, math.nan, math.inf, "", " ", "1", "\0", "\ud800",
@@ -151,7 +160,7 @@ def test_damaged_tables(tmp_path, data, missing_images):
             boxes_csv=paths["boxes.csv"],
             sizes=paths["sizes.json"],
             vocabulary=Vocabulary(["Man", "Table"], ["at", "on"]),
-            missing_images=missing_images,
+            select=existing(missing_images),
         ),
         *paths.values(),
     )

@@ -14,7 +14,7 @@ from detectron2.utils import comm
 
 from vrd_d2.checkpoint.checkpointer import load_weights
 from vrd_d2.config.loading import load_config
-from vrd_d2.data.datasets.builtin import register_user_datasets
+from vrd_d2.data.datasets.setup import register_user_datasets
 from vrd_d2.data.samplers import SkippingSampler
 from vrd_d2.engine.build import build_trained_model
 from vrd_d2.engine.checks import check_vocabulary

@@ -8,7 +8,7 @@ import pytest
 from conftest import TINY_OBJECTS, TINY_PREDICATES, tiny_images
 
 from vrd_d2.data.analysis.splits import split_indices, write_zero_shot, zero_shot_names
-from vrd_d2.data.datasets.builtin import load_zero_shot
+from vrd_d2.data.datasets.loading import load_zero_shot
 from vrd_d2.data.records.packed import PackedRecords
 from vrd_d2.data.vocabulary import Vocabulary
 

@@ -11,11 +11,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from relations_document import DOCUMENT, write
 
-from vrd_d2.data.datasets.builtin import (
-    load_zero_shot,
-    register_builtin_datasets,
-    register_user_datasets,
-)
+from vrd_d2.data.datasets.loading import load_zero_shot
+from vrd_d2.data.datasets.setup import register_builtin_datasets, register_user_datasets
 from vrd_d2.data.formats.relations_json import save_relations_json
 from vrd_d2.data.vocabulary import SCENES, VG150, Vocabulary
 
@@ -48,16 +45,24 @@ def save_one(json_file, image_root, vocabulary: Vocabulary) -> None:
     save_relations_json([record], vocabulary, json_file, image_root=image_root)
 
 
-def test_import_registers_below_the_variable_and_reads_nothing(repository):
+@pytest.mark.parametrize(
+    "first_use",
+    [
+        "from vrd_d2 import Predictor",
+        "from detectron2.config import get_cfg; import vrd_d2; vrd_d2.add_vrd_config(get_cfg())",
+        "from vrd_d2.config.defaults import add_vrd_config as a; from detectron2.config import *;"
+        " a(get_cfg())",
+    ],
+)
+def test_the_first_use_registers_below_the_variable_and_reads_nothing(repository, first_use):
     script = (
-        "import vrd_d2.data, importlib\n"
+        f"{first_use}\n"
         "from detectron2.data import DatasetCatalog, MetadataCatalog\n"
         f"assert set({NAMES} + ['visual_genome_raw']) <= set(DatasetCatalog.list())\n"
         "assert MetadataCatalog.get('scenes_val').json_file == '/nowhere/scenes/val.json'\n"
         "assert MetadataCatalog.get('scenes_val').image_root == '/nowhere/scenes'\n"
         "assert MetadataCatalog.get('vg150_test').json_file == "
         "'/nowhere/visual_genome/vg150_test.json'\n"
-        "importlib.reload(vrd_d2.data.datasets.builtin)\n"
     )
     environment = {**os.environ, "DETECTRON2_DATASETS": "/nowhere"}
     subprocess.run([sys.executable, "-c", script], check=True, cwd=repository, env=environment)
@@ -110,7 +115,7 @@ def test_without_a_zero_shot_file_there_is_no_list(root):
 
 def test_a_file_with_another_vocabulary_is_refused(root):
     save_one(root / "scenes/val.json", root / "scenes", VG150)
-    with pytest.raises(ValueError, match=r"val\.json has 150 thing_classes that differ"):
+    with pytest.raises(ValueError, match=r"val\.json has 150 thing_classes .* 22 "):
         DatasetCatalog.get("scenes_val")
 
 
@@ -144,16 +149,16 @@ def test_zero_shot_names_are_checked(samples, tmp_path):
     triplets = load_zero_shot(samples / "vg150/zeroshot50_names.json", VG150)
     rows = json.loads((samples / "vg150/zeroshot50_names.json").read_text())
     assert len(triplets) == len(rows)
-    subject, object_, predicate = triplets[-1]
+    subject, obj, predicate = triplets[-1]
     assert rows[-1] == [
         VG150.objects[subject],
         VG150.predicates[predicate],
-        VG150.objects[object_],
+        VG150.objects[obj],
     ]
     path = tmp_path / "zero_shot.json"
     for content in ('[["man", "onn", "hat"]]', '[["man", "hat"]]', "[3]", "[["):
         path.write_text(content)
-        with pytest.raises(ValueError, match=r"zero_shot\.json: .*it must be a JSON list of"):
+        with pytest.raises(ValueError, match=r"zero_shot\.json"):
             load_zero_shot(path, VG150)
 
 

@@ -6,7 +6,16 @@ import re
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
-from published_documents import OI_BOXES, OI_CLASSES, OI_HEADER, OI_ROWS, draw, run_script, write
+from published_documents import (
+    OI_BOXES,
+    OI_CLASSES,
+    OI_HEADER,
+    OI_ROWS,
+    draw,
+    existing,
+    run_script,
+    write,
+)
 
 from vrd_d2.data.datasets.open_images import load_open_images, open_images_vocabulary
 from vrd_d2.data.datasets.setup import register_builtin_datasets
@@ -26,7 +35,6 @@ def load(tmp_path, text=None, *, classes=OI_CLASSES, boxes=None, vocabulary=NAME
         "class_descriptions": write(tmp_path / "classes.csv", classes),
         "boxes_csv": None if boxes is None else write(tmp_path / "boxes.csv", boxes),
         "sizes": write(tmp_path / "sizes.json", SIZES),
-        "missing_images": "keep",
         **options,
     }
     return load_open_images(relations, vocabulary=vocabulary, **options)
@@ -76,8 +84,8 @@ def test_names_by_frequency_without_attributes(tmp_path):
 def test_sizes_come_from_images_too(tmp_path):
     draw(tmp_path / "train/im1.jpg", (40, 20))
     with pytest.raises(ValueError, match=r"1 of 2 images are missing: .*images/im2\.jpg"):
-        load(tmp_path, missing_images="error", sizes=None)
-    (record,) = load(tmp_path, missing_images="skip", sizes=None)
+        load(tmp_path, select=existing("error"), sizes=None)
+    (record,) = load(tmp_path, select=existing("skip"), sizes=None)
     np.testing.assert_allclose(record["annotations"][0]["bbox"], [4, 4, 20, 12])
     with pytest.raises(ValueError, match=r"relations\.csv: image 'im2': its size is unknown"):
         load(tmp_path, sizes=None)

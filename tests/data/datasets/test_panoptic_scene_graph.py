@@ -7,7 +7,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from PIL import Image
-from published_documents import PSG_FILE, draw, spoiled, write
+from published_documents import PSG_FILE, draw, existing, spoiled, write
 
 from vrd_d2.data.datasets.panoptic_scene_graph import (
     load_panoptic_scene_graph,
@@ -20,7 +20,6 @@ from vrd_d2.data.vocabulary import PSG, get_vocabulary
 
 def load(tmp_path, document, split="val", **options):
     path = write(tmp_path / "psg.json", document)
-    options = {"missing_images": "keep", **options}
     return load_panoptic_scene_graph(path, split=split, **options)
 
 
@@ -79,10 +78,10 @@ def test_boxes_around_segments_where_there_are_none(tmp_path):
 
 def test_missing_images(tmp_path):
     with pytest.raises(ValueError, match=r"1 of 1 images are missing: .*train2017/1\.jpg"):
-        load(tmp_path, PSG_FILE, missing_images="error")
-    assert len(load(tmp_path, PSG_FILE, missing_images="skip")) == 0
+        load(tmp_path, PSG_FILE, select=existing("error"))
+    assert len(load(tmp_path, PSG_FILE, select=existing("skip"))) == 0
     draw(tmp_path / "coco/train2017/1.jpg")
-    found = load(tmp_path, PSG_FILE, image_root=tmp_path / "coco", missing_images="error")
+    found = load(tmp_path, PSG_FILE, image_root=tmp_path / "coco", select=existing("error"))
     assert found[0]["file_name"] == str(tmp_path / "coco/train2017/1.jpg")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
-from published_documents import VRD_FILE, draw, spoiled, write
+from published_documents import VRD_FILE, draw, existing, spoiled, write
 from scripts import load_script
 
 from vrd_d2.data.datasets.setup import register_builtin_datasets
@@ -20,7 +20,7 @@ from vrd_d2.data.vocabulary import VRD
 
 def load(tmp_path, document, **options):
     path = write(tmp_path / "annotations_test.json", document)
-    return load_stanford_vrd(path, **{"missing_images": "keep", **options})
+    return load_stanford_vrd(path, **options)
 
 
 def test_objects_are_the_distinct_ends_in_the_order_of_their_mention(tmp_path):
@@ -39,7 +39,7 @@ def test_objects_are_the_distinct_ends_in_the_order_of_their_mention(tmp_path):
 def test_the_published_test_annotation(samples, caplog):
     caplog.set_level(logging.INFO)
     folder = samples / "vrd"
-    dicts = load_stanford_vrd(folder / "annotations_test.json", missing_images="keep")
+    dicts = load_stanford_vrd(folder / "annotations_test.json")
     assert len(dicts) == 1000 and len(dicts.relations) == 7638
     assert (
         "45 without relations), 6735 objects, 7638 relations (160 repeat another, 26 are of a"
@@ -48,10 +48,10 @@ def test_the_published_test_annotation(samples, caplog):
     # The first relation of the file: class 25 at [271, 355, 788, 873], on, class 59.
     first = dicts[0]
     assert first["image_id"] == "5531467160_2ae2cb76d4_b.jpg"
-    subject, object_, predicate = first["relations"][0]
+    subject, obj, predicate = first["relations"][0]
     assert first["annotations"][subject]["bbox"] == [788, 271, 873, 355]
     assert VRD.objects[first["annotations"][subject]["category_id"]] == VRD.objects[25]
-    assert VRD.predicates[predicate] == "on" and object_ == 1
+    assert VRD.predicates[predicate] == "on" and obj == 1
     assert stanford_vrd_vocabulary(folder) == VRD
 
 
@@ -60,7 +60,7 @@ def test_sizes_come_from_headers_upright_and_suffixes_may_differ(tmp_path):
     exif[0x0112] = 6  # a quarter turn
     draw(tmp_path / "sg_dataset/sg_test_images/a.jpg", (64, 48), exif=exif)
     draw(tmp_path / "sg_test_images/b.jpg", (50, 20))
-    first, second = load(tmp_path, VRD_FILE, missing_images="error")
+    first, second = load(tmp_path, VRD_FILE, select=existing("error"))
     assert (first["width"], first["height"]) == (48, 64)
     assert second["file_name"] == str(tmp_path / "sg_test_images/b.jpg")
     assert (second["width"], second["height"]) == (50, 20)
@@ -75,8 +75,8 @@ def test_sizes_come_from_headers_upright_and_suffixes_may_differ(tmp_path):
 def test_missing_images(tmp_path):
     draw(tmp_path / "images/b.gif")
     with pytest.raises(ValueError, match=r"1 of 2 images are missing: .*images/a\.jpg"):
-        load(tmp_path, VRD_FILE, missing_images="error")
-    (record,) = load(tmp_path, VRD_FILE, missing_images="skip")
+        load(tmp_path, VRD_FILE, select=existing("error"))
+    (record,) = load(tmp_path, VRD_FILE, select=existing("skip"))
     assert record["image_id"] == "b.gif" and record["width"] == 40
     first, second = load(tmp_path, VRD_FILE)
     assert "width" not in first and second["width"] == 40
@@ -84,13 +84,13 @@ def test_missing_images(tmp_path):
     with pytest.raises(ValueError, match=r"annotations_test\.json: image .*a\.jpg cannot be read"):
         load(tmp_path, VRD_FILE)
     with pytest.raises(ValueError, match="missing_images is 'drop'"):
-        load(tmp_path, VRD_FILE, missing_images="drop")
+        load(tmp_path, VRD_FILE, select=existing("drop"))
 
 
 def test_relations_json_and_back(tmp_path):
     for name in VRD_FILE:
         draw(tmp_path / "images" / name)
-    dicts = load(tmp_path, VRD_FILE, missing_images="error")
+    dicts = load(tmp_path, VRD_FILE, select=existing("error"))
     path = tmp_path / "vrd.json"
     save_relations_json(dicts, VRD, path)
     for one, other in zip(dicts, load_relations_json(path), strict=True):

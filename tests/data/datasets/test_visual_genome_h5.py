@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from published_documents import existing
 
 from vrd_d2.data.datasets.setup import register_builtin_datasets
 from vrd_d2.data.datasets.visual_genome_h5 import VisualGenomeH5, load_visual_genome_h5
@@ -226,7 +227,7 @@ def test_image_data_with_and_without_the_corrupt_images(tmp_path):
     whole = write(tmp_path / "all", many_images(30))
     entries_of_all = [{"image_id": 1590 + i, "width": 512, "height": 256} for i in range(30)]
     (whole / "image_data.json").write_text(json.dumps(entries_of_all))
-    options = {"exclude_image_ids": CORRUPT_IMAGES, "missing_images": "keep"}
+    options = {"exclude_image_ids": CORRUPT_IMAGES}
     assert len(load(whole, **options)) == len(expected)
     path.write_text(json.dumps(entries[:-1]))
     with pytest.raises(
@@ -255,12 +256,12 @@ def test_missing_images_do_not_shift_the_split(tmp_path, caplog):
     train, val = (load(folder, split, val_images=5).file_names for split in ("train", "val"))
     Path(val[1]).unlink()
     with pytest.raises(ValueError, match=rf"1 of 5 images are missing: .*{Path(val[1]).name}"):
-        load(folder, "val", val_images=5)
-    found = load(folder, "val", val_images=5, missing_images="skip")
+        existing("error")(load(folder, "val", val_images=5))
+    found = existing("skip")(load(folder, "val", val_images=5))
     assert found.file_names == val[:1] + val[2:] and Path(val[1]).name in caplog.text
     assert load(folder, "train", val_images=5).file_names == train
-    kept = load(folder, "val", val_images=5, missing_images="keep")
-    assert [Path(name).name for name in kept.file_names] == [Path(name).name for name in val]
+    annotated = existing("keep")(load(folder, "val", val_images=5))
+    assert [Path(name).name for name in annotated.file_names] == [Path(name).name for name in val]
 
 
 GOOD = [

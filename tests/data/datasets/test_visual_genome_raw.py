@@ -7,21 +7,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from published_documents import existing
 
-from vrd_d2.data.datasets.visual_genome_raw import (
-    NameTable,
-    load_visual_genome_raw,
-    normalise_name,
-    read_aliases,
-)
+from vrd_d2.data.datasets.visual_genome_raw import load_visual_genome_raw
 from vrd_d2.data.formats.relations_json import (
     load_relations_json,
     save_relations_json,
     validate_relations_json,
 )
+from vrd_d2.data.names import NameTable, normalise_name, read_aliases
 from vrd_d2.data.vocabulary import VG20, VG150, Vocabulary
 
 SMALL = Vocabulary(["man", "hat", "t-shirt"], ["wearing", "on"])
+
+
+def load(*arguments, chosen, **options):
+    """The raw files without images that are missing."""
+    return chosen(load_visual_genome_raw(*arguments, **options))
 
 
 @pytest.fixture
@@ -80,9 +82,7 @@ def test_image_1_by_hand_with_aliases(samples, aliases):
 
 
 def test_counts_of_the_four_images(samples, aliases):
-    dicts = load_visual_genome_raw(
-        samples / "visual_genome", VG150, missing_images="skip", **aliases
-    )
+    dicts = load(samples / "visual_genome", VG150, chosen=existing("skip"), **aliases)
     counts = {r["image_id"]: (len(r["annotations"]), len(r["relations"])) for r in dicts}
     assert counts == {1: (29, 29), 2: (20, 7), 4: (11, 3), 5: (16, 4)}
     (second,) = (record for record in dicts if record["image_id"] == 2)
@@ -99,8 +99,11 @@ def test_vg20_by_hand(samples, aliases, with_aliases):
     """8 of 108 relations have one of the 20 predicates; of these, the work truck that is parked in
     image 1, the road that three cars are parked on in image 2 and the walk sign that says
     "walk" there are no classes. Aliases add none."""
-    dicts = load_visual_genome_raw(
-        samples / "visual_genome", VG20, missing_images="skip", **(aliases if with_aliases else {})
+    dicts = load(
+        samples / "visual_genome",
+        VG20,
+        chosen=existing("skip"),
+        **(aliases if with_aliases else {}),
     )
     assert {record["image_id"]: len(record["relations"]) for record in dicts} == {
         1: 3,
@@ -113,17 +116,18 @@ def test_vg20_by_hand(samples, aliases, with_aliases):
         ("bike", "parked on", "sidewalk"),
         ("car", "parked on", "street"),
     ]
-    in_vg150 = load_visual_genome_raw(
-        samples / "visual_genome", VG150, missing_images="skip", **(aliases if with_aliases else {})
+    in_vg150 = load(
+        samples / "visual_genome",
+        VG150,
+        chosen=existing("skip"),
+        **(aliases if with_aliases else {}),
     )
     for record, other in zip(dicts, in_vg150, strict=True):
         assert record["annotations"] == other["annotations"]
 
 
 def test_every_image_of_the_data_is_an_annotation_that_fits(samples, aliases, tmp_path):
-    dicts = load_visual_genome_raw(
-        samples / "visual_genome", VG150, missing_images="skip", **aliases
-    )
+    dicts = load(samples / "visual_genome", VG150, chosen=existing("skip"), **aliases)
     for record in dicts:
         with Image.open(record["file_name"]) as image:
             assert image.size == (record["width"], record["height"])
@@ -140,9 +144,9 @@ def test_every_image_of_the_data_is_an_annotation_that_fits(samples, aliases, tm
 
 def test_a_missing_image_is_named_or_skipped(samples, caplog):
     with pytest.raises(ValueError, match=r"1 of 5 images are missing: .*images/3\.jpg"):
-        load_visual_genome_raw(samples / "visual_genome", VG150)
+        load(samples / "visual_genome", VG150, chosen=existing("error"))
     with caplog.at_level(logging.INFO):
-        dicts = load_visual_genome_raw(samples / "visual_genome", VG150, missing_images="skip")
+        dicts = load(samples / "visual_genome", VG150, chosen=existing("skip"))
     assert [record["image_id"] for record in dicts] == [1, 2, 4, 5]
     assert "images/3.jpg" in caplog.text
     assert "70 of 177 objects" in caplog.text and "25 of 158 relations" in caplog.text

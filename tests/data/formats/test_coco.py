@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 from pycocotools.coco import COCO
 
-from vrd_d2.data.datasets.builtin import register_user_datasets
+from vrd_d2.data.datasets.setup import register_user_datasets
 from vrd_d2.data.detections import load_own_boxes, results_files
 from vrd_d2.data.formats.coco import is_boxes_only, load_detections
 from vrd_d2.data.formats.relations_json import load_relations_json, validate_relations_json
@@ -264,7 +264,7 @@ def test_results_of_another_dataset_are_refused(registered, tmp_path):
     path = write(tmp_path, [{**row, "image_id": str(row["image_id"])} for row in RESULTS])
     with pytest.raises(ValueError, match=r"no image_id \('4', .*is one of dataset.*1 and '1'"):
         load_own_boxes([[registered, str(path)]], [registered])
-    with pytest.raises(ValueError, match=r"no readable file .*nowhere\.json"):
+    with pytest.raises(ValueError, match=r"nowhere\.json.*DATASETS\.DETECTIONS"):
         load_own_boxes([[registered, "nowhere.json"]], [registered])
 
 

@@ -71,7 +71,7 @@ WARNINGS = [
     (changed("relations", 0, object_id=4), "annotation 4 is related to itself"),
     ({**DOCUMENT, "relations": [DOCUMENT["relations"][0], {**DOCUMENT["relations"][0], "id": 2}]},
      "relations[1] (id 2): repeats an earlier relation"),
-    (changed("annotations", 0, area=None), "1 lack 'area'"),
+    (changed("annotations", 0, area=None), "1 have no 'area'"),
 ]  # fmt: skip
 
 

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from relations_document import DOCUMENT, changed, write
 
+from vrd_d2.data.datasets.registrar import register_relations_json
 from vrd_d2.data.formats.relations_json import (
     load_relations_json,
-    register_relations_json,
     save_relations_json,
     validate_relations_json,
 )

@@ -65,7 +65,7 @@ def test_bad_files(tmp_path, content, message):
     with pytest.raises(ValueError, match=message) as info:
         load_triplet_counts(path, TINY)
     assert str(path) in str(info.value)
-    with pytest.raises(ValueError, match=r"MODEL\.FREQUENCY\.COUNTS: "):
+    with pytest.raises(ValueError, match=r"MODEL\.PREDICATE_PRIOR\.COUNTS: "):
         load_triplet_counts(tmp_path / "none.json", TINY)
 
 

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -21,8 +22,8 @@ from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.structures import BoxMode
 from torch.utils.data import ConcatDataset, DataLoader
 
-from vrd_d2.data.build import training_records
-from vrd_d2.data.formats.relations_document import annotation_xyxy
+from vrd_d2.data.boxes import annotation_xyxy
+from vrd_d2.data.build import RecordsDataset, training_records
 from vrd_d2.data.records.packed import PackedRecords, unseen_triplets
 from vrd_d2.data.samplers import predicate_repeat_factors
 from vrd_d2.data.vocabulary import Vocabulary
@@ -79,7 +80,10 @@ def test_packed_records_give_the_dicts_back_fresh(records):
     assert len(packed) == len(records) == 6
     assert same(packed, records)
     assert same([packed[i] for i in range(-6, 0)], records)
-    assert type(packed[0]["annotations"][0]["bbox_mode"]) is BoxMode
+    assert packed[0]["annotations"][0]["bbox_mode"] == BoxMode.XYXY_ABS
+    registered = RecordsDataset.of(packed)
+    assert same(registered, records) and registered.boxes.base is packed.boxes.base
+    assert type(registered[0]["annotations"][0]["bbox_mode"]) is BoxMode
     changed = packed[0]
     changed["annotations"].clear()
     changed["relations"][:] = -1
@@ -162,8 +166,8 @@ def test_other_box_modes_and_ids(records):
     "change, message",
     [
         (lambda r: r.pop("relations"), r"dataset dict 1 \(.*1\.png\): the key 'relations' is"),
-        (lambda r: r.update(extra=1), r"dataset dict 1 .*no place for 'extra'"),
-        (lambda r: r["annotations"][0].update(segmentation=[]), r"no place for 'segmentation'"),
+        (lambda r: r.update(extra=1), r"dataset dict 1 .*'extra'"),
+        (lambda r: r["annotations"][0].update(segmentation=[]), r"dataset dict 1 .*'segmentation'"),
         (
             lambda r: r.update(relations=[[0, 3, 0]]),
             r"image 2: a relation joins boxes 0 and 3, but",
@@ -275,7 +279,7 @@ def test_training_records_leave_out_images_without_boxes(records, register):
 
 
 def test_detectron2_takes_it_as_it_is(records, register):
-    packed = PackedRecords.pack(records)
+    packed = RecordsDataset.pack(records)
     name, other = register(packed), register(records)
     assert get_detection_dataset_dicts([name]) is packed
     assert isinstance(get_detection_dataset_dicts([name, name]), ConcatDataset)
@@ -349,7 +353,7 @@ class ReadsAll(torch.utils.data.Dataset):
 def test_workers_share_the_memory(records, method):
     texts = [["x" * 500_000] for _ in range(120)]
     many = [{**records[0], "image_id": i, "captions": text} for i, text in enumerate(texts)]
-    packed = PackedRecords.pack(many)
+    packed = RecordsDataset.pack(many)
     assert packed.nbytes > 60_000_000
     context = multiprocessing.get_context(method)
     loader = DataLoader(
@@ -358,5 +362,10 @@ def test_workers_share_the_memory(records, method):
     with contextlib.redirect_stderr(io.StringIO()):
         (grown,) = list(loader)
     assert grown < 20_000_000
-    # A spawned process gets handles of shared memory, not the bytes.
-    assert packed._captions._data.is_shared() == (method == "spawn")
+    # A spawned process gets handles of shared memory, not the bytes; the next one the same.
+    assert hasattr(packed, "_shared") == (method == "spawn")
+    if method == "spawn":
+        before = packed._shared["_captions.data"]
+        copy = pickle.loads(ForkingPickler.dumps(packed))
+        assert packed._shared["_captions.data"] is before and before.is_shared()
+        assert same(copy, many)
