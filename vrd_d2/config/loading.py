@@ -45,7 +45,7 @@ def load_config(config_file: str | Path, overrides: list[str] | tuple[str, ...] 
 def load_inference_config(
     config_file: str | Path, weights: str | Path = "", overrides: Sequence[str] = ()
 ) -> CfgNode:
-    """The config of a trained model for images of one's own.
+    """Read the config of a trained model, for predictions on any images.
 
     Args:
         config_file: YAML. A checkpoint of this project brings its config and its vocabulary along:
@@ -89,7 +89,7 @@ def _forget_training(cfg: CfgNode) -> None:
     cfg.MODEL.TEXT.WORD_VECTORS = fresh.MODEL.TEXT.WORD_VECTORS
     if not cfg.MODEL.DISTANT.RESTRICT:
         cfg.MODEL.DISTANT = fresh.MODEL.DISTANT
-    # Of RelCLIP the image tower is in the checkpoint. (A tag stays: it tells mean and deviation.)
+    # Of RelCLIP the image tower is in the checkpoint. (A tag stays: the mean depends on it.)
     clip = cfg.MODEL.CLIP
     by_path = Path(clip.PRETRAINED).suffix in (".pt", ".pth", ".bin", ".safetensors")
     if cfg.MODEL.META_ARCHITECTURE == "RelCLIP" and by_path and not Path(clip.PRETRAINED).is_file():

@@ -52,7 +52,7 @@ def load_own_boxes(
         dataset_names: of a loader.
 
     Returns:
-        Image's file name -> boxes, in its own pixels; every image of such a dataset is there.
+        Image's file name -> boxes, in pixels of the image; every image of such a dataset is there.
 
     Raises:
         ValueError: a file cannot be used, see :func:`~vrd_d2.data.formats.coco.load_detections`; or

@@ -30,7 +30,7 @@ class SkippingSampler(Sampler):
 def predicate_repeat_factors(
     dataset_dicts: Sequence[dict] | Dataset, num_predicates: int, threshold: float
 ) -> Tensor:
-    """Repeat factors of images by their rarest predicate (Gupta et al. 2019, for predicates).
+    """Return repeat factors of images by their rarest predicate (after Gupta et al. 2019).
 
     With f(p) the share of images that have predicate p, an image is repeated
     max over its predicates of max(1, sqrt(threshold / f(p))) times.

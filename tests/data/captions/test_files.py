@@ -151,7 +151,7 @@ def test_files_that_are_not_there(tmp_path):
     with pytest.raises(ValueError, match=r"no caption file .*a\.txt: check the path"):
         open_captions([tmp_path / "a.txt"])
     path = write(tmp_path, "a.csv", "x")
-    with pytest.raises(ValueError, match=r"a\.csv: its name does not tell the format.*json, jsonl"):
+    with pytest.raises(ValueError, match=r"a\.csv: .*json, jsonl"):
         open_captions([path])
     assert list(open_captions([path], "text")[0].records()) == [["x"]]
     with pytest.raises(ValueError, match="given twice"):

@@ -227,7 +227,7 @@ def test_bad_input_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"there is no file .*image_data\.json"):
         load_visual_genome_raw(tmp_path, SMALL)
     write(tmp_path, [{"object_id": 1, "names": ["man"], "x": 1, "y": 1, "w": 1}], [])
-    with pytest.raises(ValueError, match="image 5 lacks the key 'h'"):
+    with pytest.raises(ValueError, match=r"image 5 .*'h'"):
         load_visual_genome_raw(tmp_path, SMALL)
     with pytest.raises(ValueError, match=r"image_ids \[7, 8\] \(2 in all\) are not in"):
         load_visual_genome_raw(tmp_path, SMALL, image_ids=[5, 8, 7])

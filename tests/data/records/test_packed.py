@@ -49,7 +49,7 @@ def records(tmp_path) -> list[dict]:
 
 @pytest.fixture
 def register():
-    """Registers a dataset under a name of its own for one test."""
+    """Register datasets for one test, each under another name."""
     names = []
 
     def add(dataset) -> str:

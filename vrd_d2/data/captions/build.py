@@ -16,7 +16,7 @@ def make_parser(
     predicate_aliases: Mapping[str, str] | None = None,
     model: str = "en_core_web_sm",
 ) -> CaptionParser:
-    """A parser by its name.
+    """Make a parser by its name.
 
     Args:
         kind: "matcher" (no further packages), "spacy", or "auto": spaCy if it and the model are

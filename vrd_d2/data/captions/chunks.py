@@ -97,7 +97,7 @@ class _Pass:
         self.chunks.append(chunk)
 
     def _next(self, position: int) -> str:
-        """The word behind a position, adverbs left out; empty at the end."""
+        """Return the word behind a position, adverbs left out; empty at the end."""
         for word in self.text[position + 1 :]:
             if word not in words.ADVERBS:
                 return word
@@ -145,7 +145,7 @@ class _Pass:
         return position + 1
 
     def _possessive(self, position: int) -> int:
-        """The owner is a part of the noun phrase: its name must not count as the last word's."""
+        """Put the owner into the noun phrase: its name must not count as the last word's."""
         if self.noun:
             self.noun, self.determined = ["'s"], True
         elif self.chunks and self.chunks[-1].pronoun:
@@ -153,7 +153,7 @@ class _Pass:
         return position + 1
 
     def _pause(self) -> None:
-        """An adverb ends a noun phrase, but not one that has only begun ("a very tall man")."""
+        """End a noun phrase at an adverb, if it has words ("a very tall man" has only begun)."""
         if self.noun:
             self._close()
 
@@ -221,7 +221,7 @@ class _Pass:
         return self.chunks[-1].kind if self.chunks else None
 
     def _verb_kind(self, position: int) -> Kind | None:
-        """Whether a word is a verb here, and which; None if it belongs to a noun phrase."""
+        """Return which kind of verb a word is here; None if it belongs to a noun phrase."""
         word, following = self.text[position], self._next(position)
         preposition = self._preposition_behind(position) is not None
         if word not in self.lexicon.verbs:
@@ -254,14 +254,14 @@ class _Pass:
         return None
 
     def _is_plural(self) -> bool:
-        """Whether the open noun phrase takes a verb's plural: "men", "a man and a woman"."""
+        """Return whether the open noun phrase is a plural: "men", "a man and a woman"."""
         joined = [chunk.kind for chunk in self.chunks[-2:]] == [Kind.NOUN, Kind.AND]
         return joined or words.is_plural(self.noun[-1])
 
     def _free_participle(
         self, word: str, kind: str, preposition: bool, goes_on: bool
     ) -> Kind | None:
-        """The kind of a participle that follows no open noun phrase."""
+        """Return the kind of a participle that follows no open noun phrase."""
         before = self._before()
         if before is Kind.PREPOSITION:
             return Kind.UNCERTAIN if kind == "ing" and word not in words.ING_NOUNS else None
@@ -281,12 +281,12 @@ class _Pass:
         return Kind.PARTICIPLE if word.endswith("ed") and goes_on else None
 
     def _names_predicate(self, word: str, position: int) -> bool:
-        """Whether a verb and the preposition behind it are a predicate of the vocabulary."""
+        """Return whether a verb and the preposition behind it are a predicate."""
         following = self._preposition_behind(position)
         return bool(following) and self.lexicon.verb(word, following[0]) is not None
 
     def _preposition_behind(self, position: int) -> tuple[Phrase, int] | None:
-        """The preposition that belongs to a verb; adverbs and particles in between are left out."""
+        """Return the preposition of a verb; adverbs and particles in between are left out."""
         start = position + 1
         while start < len(self.text):
             found = self.lexicon.preposition_at(self.text, start)

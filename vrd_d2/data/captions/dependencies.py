@@ -43,7 +43,7 @@ class DependencyParser:
         return {**self.__dict__, "_pipeline": None}
 
     def parse(self, captions: Sequence[str]) -> list[list["Triplet"]]:
-        """Triplets of each caption; see :class:`~vrd_d2.data.captions.base.CaptionParser`."""
+        """Return the triplets of each caption; see :class:`.captions.base.CaptionParser`."""
         if self._pipeline is None:
             self._pipeline = _load(self._model)
         # Capitals make the models see names of people and places.
@@ -71,7 +71,7 @@ def _load(model: str):
 
 
 def find_triplets(doc: "Doc", lexicon: Lexicon) -> list["Triplet"]:
-    """Triplets (subject class, predicate, object class) of a parsed caption."""
+    """Return the triplets (subject class, predicate, object class) of a parsed caption."""
     found: list[Triplet] = []
     for token in doc:
         if token.pos_ in ("VERB", "AUX") and token.dep_ not in ("aux", "auxpass"):
@@ -82,7 +82,7 @@ def find_triplets(doc: "Doc", lexicon: Lexicon) -> list["Triplet"]:
 
 
 def _of_noun(noun: "Token", lexicon: Lexicon) -> Iterator["Triplet"]:
-    """ "a cup on a table": prepositions of a noun phrase."""
+    """Find prepositions of a noun phrase: "a cup on a table"."""
     subject = _noun(noun, lexicon)
     doubtful = _is_doubtful(noun)
     for phrase, target in _prepositions(noun):
@@ -98,7 +98,7 @@ def _of_noun(noun: "Token", lexicon: Lexicon) -> Iterator["Triplet"]:
 
 
 def _of_verb(verb: "Token", lexicon: Lexicon) -> Iterator["Triplet"]:
-    """ "a man (is) riding a horse", "a horse ridden by a man", "a cup is on a table"."""
+    """Find what a verb joins: "a man (is) riding a horse", "a horse ridden by a man"."""
     if any(child.dep_ == "neg" or child.tag_ == "MD" for child in verb.children):
         return
     subjects = [_noun(token, lexicon) for token in _subjects(verb)]
@@ -136,7 +136,7 @@ def _predicates(verb: "Token", lexicon: Lexicon) -> Iterator[tuple[int | None, b
 
 
 def _subjects(verb: "Token") -> list["Token"]:
-    """Nouns that a verb is said of."""
+    """Return the nouns that a verb is said of."""
     own = [token for token in verb.children if token.dep_ in ("nsubj", "nsubjpass")]
     if own:
         if own[0].tag_ in ("WDT", "WP"):  # "a man who wears"
@@ -154,8 +154,11 @@ def _subjects(verb: "Token") -> list["Token"]:
 
 
 def _is_doubtful(noun: "Token") -> bool:
-    """Whether what follows a noun may belong to an earlier one: "a man in a hat riding a bike" has
-    the same words as "a man on a bike with a basket", and small models mix them up."""
+    """Return whether what follows a noun may belong to an earlier one.
+
+    "a man in a hat riding a bike" has the same words as "a man on a bike with a basket",
+    and small models mix them up.
+    """
     first = noun
     while first.dep_ == "conj":
         first = first.head
@@ -190,7 +193,7 @@ def _extended(phrase: Phrase, preposition: "Token") -> Iterator[tuple[Phrase, "T
 
 
 def _listed(noun: "Token") -> Iterator["Token"]:
-    """A noun and those that "and" joins to it."""
+    """Yield a noun and those that "and" joins to it."""
     yield noun
     for token in noun.children:
         if token.dep_ == "conj" and token.pos_ in ("NOUN", "PROPN"):
@@ -198,7 +201,7 @@ def _listed(noun: "Token") -> Iterator["Token"]:
 
 
 def _noun(token: "Token", lexicon: Lexicon) -> int | None:
-    """Id of the object class that a noun with its modifiers names."""
+    """Return the id of the object class that a noun with its modifiers names."""
     if token.pos_ not in _NOUNS or any(child.lower_ == "no" for child in token.children):
         return None
     if token.lower_ in words.QUANTIFIERS:

@@ -36,7 +36,7 @@ class CaptionFile:
         first_broken: number of the first of them (from 1) and what is wrong with it.
 
     Raises:
-        ValueError: there is no such file, or its name tells no format.
+        ValueError: there is no such file, or the format is not clear from its name.
     """
 
     path: Path
@@ -56,12 +56,12 @@ class CaptionFile:
         self.format = self.format or FORMATS.get(ending)
         if self.format not in FORMATS.values():
             raise ValueError(
-                f"{self.path}: its name does not tell the format: choose one of "
+                f"{self.path}: the format is not clear from its name: choose one of "
                 f"{', '.join(sorted(set(FORMATS.values())))} (--format)"
             )
 
     def records(self, skip: int = 0) -> Iterator[list[str]]:
-        """The captions of each record: a line, or an element of a JSON list.
+        """Yield the captions of each record: a line, or an element of a JSON list.
 
         Args:
             skip: records to pass over without looking into them.
@@ -118,7 +118,7 @@ def _tab_line(line: bytes) -> list[str]:
 
 
 def _of_element(element: Any) -> list[str]:
-    """Captions of a caption, a record with one of KEYS, or a list of such."""
+    """Return the captions of a text, of a record with one of KEYS, or of a list of such."""
     if isinstance(element, str):
         return [element] if element.strip() else []
     if isinstance(element, list):
@@ -137,7 +137,7 @@ _LISTS = ("annotations", "images", "captions", "data")
 
 
 def _json_elements(stream: BinaryIO, path: Path) -> Iterator[Any]:
-    """Elements of a JSON list, or of the lists with captions of a JSON object."""
+    """Yield the elements of a JSON list, or of the lists with captions of a JSON object."""
     document = _Window(stream, path)
     opening = document.peek()
     if opening == "[":
@@ -198,7 +198,7 @@ class _Window:
         )
 
     def peek(self) -> str:
-        """The next character that says something."""
+        """Return the next character that is no space or comma."""
         while True:
             self._at = _BLANK.match(self._text, self._at).end()
             if self._at < len(self._text):
@@ -213,7 +213,7 @@ class _Window:
         self._at += 1
 
     def value(self) -> Any:
-        """The next value as a whole."""
+        """Return the next value as a whole."""
         self.peek()
         while True:
             try:
@@ -230,7 +230,7 @@ class _Window:
             self._more()
 
     def elements(self) -> Iterator[Any]:
-        """Elements of the list that begins here, one after the other."""
+        """Yield the elements of the list that begins here."""
         self.take("[")
         while self.peek() != "]":
             self._number += 1

@@ -64,7 +64,7 @@ class Lexicon:
             and phrase[0] not in words.PREPOSITIONS | words.NO_VERBS | words.DETERMINERS
             and (len(phrase) == 1 or phrase[0].endswith(("ing", "ed")))
         }
-        # Form -> (base form, kind) of all verbs, the vocabulary's own ones among them.
+        # Form -> (base form, kind) of all verbs, those of the vocabulary among them.
         self.verbs = words.verb_table(verbs)
         for phrase, index in phrases:
             if phrase[0] in self.verbs and phrase[0] not in words.NO_VERBS:
@@ -73,8 +73,10 @@ class Lexicon:
                 self._verbal.setdefault((base, *phrase[1:]), []).append(entry)
 
     def noun(self, phrase: Sequence[str]) -> int | None:
-        """Id of the object class that the last words of a noun phrase name, the longest name
-        that fits; None if its last word is no name."""
+        """Return the id of the object class that the last words of a noun phrase name.
+
+        The longest name that fits counts; None if the last word is no name.
+        """
         for length in range(min(self._longest_noun, len(phrase)), 0, -1):
             found = self._nouns.get(tuple(phrase[-length:]))
             if found is not None:
@@ -86,12 +88,14 @@ class Lexicon:
         return self._nouns.get(("".join(phrase[-2:]),)) if len(phrase) > 1 else None
 
     def is_noun(self, word: str) -> bool:
-        """Whether a word alone names an object class."""
+        """Return whether a word alone names an object class."""
         return (word,) in self._nouns
 
     def preposition_at(self, text: Sequence[str], start: int) -> tuple[Phrase, int] | None:
-        """The longest prepositional phrase that begins at a word, articles left out, and the
-        position behind it: ("on", "top", "of") in "on the top of a"."""
+        """Return the longest prepositional phrase from a word on, and the position behind it.
+
+        Articles are left out: ("on", "top", "of") in "on the top of a".
+        """
         if text[start] not in self._first_words:
             return None
         phrase: list[str] = []
@@ -107,11 +111,11 @@ class Lexicon:
         return found
 
     def preposition(self, phrase: Phrase) -> int | None:
-        """Id of the predicate that is a phrase without a verb."""
+        """Return the id of the predicate that is a phrase without a verb."""
         return self._exact.get(phrase)
 
     def verb(self, form: str, preposition: Phrase = ()) -> int | None:
-        """Id of the predicate of a verb and the preposition that follows it at once.
+        """Return the id of the predicate of a verb and the preposition that follows it at once.
 
         A predicate named by a participle ("painted on") has no active forms ("painting on").
         A verb that only says how something is where it is leaves its preposition: "kneeling
@@ -135,18 +139,18 @@ class Lexicon:
         return None
 
     def find_object(self, name: str) -> int | None:
-        """Id of the object class that a whole name stands for."""
+        """Return the id of the object class that a whole name stands for."""
         return self._nouns.get(tuple(words.split_words(name)))
 
     def find_predicate(self, name: str) -> int | None:
-        """Id of the predicate that a whole name stands for: itself, an alias, another form."""
+        """Return the id of the predicate that a name, an alias or another form stands for."""
         phrase = tuple(word for word in words.split_words(name) if word not in _SKIPPED)
         if phrase and phrase[0] in self.verbs and phrase not in self._exact:
             return self._inflected(phrase[0], phrase[1:])
         return self._exact.get(phrase)
 
     def passive(self, form: str) -> int | None:
-        """Id of the predicate whose passive is a participle followed by "by"."""
+        """Return the id of the predicate whose passive is a participle followed by "by"."""
         base, kind = self.verbs[form]
         if kind != "participle" or base in words.INTRANSITIVE:
             return None
@@ -154,7 +158,7 @@ class Lexicon:
 
 
 def _misleads(phrase: Sequence[str], start: int) -> bool:
-    """Whether the words in front of the name that starts at a position make it another thing."""
+    """Return whether the words before the name at a position make it another thing."""
     if words.MISLEADING & set(phrase[:start]):
         return True
     head = phrase[start]
@@ -164,7 +168,7 @@ def _misleads(phrase: Sequence[str], start: int) -> bool:
 
 
 def _named(names: Sequence[str], aliases: Mapping[str, str]) -> Iterator[tuple[str, int]]:
-    """Names with their ids, then the aliases that stand for one of them."""
+    """Yield names with their ids, then the aliases that stand for one of them."""
     ids = {" ".join(words.split_words(name)): index for index, name in enumerate(names)}
     yield from ((name, index) for index, name in enumerate(names))
     for alias, canonical in aliases.items():

@@ -75,7 +75,7 @@ class _Clauses:
         return position + 1
 
     def _subject(self, position: int) -> int:
-        """A noun phrase that no predicate waits for: it begins a clause, or nothing is clear."""
+        """Read a noun phrase that no predicate waits for: a clause begins, or nothing is clear."""
         chunk = self._chunks[position]
         before = self._kind(position - 1)
         if chunk.pronoun and self._kind(position + 1) is Kind.BE and self.subjects is None:
@@ -91,7 +91,7 @@ class _Clauses:
         return position
 
     def _listed(self, position: int) -> tuple[Nouns, int]:
-        """ "a man, a woman and a dog" from its first noun phrase on."""
+        """Read a list, "a man, a woman and a dog", from its first noun phrase on."""
         nouns: Nouns = [self._chunks[position].index]
         end = position + 1
         pending: Nouns = []
@@ -126,7 +126,7 @@ class _Clauses:
         return end
 
     def _subjects_of(self, chunk: Chunk, before: Kind | None) -> Nouns | None:
-        """Whom a predicate is said of; None if that is not clear."""
+        """Return what a predicate is said of; None if that is not clear."""
         if self.subjects is None or self.lost:
             return None
         clear = self.choices == 1
@@ -149,7 +149,7 @@ class _Clauses:
         return self.subjects if clear and before in (Kind.NOUN, Kind.WHO) else None
 
     def _objects(self, position: int, predicate: Chunk) -> tuple[Nouns, int]:
-        """The nouns that a predicate is about, and the position behind them.
+        """Return the nouns that a predicate is about, and the position behind them.
 
         In "wearing a hat and a cup on a table" a new clause begins at "a cup"; in "wearing a hat
         and gloves" it does not.

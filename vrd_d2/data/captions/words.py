@@ -12,7 +12,10 @@ _POSSESSIVE = re.compile(r"(.+?)['’](s?)$")
 
 
 def split_words(text: str) -> list[str]:
-    """Lower-case words and punctuation marks; "man's" is "man" and "'s", "t-shirt" is "tshirt"."""
+    """Split a text into lower-case words and punctuation marks.
+
+    "man's" is "man" and "'s", "t-shirt" is "tshirt".
+    """
     words = []
     for word in _WORD.findall(text.lower()):
         if len(word) > 1 and (match := _POSSESSIVE.fullmatch(word)):
@@ -187,7 +190,7 @@ COLOURS = _words("orange gold silver rose cream chocolate olive lime peach salmo
 
 
 def plural(noun: str) -> str:
-    """Plural of a noun; its last word is what changes in a name of several words."""
+    """Return the plural of a noun; its last word is what changes in a name of several words."""
     first, space, last = noun.rpartition(" ")
     return first + space + _plural(last)
 
@@ -205,14 +208,14 @@ def _plural(word: str) -> str:
 
 
 def is_plural(word: str) -> bool:
-    """Whether a noun looks like a plural."""
+    """Return whether a noun looks like a plural."""
     if word in _PLURALS or word.endswith("men"):
         return True
     return word.endswith("s") and not word.endswith(("ss", "us", "is", "'s"))
 
 
 def verb_forms(base: str) -> dict[str, str]:
-    """Form -> kind, of a verb: "base", "s", "ing", "past" (not a participle), "participle"."""
+    """Return form -> kind of a verb: "base", "s", "ing", "past" (no participle), "participle"."""
     if base == "have":
         return dict.fromkeys(("have",), "base") | {"has": "s", "having": "ing", "had": "past"}
     stem = base + base[-1] if _doubles(base) else base
@@ -238,7 +241,7 @@ def verb_forms(base: str) -> dict[str, str]:
 
 
 def _doubles(base: str) -> bool:
-    """Whether the last letter doubles before -ing: one syllable of consonant, vowel, consonant."""
+    """Return whether the last letter doubles before -ing: consonant, vowel, consonant."""
     letters = base.replace("qu", "q")
     return (
         len(letters) >= 3
@@ -249,7 +252,7 @@ def _doubles(base: str) -> bool:
 
 
 def base_form(word: str) -> str:
-    """Base form of a verb in any form that is not in the lists, by its ending."""
+    """Return the base form of a verb that is not in the lists, by its ending."""
     for ending in ("ing", "ed"):
         if word.endswith(ending) and len(word) > len(ending) + 2:
             stem = word[: -len(ending)]
@@ -269,7 +272,7 @@ def base_form(word: str) -> str:
 
 
 def verb_table(more: Iterable[str] = ()) -> dict[str, tuple[str, str]]:
-    """Form -> (base form, kind) of the listed verbs and of further base forms."""
+    """Return form -> (base form, kind) of the listed verbs and of further base forms."""
     table: dict[str, tuple[str, str]] = {}
     for base in (*sorted(more), "have", *sorted(VERBS)):
         for form, kind in verb_forms(base).items():

@@ -99,13 +99,13 @@ def load_gqa(
     document = read_json(json_file)
     root = os.path.dirname(os.fspath(json_file)) if image_root is None else image_root
     folders = ImageFolders(root, IMAGE_FOLDERS)
-    found, kept = NameCounts(), NameCounts()
+    found, covered = NameCounts(), NameCounts()
     classes, predicates = positions(vocabulary.objects), positions(vocabulary.predicates)
 
     def records() -> Iterator[dict]:
         for image_id, objects in _images(document):
             with located(f"image {image_id!r}"):
-                scene = _scene(objects, classes, predicates, found, kept)
+                scene = _scene(objects, classes, predicates, found, covered)
             yield scene | {
                 "file_name": folders.path(f"{image_id}.jpg"),
                 "image_id": image_id,
@@ -116,7 +116,7 @@ def load_gqa(
     with located(json_file), collector_paused():
         packed = PackedRecords.pack(records())
     logger.info(
-        "%s: %d images; the vocabulary covers %s", json_file, len(packed), found.summary(kept)
+        "%s: %d images; the vocabulary covers %s", json_file, len(packed), found.summary(covered)
     )
     return packed
 
@@ -157,7 +157,7 @@ def _scene(
     classes: dict[str, int],
     predicates: dict[str, int],
     found: NameCounts,
-    kept: NameCounts,
+    covered: NameCounts,
 ) -> dict[str, Any]:
     """Return annotations and relations of one image."""
     annotations, index = [], {}
@@ -171,7 +171,7 @@ def _scene(
         category = classes.get(record["name"])
         if category is None:
             continue
-        kept.objects[record["name"]] += 1
+        covered.objects[record["name"]] += 1
         index[object_id] = len(annotations)
         annotations.append(
             {
@@ -188,7 +188,7 @@ def _scene(
             predicate = predicates.get(row["name"])
             triplet = (index.get(object_id), index.get(row["object"]), predicate)
             if None not in triplet:
-                kept.predicates[row["name"]] += 1
+                covered.predicates[row["name"]] += 1
                 relations.append(triplet)
     return {
         "annotations": annotations,

@@ -139,7 +139,7 @@ def load_open_images(
     wanted = [{"file_name": folders.path(f"{key}.jpg"), "image_id": key} for key in images]
     if select is not None:
         wanted = select(wanted)
-    found, kept = NameCounts(), NameCounts()
+    found, covered = NameCounts(), NameCounts()
     numbers = iter(range(1, 2**63))
     classes, predicates = positions(vocabulary.objects), positions(vocabulary.predicates)
 
@@ -148,13 +148,13 @@ def load_open_images(
             with located(f"image {record['image_id']!r}"):
                 record["width"], record["height"] = _size(record, known, folders)
             image = images.pop(record["image_id"])
-            yield record | _scene(image, record, classes, predicates, numbers, found, kept)
+            yield record | _scene(image, record, classes, predicates, numbers, found, covered)
 
     with located(relations_csv), collector_paused():
         packed = PackedRecords.pack(records())
     logger.info(
         "%s: %d images; the vocabulary covers %s",
-        relations_csv, len(packed), found.summary(kept),
+        relations_csv, len(packed), found.summary(covered),
     )  # fmt: skip
     return packed
 
@@ -256,7 +256,7 @@ def _scene(
     predicates: Mapping[str, int],
     numbers: Iterator[int],
     found: NameCounts,
-    kept: NameCounts,
+    covered: NameCounts,
 ) -> dict[str, Any]:
     """Return annotations in pixels and relations of one image."""
     width, height = record["width"], record["height"]
@@ -267,7 +267,7 @@ def _scene(
         found.objects[name] += 1
         if name not in classes:
             continue
-        kept.objects[name] += 1
+        covered.objects[name] += 1
         index[key] = len(annotations)
         annotations.append(
             {
@@ -282,7 +282,7 @@ def _scene(
         found.predicates[predicate] += 1
         row = (index.get(subject), index.get(obj), predicates.get(predicate))
         if None not in row:
-            kept.predicates[predicate] += 1
+            covered.predicates[predicate] += 1
             relations.append(row)
     return {
         "annotations": annotations,

@@ -56,7 +56,7 @@ def load_panoptic_scene_graph(
 ) -> PackedRecords:
     """Read one part of ``psg.json``.
 
-    The file tells test from training only, so validation is the first `num_val` images with
+    The file separates test from training only, so validation is the first `num_val` images with
     relations that are not in its test_image_ids, and training all others ("train" and "val"
     together are the public training set). Images without relations are read, and boxes stay as
     annotated. Where an image has no "annotations", boxes are those around its segments in the

@@ -45,17 +45,17 @@ def register_dataset(
     for split in spec.splits:
         name = spec.dataset_name(split)
         files = spec.files(Path(root), split)
-        places = {"image_root": str(files.image_root)}
+        where = {"image_root": str(files.image_root)}
         if "relations_json" in files.paths:
-            places["json_file"] = str(files.paths["relations_json"])
-        _forget(name, places)
+            where["json_file"] = str(files.paths["relations_json"])
+        _forget(name, where)
         DatasetCatalog.register(name, RegisteredSplit(spec, Path(root), split, missing_images))
         added = {key: value for key, value in metadata.items() if value is not None}
         if spec.vocabulary is not None:
             added["thing_classes"] = list(spec.vocabulary.objects)
             added["predicate_classes"] = list(spec.vocabulary.predicates)
         known = MetadataCatalog.get(name)
-        for key, value in {**added, **places}.items():
+        for key, value in {**added, **where}.items():
             _overwrite(known, key, value)
         if known.get("evaluator_type") is None:
             known.set(evaluator_type="relation")
@@ -104,14 +104,14 @@ def register_relations_json(
     register_dataset(spec, os.curdir, missing_images=missing_images, **metadata)
 
 
-def _forget(name: str, places: dict[str, str]) -> None:
+def _forget(name: str, where: dict[str, str]) -> None:
     """Remove a dataset; metadata that others added stays if its files are the same."""
     if name not in DatasetCatalog:
         return
     DatasetCatalog.remove(name)
     known = MetadataCatalog.get(name)
-    key = "json_file" if "json_file" in places else "image_root"
-    if known.get(key) != places[key]:
+    key = "json_file" if "json_file" in where else "image_root"
+    if known.get(key) != where[key]:
         MetadataCatalog.remove(name)
         return
     for key in _FROM_FILE:

@@ -107,7 +107,7 @@ class VisualGenomeH5:
             image_data_file: image_data.json, one entry for each image of the .h5, in its order.
             vocabulary: None demands the names and ids of VG150. With any other vocabulary, ids are
                 translated by name: it must have all object classes of the dicts; relations with
-                other predicates than its own are left out (VG20).
+                other predicates are left out (VG20).
             val_images: validation is the first so many images of split 0 that have a relation,
                 and training the rest (protocol ``sgb``); None: validation is split 1 (VisualDS).
             require_relations: leave out images without a relation (of the vocabulary), as public

@@ -40,7 +40,7 @@ def read_vocabulary(
         if absent:
             where = "the vocabulary" if kind == "objects" else dicts_file
             raise ValueError(
-                f"{where} lacks the {kind} {sorted(absent)[:5]} ({len(absent)} in all) of "
+                f"{where} is without the {kind} {sorted(absent)[:5]} ({len(absent)} in all) of "
                 f"{dicts_file if kind == 'objects' else 'the vocabulary'}: correct the vocabulary, "
                 "or get the dicts that belong to the .h5"
             )
@@ -54,7 +54,7 @@ def read_h5(path: str) -> SimpleNamespace:
     import h5py  # here, as it takes long to import and few need it
 
     if not os.path.isfile(path):
-        raise ValueError(f"there is no file {path}: datasets/README.md says where it is had")
+        raise ValueError(f"there is no file {path}: datasets/README.md says where to get it")
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -66,7 +66,7 @@ def read_h5(path: str) -> SimpleNamespace:
         missing = [key for key in keys if not isinstance(file.get(key), h5py.Dataset)]
         if missing:
             raise ValueError(
-                f"{path} lacks {', '.join(missing)} (it has {', '.join(file)}): {_REMEDY}"
+                f"{path} has no {', '.join(missing)} (it has {', '.join(file)}): {_REMEDY}"
             )
         arrays = {key: file[key][()] for key in keys}
     for key, columns in ((boxes, 4), ("relationships", 2)):

@@ -97,7 +97,7 @@ def load_visual_genome_raw(
             )
         except KeyError as error:
             raise ValueError(
-                f"{root}: a record of image {image_id} lacks the key {error}: "
+                f"{root}: a record of image {image_id} has no key {error}: "
                 "are these the raw files of Visual Genome?"
             ) from error
         file_name = folders.path(f"{image_id}.jpg")

@@ -109,7 +109,7 @@ def _problem(row: Any, category_ids: Mapping[int, int]) -> str | None:
         known = sorted(category_ids)
         return (
             f"category_id is {category!r}, but the dataset's are {known[0]} to {known[-1]} "
-            f"({len(known)} of them): use the ids of its own categories"
+            f"({len(known)} of them): use the ids of its categories"
         )
     return None
 

@@ -70,7 +70,7 @@ def check_document(document: Any, source: str, *, boxes_only: bool = False) -> F
         findings.error("top level", f"must be an object with the keys {', '.join(_REQUIRED)}")
         return findings
     columns = {name: _section_columns(document, name, findings) for name in _REQUIRED}
-    if findings.errors:  # references cannot be followed through records that lack them
+    if findings.errors:  # references cannot be followed through incomplete records
         return findings
     for section in ("categories",) if boxes_only else ("categories", "predicates"):
         _check_names(section, document, columns, findings)

@@ -58,7 +58,7 @@ def load_relations_json(
     """
     check_policy(missing_images)
     with collector_paused():
-        # Doubles, so that a file that is loaded and saved again keeps its last digits.
+        # Doubles, so that a file that is loaded and saved again has the same last digits.
         records = pack_document(
             _read_valid(json_file), _root(json_file, image_root), box_dtype=np.float64
         )

@@ -81,7 +81,7 @@ class KnowledgeBase:
         return cls(vocabulary, np.array(list(counts), np.int64), numbers, sources=sources)
 
     def __len__(self) -> int:
-        """Number of different triplets."""
+        """Return the number of different triplets."""
         return len(self._counts)
 
     @property

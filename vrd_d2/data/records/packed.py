@@ -127,11 +127,11 @@ class PackedRecords:
         Args:
             records: with file_name, image_id, annotations and relations; and height and width, if
                 known.
-            drop_other_keys: leave out what has no place here ("segmentation", say) instead of
+            drop_other_keys: leave out what cannot be packed ("segmentation", say) instead of
                 raising.
 
         Raises:
-            ValueError: names the record that lacks a key, has another one or a wrong relation.
+            ValueError: names the record with a missing key, another one or a wrong relation.
         """
         return cls(**packed_columns(records, drop_other_keys=drop_other_keys))
 
