@@ -1,26 +1,41 @@
 """The READMEs: length, links, images, config keys, commands; and their Python, which is run.
 
-A snippet runs in an empty folder that has small stand-ins for the files it names (`stand_ins`): a
-drawn image for photographs, and the zero-shot model that ships for trained checkpoints.
+A snippet runs in an empty folder that has small stand-ins for the files it names: a drawn image for
+photographs, and models with a random head for trained ones.
 """
 
 import ast
 import contextlib
+import copy
 import functools
 import importlib
 import io
 import json
 import re
 import shlex
-import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, BoxMode, Instances
+from exported_models import build, exported, own_answer
 from PIL import Image
 from relations_document import DOCUMENT
 from scripts import load_script
+from torch import nn
+
+from vrd_d2.data.datasets.builtin import register_builtin_datasets
+from vrd_d2.data.formats.relations_json import (
+    load_relations_json,
+    save_relations_json,
+    validate_relations_json,
+)
+from vrd_d2.data.knowledge.knowledge_base import KnowledgeBase
+from vrd_d2.data.vocabulary import SCENES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -101,7 +116,9 @@ def test_files_that_are_named_exist(page):
     folders = (ROOT, (ROOT / page).parent, ROOT / "vrd_d2", ROOT / "vrd_d2/modeling/union_clip")
     for name in re.findall(r"`([\w./]+/[\w./{},]*|[\w/]+\.(?:py|sh|yaml))`", prose(page)):
         # What another project has, a dataset's own folder, or a field of a path.
-        if WRITTEN.match(name) or not re.match(r"(vrd_d2|configs|tools|tests|datasets)/|.*\.py$", name):
+        if WRITTEN.match(name) or not re.match(
+            r"(vrd_d2|configs|tools|tests|datasets)/|.*\.py$", name
+        ):
             continue
         if page == "CHANGELOG.md" and name.startswith("tools/benchmark_"):
             continue
@@ -193,43 +210,186 @@ def test_commands_have_their_files_options_and_configs():
 
 # ---- Python ----------------------------------------------------------------------------------
 
-ZERO_SHOT = str(ROOT / "configs/quickstart/unionclip_zero_shot_sgdet.yaml")
-# What a page names -> what stands in for it.
-MODELS = {
-    "output/quickstart/sgdet/model_final.pth": ZERO_SHOT,
-    "configs/unionclip_mlp.yaml": str(ROOT / "configs/quickstart/unionclip_zero_shot.yaml"),
-}
-# Snippets that show what an argument looks like, or need more than a small stand-in.
-NOT_RUN = ("RELATION_HEAD_REGISTRY", "inference_on_dataset", "OnnxPredictor", "explain(")
+TRAINED = "output/quickstart/sgdet/model_final.pth"
 
 
 def snippets() -> list:
     """Return the Python of all pages, as parameters."""
     return [
-        pytest.param(page, text, id=f"{page}-{number}")
+        pytest.param(text, id=f"{page}-{number}")
         for page in PAGES
         for number, (language, text) in enumerate(blocks(page))
         if language == "python"
     ]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Config and checkpoint of a RelCLIP for SGDet with a random head."""
+    folder = tmp_path_factory.mktemp("trained")
+    cfg, model = build("relclip_sgdet.yaml")
+    torch.save({"model": model.state_dict()}, folder / "model_final.pth")
+    (folder / "config.yaml").write_text(cfg.dump())
+    return str(folder / "config.yaml"), str(folder / "model_final.pth")
+
+
 @pytest.fixture
-def stand_ins(tmp_path, monkeypatch):
-    """An empty working folder with small files of the names that the pages use."""
-    scene = Image.open(ROOT / ".github/images/scene.png")
-    (tmp_path / ".github").symlink_to(ROOT / ".github")
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
-    for name in ("street.jpg", "living_room.jpg", "photo.jpg"):
-        scene.save(tmp_path / name)
+def workplace(tmp_path, monkeypatch):
+    """Make an empty working folder with small files of the names that the pages use."""
+    for name in (".github", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    scene = Image.open(ROOT / ".github/images/scene.png").convert("RGB")
     (tmp_path / "mine/images").mkdir(parents=True)
+    for name in ("street.jpg", "living_room.jpg", "mine/images/ride.jpg", "mine/images/a.jpg"):
+        scene.save(tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    yield tmp_path
+    for name in {*DatasetCatalog.list()} - known_datasets:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
 
-@pytest.mark.parametrize("page, text", snippets())
-def test_python_runs(page, text, stand_ins, capsys):
-    ast.parse(text)
-    for module in re.findall(r"^from (vrd_d2[\w.]*) import (.+)$", text, flags=re.MULTILINE):
-        names = module[1].partition("#")[0]
-        for name in re.findall(r"\w+", names):
-            getattr(importlib.import_module(module[0]), name)
+known_datasets = {*DatasetCatalog.list()}
+
+
+class FixedModel(nn.Module):
+    """Answer every image with one pair of two boxes."""
+
+    def forward(self, examples):
+        size = (60, 80)
+        boxes = Boxes(torch.tensor([[10.0, 0, 30, 50], [20.0, 30, 70, 60]]))
+        classes, scores = torch.tensor([0, 1]), torch.ones(2)
+        instances = Instances(size, pred_boxes=boxes, pred_classes=classes, scores=scores)
+        relations = Instances(size, pairs=torch.tensor([[0, 1]]))
+        relations.predicate_probs = torch.eye(len(SCENES.predicates) + 1)[:1]
+        relations.predicate_scores = relations.predicate_probs[:, :-1]
+        return [{"instances": instances, "relations": relations} for _ in examples]
+
+
+def evaluated_dataset(folder: Path) -> dict:
+    """Put a dataset of one image where scenes_test is looked for; return a model and a loader."""
+    record = {
+        "file_name": str(folder / "mine/images/ride.jpg"),
+        "image_id": 1,
+        "height": 60,
+        "width": 80,
+        "annotations": [
+            {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": i}
+            for i, box in enumerate([[10, 0, 30, 50], [20, 30, 70, 60]])
+        ],
+        "relations": np.array([[0, 1, 0]]),
+    }
+    (folder / "datasets/scenes").mkdir(parents=True)
+    save_relations_json([record], SCENES, folder / "datasets/scenes/test.json")
+    (example,) = load_relations_json(folder / "datasets/scenes/test.json", folder)
+    register_builtin_datasets(folder / "datasets")
+    return {"model": FixedModel(), "loader": [[example]]}
+
+
+def document(folder: Path) -> dict:
+    """Write the relations_json file that the snippets check and register."""
+    content = copy.deepcopy(DOCUMENT)
+    content["images"][1]["file_name"] = "ride.jpg"
+    (folder / "mine/train.json").write_text(json.dumps(content))
+    return {}
+
+
+def knowledge_base(folder: Path) -> dict:
+    """Write a base of two triplets of the scenes."""
+    path = folder / "datasets/knowledge/cc3m_vg150.npz"
+    path.parent.mkdir(parents=True)
+    base = KnowledgeBase.from_counts(SCENES, {(0, 0, 1): 6, (0, 1, 1): 2})
+    base.save(path)
+    return {"vocabulary": SCENES, "subjects": np.array([0]), "objects": np.array([1])}
+
+
+def public_split(folder: Path) -> dict:
+    """Write the files of Visual Genome's public split, with one image."""
+    genome = load_script(ROOT / "tests/data/datasets/test_visual_genome_h5.py")
+    boxes = [(genome.MAN, 300, 200, 100, 200), (genome.HORSE, 400, 300, 300, 200)]
+    genome.write(folder, [genome.image(0, boxes, [(0, 1, genome.RIDING)])])
+    (folder / "VG_100K").rename(folder / "images")
+    return {}
+
+
+def names_file(folder: Path) -> dict:
+    """Write the names that the page shows above its snippet."""
+    (text,) = [t for language, t in blocks("configs/README.md") if language == "json"]
+    (folder / "names.json").write_text(text)
+    return {}
+
+
+def exported_model(folder: Path) -> dict:
+    """Export a small SGDet model to where the page has it."""
+    pytest.importorskip("onnxscript")
+    _, _, path = exported("relclip_sgdet.yaml", "full", "onnx", "MODEL.RELATION_HEAD.DIM", "64")
+    (folder / "output").mkdir()
+    (folder / "output/exported").symlink_to(path.parent)
+    return {}
+
+
+# What a snippet has in it -> what writes its files and returns its names.
+PREPARE = {
+    "RelationEvaluator(": evaluated_dataset,
+    "validate_relations_json(": document,
+    "register_relations_json(": document,
+    "KnowledgeBase.load(": knowledge_base,
+    "load_visual_genome_h5(": public_split,
+    "names.json": names_file,
+    "OnnxPredictor(": exported_model,
+}
+
+
+@pytest.mark.parametrize("text", snippets())
+def test_python_runs(text, workplace, trained, capsys):
+    names = {}
+    for part, prepare in PREPARE.items():
+        if part in text:
+            names |= prepare(workplace)
+    # Stand-ins for a trained checkpoint, and for a CLIP that would be downloaded.
+    text = text.replace(f'"{TRAINED}"', f"*{trained!r}")
+    text = text.replace(
+        '"configs/unionclip_mlp.yaml"', '"configs/quickstart/unionclip_zero_shot.yaml"'
+    )
+    exec(compile(text, "snippet", "exec"), names)
+    # What the comment of a print shows is what is printed.
+    shown = re.findall(r"^print\(.*\)  # (\(.*?\))", text, flags=re.MULTILINE)
+    printed = capsys.readouterr().out.split("\n")
+    for line, comment in zip(printed, shown, strict=False):
+        assert ast.literal_eval(line) == ast.literal_eval(comment)
+    if "RELATION_HEAD_REGISTRY" in text:
+        cfg, model = build("relclip_predcls.yaml", "MODEL.RELATION_HEAD.NAME", "EndsHead")
+        image = np.zeros((60, 80, 3), np.uint8)
+        answer = own_answer(cfg, model, image, [[10, 0, 30, 50], [20, 30, 70, 60]], [0, 1])
+        assert answer["predicate_scores"].shape == (2, len(SCENES.predicates))
+    if "save_relations_json(" in text:
+        assert (workplace / "mine/train.json").is_file()
+
+
+def test_the_documents_of_the_pages_are_valid(workplace):
+    for page in ("README.md", "datasets/README.md"):
+        (text,) = [t for language, t in blocks(page) if language == "json" and "relations" in t]
+        content = json.loads(text)
+        (workplace / "document.json").write_text(text)
+        for image in content["images"]:
+            path = workplace / image["file_name"]
+            path.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (image["width"], image["height"])).save(path)
+        assert not list(validate_relations_json(workplace / "document.json", workplace))
+
+
+def test_the_config_of_the_pages_loads(workplace, monkeypatch):
+    from vrd_d2 import load_config
+
+    found = [
+        text
+        for page in PAGES
+        for language, text in blocks(page)
+        if language == "yaml" and "REGISTER" in text
+    ]
+    assert len(found) == 2
+    document(workplace)
+    for number, text in enumerate(found):
+        path = workplace / f"{number}.yaml"
+        path.write_text(text)
+        load_config(path)

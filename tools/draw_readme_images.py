@@ -4,11 +4,13 @@
     bash tools/quickstart.sh
     python tools/draw_readme_images.py
 
-The scene is image SCENE of the test split of the drawn dataset, painted at four times its size.
-Its graph is the prediction of the quick start's SGDet model on the image at its own size.
+The scene is image SCENE of the test split of the drawn dataset, painted at four times its size. Its
+boxes and names are given; the relations are the best that the quick start's PredCls model predicts
+on the image at its own size.
 """
 
 import argparse
+import itertools
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +31,6 @@ from vrd_d2.visualization.canvas import (  # noqa: E402
     Rectangle,
     chip_size,
     entity_colour,
-    load_font,
     text_size,
 )
 from vrd_d2.visualization.placement import (  # noqa: E402
@@ -39,7 +40,7 @@ from vrd_d2.visualization.placement import (  # noqa: E402
     place_on_image,
 )
 
-SCENE = 88
+SCENE, RELATIONS = 426, 5
 SEED = 0  # of datasets/prepare_scenes.py
 ENLARGED = 4
 WIDTH = 1600  # twice the width at which the figures are shown
@@ -69,13 +70,18 @@ def paint_scene(index: int) -> tuple[np.ndarray, np.ndarray]:
     return image, canvas
 
 
-def annotated_graph(index: int) -> SceneGraph:
-    """Return the objects of a scene and all that is annotated of them."""
+def given_objects(index: int) -> tuple[np.ndarray, list[str]]:
+    """Return the boxes (M, 4) and the M names of the objects of a test image."""
     record = prepare_scenes.make_record(SEED, prepare_scenes.ANNOTATION_RATE, "test", index)
     boxes = np.array([entry["bbox"] for entry in record["objects"]])
-    labels = [entry["name"] for entry in record["objects"]]
-    rows = [(subject, other, name) for subject, name, other in record["relations"]]
-    return SceneGraph(boxes, labels, rows)
+    return boxes, [entry["name"] for entry in record["objects"]]
+
+
+def related_part(graph: SceneGraph) -> SceneGraph:
+    """Return the graph without the objects that have no relation."""
+    used = sorted({entity for row in graph.relations for entity in row[:2]})
+    rows = [(used.index(s), used.index(o), name) for s, o, name, *_ in graph.relations]
+    return SceneGraph(np.asarray(graph.boxes)[used], [graph.labels[i] for i in used], rows)
 
 
 def rows_of(graph: SceneGraph) -> list[Row]:
@@ -132,13 +138,18 @@ def draw_on_image(
 
 def draw_hero(image: np.ndarray, graph: SceneGraph) -> Canvas:
     """Draw scene, boxes with arrows, and graph side by side."""
-    gap, top, unit = 44.0, 56.0, 1.72
-    side = (WIDTH - 2 * gap) / 3
-    height = side * image.shape[0] / image.shape[1]
+    gap, top, unit = 46.0, 52.0, 1.62
+    widths = (400.0, 640.0, WIDTH - 2 * gap - 1040.0 - 2)
+    height = widths[1] * image.shape[0] / image.shape[1]
     canvas = Canvas(WIDTH, top + height + 4)
-    panels = [
-        (i * (side + gap) + 1, top, i * (side + gap) + side - 1, top + height) for i in range(3)
-    ]
+    left, panels = 1.0, []
+    for width in widths:
+        panels.append((left, top, left + width, top + height))
+        left += width + gap
+    # The image itself is smaller, half way down.
+    small = widths[0] * image.shape[0] / image.shape[1]
+    middle = top + height / 2
+    panels[0] = (panels[0][0], middle - small / 2, panels[0][2], middle + small / 2)
     for panel, text in zip(panels, ("image", "boxes and relations", "scene graph"), strict=True):
         heading(canvas, panel, text)
     framed(canvas, image, panels[0])
@@ -147,10 +158,10 @@ def draw_hero(image: np.ndarray, graph: SceneGraph) -> Canvas:
     names = number_names(graph.labels)
     space = GraphSpace(names, np.asarray(graph.boxes), rows_of(graph), unit)
     space.place(panels[2]).draw(canvas, names, unit=unit, paper=True)
-    for left, right in zip(panels, panels[1:], strict=False):
-        y = top + height / 2
-        canvas.arrow(np.array([(left[2] + 5, y), (right[0] - 5, y)]), GREY, 4)
+    for before, after in itertools.pairwise(panels):
+        arrow(canvas, (before[2] + 5, middle), (after[0] - 5, middle))
     return canvas
+
 
 # Title, what is given, what is predicted: of boxes, classes, predicates.
 TASKS = (
@@ -163,7 +174,7 @@ GIVEN: Colour = (66, 74, 83)
 
 def draw_tasks(image: np.ndarray, graph: SceneGraph) -> Canvas:
     """Draw for each task what is given, above, and what is predicted, below."""
-    gap, left, unit = 26.0, 138.0, 1.5
+    gap, left, unit = 24.0, 152.0, 1.5
     side = (WIDTH - left - 2 * gap) / 3
     height = side * image.shape[0] / image.shape[1]
     first, second = 96.0, 96.0 + height + 66
@@ -219,9 +230,9 @@ DIAGRAM: dict[str, tuple[Rectangle, Colour, list[str], list[str]]] = {
     "adaptors": ((1030, 40, 240, 324), TRAINED,
                  ["adaptors", "1 linear layer and", "2 attention layers", "over all boxes,",
                   "over all pairs"],
-                 ["relation_heads/adaptor.py", "relation_heads/attention.py"]),
+                 ["relation_heads/features.py", "relation_heads/relclip.py"]),
     "classifiers": ((1334, 40, 256, 128), TRAINED, ["classifiers", "class, predicate"],
-                    ["relation_heads/relclip_head.py"]),
+                    ["relation_heads/predictor.py"]),
     "text": ((676, 468, 290, 128), FROZEN, ["CLIP text encoder", "text to embedding"],
              ["text/language.py"]),
     "rcl": ((1030, 468, 240, 128), TRAINED, ["contrastive loss", "pair matches text"],
@@ -316,3 +327,32 @@ def legend(canvas: Canvas, y: float) -> None:
     canvas.text((x + 10, y), "files in blue are below", 20, INK)
     x += 20 + text_size("files in blue are below", 20)[0]
     canvas.text((x, y), "vrd_d2/modeling/", 20, BLUE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", default="configs/quickstart/relclip_predcls.yaml")
+    parser.add_argument("--weights", default="output/quickstart/predcls/model_final.pth")
+    parser.add_argument("--output", type=Path, default=ROOT / ".github/images")
+    args = parser.parse_args()
+    from vrd_d2 import Predictor
+
+    image, large = paint_scene(SCENE)
+    boxes, labels = given_objects(SCENE)
+    predictor = Predictor(args.config_file, args.weights)
+    graph = predictor(image, boxes=boxes, labels=labels, top_k=RELATIONS)
+    print(*(" ".join(triplet) for triplet in graph.triplets), sep="\n")
+    graph = related_part(graph)
+    Image.fromarray(image).save(args.output / "scene.png", optimize=True)
+    for name, canvas in (
+        ("scene_graph", draw_hero(large, graph)),
+        ("tasks", draw_tasks(large, graph)),
+        ("relclip", draw_diagram(large)),
+    ):
+        Image.fromarray(canvas.array()).save(args.output / f"{name}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()
