@@ -38,6 +38,7 @@ from vrd_d2.data.formats.relations_json import (
 from vrd_d2.data.knowledge.knowledge_base import KnowledgeBase
 from vrd_d2.data.vocabulary import SCENES
 from vrd_d2.onnx_runtime import OnnxPredictor
+from vrd_d2.scene_graph import SceneGraph
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -147,8 +148,31 @@ def test_config_keys_exist(page):
             node = node[part]
 
 
-def test_the_diagram_names_files_that_exist():
-    drawing = load_script(ROOT / "tools/draw_readme_images.py")
+@pytest.fixture(scope="module")
+def drawing():
+    """Load the script that draws the figures."""
+    return load_script(ROOT / "tools/draw_readme_images.py")
+
+
+def test_the_figures_can_be_drawn_again(drawing):
+    image, large = drawing.paint_scene(drawing.SCENE)
+    folder = ROOT / ".github/images"
+    with Image.open(folder / "scene.png") as stored:
+        np.testing.assert_array_equal(np.asarray(stored), image)
+    boxes, labels = drawing.given_objects(drawing.SCENE)
+    rows = [(labels.index("man"), labels.index("horse"), "riding")]
+    graph = drawing.related_part(SceneGraph(boxes, labels, rows))
+    assert graph.triplets == [("man", "riding", "horse")] and len(graph.boxes) == 2
+    for name, canvas in (
+        ("scene_graph", drawing.draw_hero(large, graph)),
+        ("tasks", drawing.draw_tasks(large, graph)),
+        ("relclip", drawing.draw_diagram(large)),
+    ):
+        with Image.open(folder / f"{name}.png") as stored:
+            assert stored.size == (canvas.width, canvas.height)
+
+
+def test_the_diagram_names_files_that_exist(drawing):
     for *_, files in drawing.DIAGRAM.values():
         for name in files:
             assert (ROOT / "vrd_d2/modeling" / name).is_file(), name

@@ -139,7 +139,7 @@ def draw_on_image(
 def draw_hero(image: np.ndarray, graph: SceneGraph) -> Canvas:
     """Draw scene, boxes with arrows, and graph side by side."""
     gap, top, unit = 46.0, 52.0, 1.62
-    widths = (400.0, 640.0, WIDTH - 2 * gap - 1040.0 - 2)
+    widths = (372.0, 620.0, WIDTH - 2 * gap - 992.0 - 2)
     height = widths[1] * image.shape[0] / image.shape[1]
     canvas = Canvas(WIDTH, top + height + 4)
     left, panels = 1.0, []
