@@ -20,6 +20,7 @@ from unittest.mock import create_autospec
 import numpy as np
 import pytest
 import torch
+import yaml
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
@@ -38,6 +39,7 @@ from vrd_d2.data.knowledge.knowledge_base import KnowledgeBase
 from vrd_d2.data.vocabulary import SCENES
 from vrd_d2.onnx_runtime import OnnxPredictor
 from vrd_d2.scene_graph import SceneGraph
+from vrd_d2.version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -407,18 +409,20 @@ def test_the_documents_of_the_pages_are_valid(workplace):
         assert not [message for message in messages if message.startswith("error")]
 
 
-def test_the_config_of_the_pages_loads(workplace, monkeypatch):
+def test_the_configs_of_the_pages_load(workplace):
     from vrd_d2 import load_config
 
-    found = [
-        text
-        for page in PAGES
-        for language, text in blocks(page)
-        if language == "yaml" and "REGISTER" in text
-    ]
-    assert len(found) == 2
+    found = [text for page in PAGES for language, text in blocks(page) if language == "yaml"]
+    assert len(found) == 3
     document(workplace)
     for number, text in enumerate(found):
         path = workplace / f"{number}.yaml"
         path.write_text(text)
         load_config(path)
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == __version__
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert len(citation["references"]) == 2
