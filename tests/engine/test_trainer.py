@@ -23,6 +23,7 @@ from vrd_d2.engine.trainer import Trainer
 CONFIGS = sorted(
     path.relative_to(Path(__file__).parents[2] / "configs").as_posix()
     for path in (Path(__file__).parents[2] / "configs").rglob("*.yaml")
+    if not path.name.startswith(("Base-", "_"))  # a base names no model of its own
 )
 
 
@@ -52,8 +53,6 @@ def run(cfg, *, resume=False, stop_after=None):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_builds_a_model_and_an_optimizer(name, make_cfg, tmp_path):
-    if Path(name).name.startswith("Base"):
-        pytest.skip("a base config names no meta-architecture of its own")
     changes = []
     if "glove" in name:
         (tmp_path / "glove.txt").write_text("man 0.1 0.2\non 0.3 0.1\n")
