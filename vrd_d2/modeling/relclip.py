@@ -16,11 +16,9 @@ from vrd_d2.modeling.encoders.visual_encoder import FrozenBackbone, build_backbo
 from vrd_d2.modeling.geometry import union_boxes
 from vrd_d2.modeling.relation_heads.relclip_head import HeadOutput, RelationHead
 from vrd_d2.modeling.relation_model import RelationModel
-from vrd_d2.modeling.structures import Entities, PairPrediction, TrainingPairs
+from vrd_d2.modeling.structures import RANKINGS, Entities, PairPrediction, TrainingPairs
 from vrd_d2.modeling.text.language import RelationText
 from vrd_d2.modeling.text.word_vectors import PhraseVectors, SentencePhrases, build_phrases
-
-RANKINGS = ("softmax", "logit")
 
 
 @META_ARCH_REGISTRY.register()

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+# MODEL.RELATION.RANKING: which of a pair's predicate scores rank its relations.
+RANKINGS = ("softmax", "logit")
+
 
 @dataclass
 class Entities:

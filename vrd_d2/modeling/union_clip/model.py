@@ -15,14 +15,13 @@ from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
 from vrd_d2.modeling.encoders.clip import load_clip
 from vrd_d2.modeling.pairs import sample_pairs
 from vrd_d2.modeling.relation_model import RelationModel
-from vrd_d2.modeling.structures import Entities, PairPrediction, TrainingPairs
+from vrd_d2.modeling.structures import RANKINGS, Entities, PairPrediction, TrainingPairs
 from vrd_d2.modeling.union_clip.crops import CROPS, crop_windows, cut_crops, union_regions
 from vrd_d2.modeling.union_clip.encoders import AdapterMLP, CropEncoder, PhraseEncoder
 from vrd_d2.modeling.union_clip.loss import table_losses
 from vrd_d2.modeling.union_clip.texts import UnionTexts
 
 FINETUNE = ("none", "mlp", "attention")
-RANKINGS = ("softmax", "logit")
 
 
 @META_ARCH_REGISTRY.register()
