@@ -166,6 +166,7 @@ def open_model(args: argparse.Namespace) -> tuple[Model, dict[str, Any]]:
         return model, {"model": _sha256(args.model)}
     try:
         from vrd_d2 import Predictor  # here, as it needs torch and Detectron2
+        from vrd_d2.config.fingerprint import config_fingerprint
     except ImportError as error:
         raise ValueError(f"{error}\nor use an exported model: --model model.onnx") from error
 
@@ -176,7 +177,7 @@ def open_model(args: argparse.Namespace) -> tuple[Model, dict[str, Any]]:
     # Neither changes a prediction: where the model is, and the path of what is hashed below.
     cfg.MODEL.DEVICE = cfg.MODEL.WEIGHTS = ""
     return predictor, {
-        "config": hashlib.sha256(cfg.dump().encode()).hexdigest(),
+        "config": config_fingerprint(cfg),
         "weights": _sha256(weights) if os.path.isfile(weights) else weights,
     }
 

@@ -1,10 +1,14 @@
 """Cached visual maps: the same results, no second encoding, and never those of another encoder."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
 
+from vrd_d2.config import load_config
 from vrd_d2.data.dataset_mapper import RelationMapper
 from vrd_d2.modeling import RelCLIP
 from vrd_d2.modeling.encoders.feature_cache import FeatureCache, fingerprint
@@ -54,6 +58,30 @@ def test_cache_of_another_encoder_is_refused(tmp_path):
     FeatureCache(tmp_path, "a")
     with pytest.raises(ValueError, match=r"made by another encoder.*delete the folder"):
         FeatureCache(tmp_path, "b")
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder"),
+    [
+        ("relclip_predcls", "bebc20754f26a033"),
+        ("relclip_predcls_detector_encoder", "2e0942cea1dcee7c"),
+        ("unionclip_mlp", "f685c8a8b10c96e5"),
+    ],
+)
+def test_folders_of_version_0_1_are_accepted(name, encoder, repository, tmp_path):
+    """What stood in their encoder.json, with the weights that ship."""
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    (folder / "encoder.json").write_text(json.dumps({"encoder": encoder}))
+    overrides = ["MODEL.DEVICE", "cpu", "MODEL.VISUAL.FEATURE_CACHE", str(folder)]
+    model = build_model(load_config(repository / f"configs/quickstart/{name}.yaml", overrides))
+    model.eval()
+    image = torch.zeros(3, 96, 96, dtype=torch.uint8)
+    if name.startswith("unionclip"):
+        model.crops.states(image[None])
+    else:
+        model.visual_maps([{"image": image}])
+    assert len(list(folder.glob("*/*.npy"))) == 1
 
 
 def test_folder_of_something_else_is_refused(tmp_path):
