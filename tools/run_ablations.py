@@ -23,7 +23,7 @@ import matplotlib
 import yaml
 from tqdm import tqdm
 
-from vrd_d2.config.loading import load_config
+from vrd_d2.config.loading import load_config, read_dump
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -42,13 +42,22 @@ def write_config(base: Path, variant: Path, folder: Path, seed: int, overrides: 
     path.write_text(yaml.safe_dump(changes), encoding="utf-8")
     settings = load_config(path, overrides).dump()
     record = folder / "settings.yaml"
-    if record.is_file() and record.read_text(encoding="utf-8") != settings:
+    if record.is_file() and not same_settings(record, settings):
         sys.exit(
             f"error: {folder} holds a run with other settings (see {record}): delete the folder or "
             "give another --output"
         )
     record.write_text(settings, encoding="utf-8")
     return path
+
+
+def same_settings(record: Path, settings: str) -> bool:
+    """Return whether a record, which may have the keys of an earlier version, is of a dump."""
+    try:
+        earlier = read_dump(record.read_text(encoding="utf-8"), str(record))
+    except ValueError as error:
+        sys.exit(f"error: {error}: delete {record.parent} or give another --output")
+    return yaml.safe_load(earlier.dump()) == yaml.safe_load(settings)
 
 
 def finished(folder: Path) -> Path | None:

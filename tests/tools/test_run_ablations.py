@@ -3,6 +3,12 @@
 import subprocess
 import sys
 
+import pytest
+from scripts import load_script
+
+from vrd_d2.config import load_config
+from vrd_d2.config.fingerprint import earlier_config
+
 
 def run(repository, *arguments):
     return subprocess.run(
@@ -37,3 +43,21 @@ def test_variants_are_tabulated_and_not_repeated(repository, make_cfg, tmp_path)
 def test_errors_name_the_file_and_the_metric(repository, tmp_path):
     missing = run(repository, "--base", "none.yaml", tmp_path / "variant.yaml")
     assert "error: there is no config file none.yaml" in missing.stderr
+
+
+def test_a_folder_of_an_earlier_version_is_continued(repository, make_cfg, tmp_path):
+    script = load_script(repository / "tools/run_ablations.py")
+    base = tmp_path / "base.yaml"
+    base.write_text(make_cfg("relclip_predcls.yaml").dump())
+    variant, folder = repository / "configs/ablations/focal.yaml", tmp_path / "run"
+    config = script.write_config(base, variant, folder, 1, [])
+    record = folder / "settings.yaml"
+    record.write_text(earlier_config(load_config(config)).dump())
+    assert "PREDICATE_LOSS: focal" in record.read_text()
+    script.write_config(base, variant, folder, 1, [])
+    assert "RELATION_LOSS" in record.read_text()
+    with pytest.raises(SystemExit, match=r"settings\.yaml"):
+        script.write_config(base, variant, folder, 1, ["MODEL.RELATION_LOSS.FOCAL_GAMMA", "3.0"])
+    record.write_text("MODEL: {NOSUCH: 1}")
+    with pytest.raises(SystemExit, match=r"settings\.yaml.*NOSUCH"):
+        script.write_config(base, variant, folder, 1, [])

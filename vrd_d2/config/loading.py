@@ -57,9 +57,8 @@ def load_inference_config(
     stamp = read_stamp(str(config_file))
     if "predicates" not in stamp:
         raise ValueError(f"{config_file} is a detector, which predicts no relations")
-    cfg = _default_config()
     try:
-        merge_dump(cfg, stamp["config"], str(config_file))
+        cfg = read_dump(stamp["config"], str(config_file))
         cfg.MODEL.VOCABULARY = keep_vocabulary(Vocabulary(stamp["objects"], stamp["predicates"]))
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(
@@ -68,6 +67,20 @@ def load_inference_config(
         ) from error
     _forget_training(cfg)
     _override(cfg, [*overrides, "MODEL.WEIGHTS", str(config_file)])
+    return cfg
+
+
+def read_dump(text: str, source: str) -> CfgNode:
+    """Return a whole config that ``CfgNode.dump`` wrote, by this version or an earlier one.
+
+    Args:
+        source: the file that it comes from, for messages.
+
+    Raises:
+        ValueError: it is no config.
+    """
+    cfg = _default_config()
+    merge_dump(cfg, text, source)
     return cfg
 
 
