@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vrd_d2.evaluation.recall import Summary, ks_of
+from vrd_d2.evaluation.metrics import get_metric, metric_by_predicate
+from vrd_d2.evaluation.recall import Summary
 
 _BAR, _MARK, _SHARE, _GRID = "#4477aa", "#222222", "#bbbbbb", "#dddddd"
 
@@ -20,7 +21,7 @@ def write_plots(
     predicate_names: Sequence[str] | None = None,
     title: str = "",
 ) -> list[Path]:
-    """Writes predicate_recall and predicate_confusion, each as .png and .csv.
+    """Write predicate_recall and predicate_confusion, each as .png and .csv.
 
     Args:
         folder: made where it does not exist.
@@ -47,38 +48,42 @@ def write_plots(
 
 
 def _by_frequency(summary: Summary) -> np.ndarray:
-    """Ids of the predicates that have ground truth, the most frequent first."""
+    """Return ids of the predicates that have ground truth, the most frequent first."""
     counts = summary.predicate_counts
     order = np.argsort(-counts, kind="stable")
     return order[counts[order] > 0]
 
 
 def plot_recall(summary: Summary, names: Sequence[str], title: str = "") -> Figure:
-    """Recall of every predicate above its share of the ground truth (seed 000, Figure 2)."""
+    """Draw the recall of every predicate above its share of the ground truth (Figure 2 of the
+    contrastive fine-tuning paper)."""
     order = _by_frequency(summary)
     counts = summary.predicate_counts
     k = max(summary.metrics["R"])
-    place = np.arange(len(order))
+    columns = np.arange(len(order))
     width = float(np.clip(2.5 + 0.27 * len(order), 6, 60))
     figure = Figure(figsize=(width, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     recall = 100 * summary.predicate_recall["R"][-1][order]
     free = 100 * summary.predicate_recall["ngR"][-1][order]
-    above.bar(place, recall, color=_BAR, label=f"R@{k}, one predicate a pair")
-    above.plot(
-        place, free, "_", color=_MARK, ms=9, mew=1.8, label=f"ng-R@{k}, any number of predicates"
+    above.bar(
+        columns, recall, color=_BAR, label=f"{get_metric('R').label(k)}, one predicate a pair"
     )
+    label = f"{get_metric('ngR').label(k)}, any number of predicates"
+    above.plot(columns, free, "_", color=_MARK, ms=9, mew=1.8, label=label)
     if "top1" in summary.predicate_recall:
         top1 = 100 * summary.predicate_recall["top1"][0][order]
-        above.plot(place, top1, "o", mfc="white", color=_MARK, ms=4.5, label="top1")
+        above.plot(
+            columns, top1, "o", mfc="white", color=_MARK, ms=4.5, label=get_metric("top1").display
+        )
     above.set_ylim(0, 105)
     above.set_ylabel("recall [%]")
     above.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, fontsize=9)
-    below.bar(place, 100 * counts[order] / max(counts.sum(), 1), color=_SHARE)
+    below.bar(columns, 100 * counts[order] / max(counts.sum(), 1), color=_SHARE)
     below.set_yscale("log")
     below.yaxis.set_major_formatter("{x:g}")
     below.set_ylabel("share of\nground truth [%]")
-    below.set_xticks(place, [names[i] for i in order], rotation=90, fontsize=8)
+    below.set_xticks(columns, [names[i] for i in order], rotation=90, fontsize=8)
     below.set_xlim(-0.7, max(len(order), 1) - 0.3)
     for axes in (above, below):
         _plain(axes)
@@ -90,7 +95,7 @@ def plot_recall(summary: Summary, names: Sequence[str], title: str = "") -> Figu
 
 
 def plot_confusion(summary: Summary, names: Sequence[str], title: str = "") -> Figure:
-    """What the best prediction on each annotated pair named, in percent of the row.
+    """Draw what the best prediction on each annotated pair named, in percent of the row.
 
     The last column counts pairs on which nothing was predicted within the largest K.
     """
@@ -143,9 +148,9 @@ def _write_recall(summary: Summary, names: Sequence[str], path: Path) -> None:
     ks = sorted(summary.metrics["R"])
     recalls = summary.predicate_recall
     header = [
-        metric if metric == "top1" else f"{metric}@{k}"
-        for metric in recalls
-        for k in ks_of(metric, ks)
+        name if metric_by_predicate(name).at_one else f"{name}@{k}"
+        for name in recalls
+        for k in metric_by_predicate(name).ks(ks)
     ]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -2,62 +2,45 @@
 
 import json
 import math
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
 from tabulate import tabulate
 
+from vrd_d2.evaluation.metrics import METRICS, metric_by_predicate
 from vrd_d2.evaluation.protocols import Protocol
-from vrd_d2.evaluation.recall import Metrics, Summary, ks_of
+from vrd_d2.evaluation.recall import Summary, Values
 from vrd_d2.tasks import Task
 
-# Name in JSON -> name in tables and in Detectron2's results. A "-" keeps a number out of
-# Detectron2's one-line summary.
-DISPLAY_NAMES = {
-    "R": "R",
-    "ngR": "ng-R",
-    "mR": "mR",
-    "ngmR": "ng-mR",
-    "F": "F",
-    "ngF": "ng-F",
-    "zR": "zR",
-    "ngzR": "ng-zR",
-    "A": "A",
-    "top1": "top1",
-    "PR": "PR",
-    "mR_head": "mR-head",
-    "mR_body": "mR-body",
-    "mR_tail": "mR-tail",
-    "phrase_R": "phrase-R",
-    "phrase_ngR": "phrase-ng-R",
-}
 
-
-def flat_results(metrics: Metrics) -> dict[str, float]:
-    """{"R@20": 31.4, ..., "ng-R@50": ...} in percent, as Detectron2's evaluators report."""
+def flat_results(values: Values) -> dict[str, float]:
+    """Return {"R@20": 31.4, ..., "ng-R@50": ...} in percent, as Detectron2's evaluators report."""
     return {
-        shown if name == "top1" else f"{shown}@{k}": 100 * value
-        for name, shown in DISPLAY_NAMES.items()
-        for k, value in metrics.get(name, {}).items()
+        metric.label(k): 100 * value
+        for metric in METRICS
+        for k, value in values.get(metric.name, {}).items()
     }
 
 
 def results_table(summary: Summary, *, protocol: Protocol, task: Task, title: str) -> str:
-    """One table that names protocol, task and dataset; percent, 95 % intervals in brackets."""
+    """Return one table that names protocol, task and dataset.
+
+    Values are percent, with 95 % intervals in brackets.
+    """
     ks = sorted(summary.metrics["R"])
     lines = []
-    for name, shown in DISPLAY_NAMES.items():
-        if name not in summary.metrics:
+    for metric in METRICS:
+        if metric.name not in summary.metrics:
             continue
-        cells = []
-        for k in ks:
-            key = 1 if name == "top1" and k == ks[0] else k
-            value = summary.metrics[name].get(key)
-            cells.append("" if value is None else _percent(value))
-            if value is not None and name in summary.intervals:
-                low, high = (100 * bound for bound in summary.intervals[name][key])
-                cells[-1] += f" [{low:.1f}, {high:.1f}]"
-        lines.append([shown if name == "top1" else f"{shown}@K", *cells])
+        values, intervals = summary.metrics[metric.name], summary.intervals.get(metric.name)
+        cells = ["" for _ in ks]
+        for column, k in enumerate(metric.ks(ks)):
+            cells[column] = _percent(values[k])
+            if intervals:
+                low, high = (100 * bound for bound in intervals[k])
+                cells[column] += f" [{low:.1f}, {high:.1f}]"
+        lines.append([metric.label("K"), *cells])
     images = summary.images
     skipped = (
         f"{images['skipped_no_gt_relations']} without relations, "
@@ -81,11 +64,11 @@ def results_json(
     task: Task,
     predicate_names: Sequence[str] | None = None,
 ) -> dict:
-    """Everything in a form that JSON holds: fractions in 0..1, null where nothing is annotated."""
+    """Return everything as JSON holds it: fractions in 0..1, null where nothing is annotated."""
     ks = sorted(summary.metrics["R"])
     recalls = {
         name: [
-            dict(zip(map(str, ks_of(name, ks)), column.tolist(), strict=True))
+            dict(zip(map(str, metric_by_predicate(name).ks(ks)), column.tolist(), strict=True))
             for column in recall.T
         ]
         for name, recall in summary.predicate_recall.items()
@@ -113,8 +96,8 @@ def results_json(
     )
 
 
-def _text_keys(metrics: dict[str, dict]) -> dict[str, dict]:
-    return {name: {str(k): v for k, v in values.items()} for name, values in metrics.items()}
+def _text_keys(values: dict[str, dict]) -> dict[str, dict]:
+    return {name: {str(k): v for k, v in of_ks.items()} for name, of_ks in values.items()}
 
 
 def _without_nan(value: object) -> object:
@@ -126,5 +109,12 @@ def _without_nan(value: object) -> object:
 
 
 def write_json(results: dict, path: str | Path) -> None:
-    """Writes results; the folder must exist."""
-    Path(path).write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    """Write results; the file is complete or not there. The folder must exist."""
+    path = Path(path)
+    text = json.dumps(results, indent=1, allow_nan=False) + "\n"
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
