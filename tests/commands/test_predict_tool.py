@@ -13,7 +13,8 @@ from PIL import Image
 from scripts import load_script
 
 from vrd_d2 import Predictor
-from vrd_d2.checkpoint.checkpointer import SafeCheckpointer, Stamp
+from vrd_d2.checkpoint.checkpointer import SafeCheckpointer
+from vrd_d2.checkpoint.stamp import Stamp
 from vrd_d2.config.loading import load_config
 from vrd_d2.data.formats.relations_json import load_relations_json, validate_relations_json
 from vrd_d2.data.vocabulary import SCENES

@@ -9,7 +9,8 @@ import torch
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
-from vrd_d2.checkpoint.checkpointer import SafeCheckpointer, Stamp
+from vrd_d2.checkpoint.checkpointer import SafeCheckpointer
+from vrd_d2.checkpoint.stamp import Stamp
 from vrd_d2.engine.trainer import Trainer
 from vrd_d2.inference.predictor import Predictor
 from vrd_d2.modeling.encoders.clip import load_clip
@@ -144,7 +145,7 @@ def test_a_checkpoint_is_enough(make_cfg, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"model": {}}, "does not bring its config along: give the YAML"),
+        ({"model": {}}, "YAML"),
         ({"model": {}, "vrd_d2": {"objects": ["a"], "config": "A: 1"}}, "is a detector"),
         (
             {"vrd_d2": {"objects": ["a"], "predicates": ["b"], "config": "A: 1"}},

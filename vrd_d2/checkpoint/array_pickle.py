@@ -1,6 +1,6 @@
 """Pickles of arrays, the form of Detectron2's model zoo, read without trusting them.
 
-A pickle is a program. Names that it asks for stand here for classes of this module, which build
+A pickle is a program. The names in it are looked up in this module alone, whose classes build
 plain numbers out of plain bytes; neither numpy's own unpickling, which can be made to read foreign
 memory, nor anything else is ever reached.
 """
@@ -18,13 +18,13 @@ class _Dtype:
 
     def __init__(self, name: Any, *_: Any) -> None:
         if not isinstance(name, str) or not re.fullmatch(r"[<>|=]?[biufSU]\d+", name):
-            raise pickle.UnpicklingError(f"it asks for numbers of type {name!r}")
+            raise pickle.UnpicklingError(f"it holds numbers of type {name!r}")
         self.dtype = np.dtype(name)
 
     def __setstate__(self, state: Any) -> None:
         _, order, *parts = state
         if parts[:3] != [None] * 3:
-            raise pickle.UnpicklingError("it asks for numbers of several parts")
+            raise pickle.UnpicklingError("it holds numbers of several parts")
         self.dtype = self.dtype.newbyteorder(order)
 
     def numbers(self, data: str | bytes) -> np.ndarray:
@@ -75,7 +75,7 @@ for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> type:
         if (module, name) not in _STAND_INS:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+            raise pickle.UnpicklingError(f"it needs {module}.{name}")
         return _STAND_INS[module, name]
 
 
@@ -97,9 +97,9 @@ def read_array_pickle(file: BinaryIO) -> Mapping[str, Any]:
 
 
 def _plain(value: Any, known: dict[int, Any]) -> Any:
-    """With arrays in place of what stood for them; `known` has what was met before, by id.
+    """Replace stand-ins by arrays; `known` has the results so far, by id.
 
-    Else a list in a list in a list, each twice, would be gone through without an end.
+    Without it a list that holds a list twice, which holds a list twice, would take forever.
     """
     if id(value) not in known:
         if isinstance(value, _Array):

@@ -1,125 +1,22 @@
-"""Checkpoints that say what they are, and their loading: nothing that does not fit, no code.
+"""Loading of checkpoints: nothing that does not fit the model, and no code."""
 
-A checkpoint of the trainer holds, beside the weights, a stamp under the key "vrd_d2": version,
-meta-architecture, task, names of classes and predicates, image encoder, and the whole config.
-"""
+from collections.abc import Mapping
+from typing import Any
 
-import pickle
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO
-
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from vrd_d2 import assets
-from vrd_d2.checkpoint.array_pickle import read_array_pickle
-from vrd_d2.data.vocabulary import get_vocabulary
-from vrd_d2.version import __version__
+from vrd_d2.checkpoint.stamp import STAMP, check_stamp
+from vrd_d2.checkpoint.weights_files import read_safetensors, read_tensors, read_zoo_pickle
 
 _SHIPPED_DETECTORS = {"scenes": assets.path("scenes_faster_rcnn.pth")}
 
-DETECTOR = "GeneralizedRCNN"
-STAMP = "vrd_d2"
-
-
-class Stamp:
-    """The part of a checkpoint that says what it is, as the checkpointer of Detectron2 wants it.
-
-    Args:
-        cfg: of the training.
-    """
-
-    def __init__(self, cfg: CfgNode):
-        self.content = {
-            **stamp_of(cfg),
-            "version": __version__,
-            "pretrained": Path(cfg.MODEL.CLIP.PRETRAINED).name,
-            "config": cfg.dump(),
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Strings and lists, which ``torch.load(weights_only=True)`` reads."""
-        return self.content
-
-    def load_state_dict(self, stored: Mapping[str, Any]) -> None:
-        """Refuse to resume another training: raises ValueError."""
-        check_stamp(stored, self.content)
-
 
 def detector_file(weights: str) -> str:
-    """The file of MODEL.DETECTOR.WEIGHTS, MODEL.VISUAL.WEIGHTS; "scenes" is the one that ships."""
+    """Return the file of MODEL.DETECTOR.WEIGHTS or MODEL.VISUAL.WEIGHTS; "scenes" ships."""
     return str(_SHIPPED_DETECTORS.get(weights, weights))
-
-
-def stamp_of(cfg: CfgNode, *, part: str = "model") -> dict[str, Any]:
-    """What a checkpoint must say to fit a config.
-
-    Args:
-        cfg: of the model that is to be loaded.
-        part: "model", or "detector" for MODEL.DETECTOR.WEIGHTS.
-    """
-    vocabulary = get_vocabulary(cfg.MODEL.VOCABULARY)
-    architecture = DETECTOR if part == "detector" else cfg.MODEL.META_ARCHITECTURE
-    stamp: dict[str, Any] = {
-        "meta_architecture": architecture,
-        "objects": list(vocabulary.objects),
-    }
-    if architecture != DETECTOR:
-        stamp["predicates"] = list(vocabulary.predicates)
-        stamp["task"] = cfg.MODEL.RELATION.TASK
-        encoder = cfg.MODEL.VISUAL.ENCODER
-        name = cfg.MODEL.CLIP.NAME
-        # A JSON of one's own may lie in another folder elsewhere.
-        name = Path(name).stem if name.endswith(".json") else name.replace("/", "-")
-        stamp["image_encoder"] = name if encoder == "clip" else encoder
-    return stamp
-
-
-def check_stamp(stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Compare what a checkpoint says of itself with what a config needs.
-
-    Raises:
-        ValueError: another architecture, vocabulary or image encoder; names the first difference.
-    """
-    keys = {
-        "meta_architecture": "MODEL.META_ARCHITECTURE",
-        "image_encoder": "MODEL.CLIP.NAME or MODEL.VISUAL.ENCODER",
-    }
-    for name, key in keys.items():
-        if name in expected and stored.get(name) != expected[name]:
-            raise ValueError(
-                f"the checkpoint is of {name} {stored.get(name)!r}, the config of "
-                f"{expected[name]!r}: set {key} to the checkpoint's, or take another checkpoint"
-            )
-    for name in ("objects", "predicates"):
-        if name in expected and list(stored.get(name, ())) != expected[name]:
-            raise ValueError(
-                f"the checkpoint has other {name} than MODEL.VOCABULARY: "
-                f"{_first_difference(stored.get(name, ()), expected[name])}; set MODEL.VOCABULARY "
-                "to that of its training"
-            )
-
-
-def _first_difference(found: Sequence[str], expected: Sequence[str]) -> str:
-    index = next(
-        (i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b),
-        min(len(found), len(expected)),
-    )
-    names = [repr(names[index]) if index < len(names) else "none" for names in (found, expected)]
-    return (
-        f"{len(found)} and {len(expected)}, which differ at id {index} ({names[0]} and {names[1]})"
-    )
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, without its explanations; its type where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 class SafeCheckpointer(DetectionCheckpointer):
@@ -131,13 +28,10 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename):
         if filename.endswith(".safetensors"):
-            try:
-                loaded = {"model": load_file(filename)}
-            except SafetensorError as error:
-                raise _broken(error) from error
+            loaded = {"model": read_safetensors(filename)}
         elif filename.endswith(".pkl"):
             with PathManager.open(filename, "rb") as file:
-                loaded = _zoo_format(file)
+                loaded = read_zoo_pickle(file)
         else:
             if filename.endswith(".pyth"):
                 self._torch_load(filename)  # only to refuse: Detectron2 loads such files itself
@@ -149,74 +43,32 @@ class SafeCheckpointer(DetectionCheckpointer):
         return loaded
 
     def _torch_load(self, f):
-        return _load_tensors(f)
-
-
-def _load_tensors(file: str) -> Mapping[str, Any]:
-    """What is in a file of torch. Raises ValueError: it is broken, or no dict of plain values."""
-    try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        lines = [line.strip() for line in str(error).splitlines()]
-        reason = next((line for line in lines if "WeightsUnpickler" in line), first_line(error))
-        raise ValueError(
-            "the file holds more than weights, which is not loaded because it could run any "
-            f"code ({reason.split('. ')[0]}): save the tensors alone, "
-            'torch.save({"model": model.state_dict()}, path), or as .safetensors'
-        ) from error
-    except OSError:
-        raise
-    except Exception as error:  # what is broken may raise anything
-        raise _broken(error) from error
-    if not isinstance(loaded, Mapping):
-        raise ValueError(f"the file holds a {type(loaded).__name__}, no weights by name")
-    return loaded
-
-
-def _broken(error: Exception) -> ValueError:
-    return ValueError(f"the file is broken or no checkpoint ({first_line(error)}): get it again")
-
-
-def _zoo_format(file: BinaryIO) -> dict[str, Any]:
-    """A .pkl of Detectron2's model zoo, or of Caffe2's, which has names of its own."""
-    try:
-        content = read_array_pickle(file)
-    except ValueError as error:
-        raise ValueError(
-            f"{error}; it is not loaded because it could run any code: only files of Detectron2's "
-            "model zoo are taken as .pkl"
-        ) from error
-    if "model" in content and "__author__" in content:
-        return dict(content)
-    blobs = content.get("blobs", content)
-    if isinstance(blobs, Mapping):
-        blobs = {n: blob for n, blob in blobs.items() if not str(n).endswith("_momentum")}
-    return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
+        return read_tensors(f)
 
 
 def read_stamp(path: str) -> Mapping[str, Any]:
-    """What a checkpoint says of itself: the content of a :class:`Stamp`.
+    """Return the content of the :class:`~vrd_d2.checkpoint.stamp.Stamp` in a checkpoint.
 
     Raises:
-        ValueError: the file is missing, holds code, or says nothing.
+        ValueError: the file is missing, holds code, or has no stamp.
     """
     if not PathManager.isfile(path):
         raise ValueError(f"there is no weights file {path}")
     try:
-        stored = _load_tensors(path).get(STAMP)
+        stored = read_tensors(path).get(STAMP)
         if not isinstance(stored, Mapping) or not {"config", "objects"} <= stored.keys():
-            raise ValueError("it does not bring its config along: give the YAML as well")
+            raise ValueError("it holds no config: give the YAML as well")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return stored
 
 
 class StrictCheckpointer(SafeCheckpointer):
-    """Refuses a checkpoint of another kind, or that leaves a part of the model without weights.
+    """Refuses a checkpoint of another kind, or one without weights for a part of the model.
 
     Args:
         model: to load into.
-        expected: of :func:`stamp_of`; None compares names and shapes of the weights alone.
+        expected: of ``stamp_of``; None compares names and shapes of the weights alone.
     """
 
     def __init__(self, model: nn.Module, expected: Mapping[str, Any] | None = None):
@@ -226,13 +78,13 @@ class StrictCheckpointer(SafeCheckpointer):
     def _load_model(self, checkpoint):
         stored = checkpoint.pop(STAMP, None)
         if stored is not None and not isinstance(stored, Mapping):
-            raise ValueError(f"what the checkpoint says of itself ({STAMP!r}) is {stored!r}")
+            raise ValueError(f"the stamp of the checkpoint, {STAMP!r}, is {stored!r}")
         if stored is not None and self.expected is not None:
             check_stamp(stored, self.expected)
         incompatible = super()._load_model(checkpoint)
         unused = [key for key in incompatible.unexpected_keys if key.startswith("detector.")]
         if unused and getattr(self.model, "detector", None) is None:
-            # Boxes of the user's own stand in for it; every other weight has its place.
+            # Given boxes replace it. Every other weight of the file must be in the model.
             self.logger.info("%d weights of the detector are not needed", len(unused))
             incompatible.unexpected_keys[:] = [
                 key for key in incompatible.unexpected_keys if key not in set(unused)
@@ -271,8 +123,8 @@ def load_weights(model: nn.Module, path: str, *, expected: Mapping[str, Any] | N
         model: whose every parameter and buffer must be in the file.
         path: local file (.pth, .safetensors, or a .pkl of arrays), or a URL or ``detectron2://``
             name.
-        expected: what the checkpoint must say of itself, of :func:`stamp_of`; a checkpoint that
-            says nothing is judged by names and shapes alone.
+        expected: the stamp that the checkpoint must have, of ``stamp_of``; a checkpoint without
+            one is compared by names and shapes alone.
 
     Raises:
         ValueError: the file is missing, holds code, or does not fit.

@@ -8,7 +8,8 @@ from detectron2.data import DatasetMapper
 from detectron2.engine import DefaultTrainer
 from torch import nn
 
-from vrd_d2.checkpoint.checkpointer import detector_file, load_weights, stamp_of
+from vrd_d2.checkpoint.checkpointer import detector_file, load_weights
+from vrd_d2.checkpoint.stamp import stamp_of
 from vrd_d2.data.dataset_mapper import RelationMapper
 from vrd_d2.data.detections import load_own_boxes
 from vrd_d2.engine.checks import is_relation_model

@@ -21,11 +21,8 @@ from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import Dataset, Sampler
 
-from vrd_d2.checkpoint.checkpointer import (
-    STAMP,
-    SafeCheckpointer,
-    Stamp,
-)
+from vrd_d2.checkpoint.checkpointer import SafeCheckpointer
+from vrd_d2.checkpoint.stamp import STAMP, Stamp
 from vrd_d2.data.build import training_records
 from vrd_d2.data.datasets.setup import setup_datasets
 from vrd_d2.data.detections import results_files

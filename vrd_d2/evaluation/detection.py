@@ -26,5 +26,5 @@ class DetectionEvaluator(COCOEvaluator):
         self._do_evaluation &= any(record["annotations"] for record in records)
 
     def evaluate(self, img_ids: list | None = None) -> dict:
-        """COCO's figures; by default over all images of the dataset."""
+        """Return COCO's figures; by default over all images of the dataset."""
         return super().evaluate(self._image_ids if img_ids is None else img_ids)

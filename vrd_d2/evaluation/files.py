@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class FileResults:
-    """What ``evaluate_files`` found: the summary, and predicate names where they are known."""
+    """Results of ``evaluate_files``: the summary, and predicate names where they are known."""
 
     summary: Summary
     predicate_names: list[str] | None
@@ -44,7 +44,7 @@ def evaluate_files(
     bootstrap: int = 0,
     progress: bool = False,
 ) -> FileResults:
-    """Evaluates a file of predictions of any model, one image in memory at a time.
+    """Evaluate a file of predictions of any model, one image in memory at a time.
 
     Args:
         ground_truth: a relations_json file, or JSON Lines (see ``json_lines``).
@@ -54,7 +54,7 @@ def evaluate_files(
             first predicate_scores.
 
     Raises:
-        ValueError: the files do not fit, or K cannot be told; LineError names the line.
+        ValueError: the files do not fit, or K is not known; LineError names the line.
     """
     task, protocol, ks = Task(task), get_protocol(protocol), checked_ks(ks)
     unseen = frozenset(tuple(int(i) for i in triplet) for triplet in zero_shot or ())
@@ -125,9 +125,9 @@ def _warn(count: int, what: str) -> None:
 
 
 def _width(path: str | Path) -> int:
-    """Number of predicates by the first image that has scores."""
+    """Return the number of predicates of the first image that has scores."""
     for _, value in read_json_lines(path):
         scores = value.get("predicate_scores")
         if isinstance(scores, list) and scores and isinstance(scores[0], list) and scores[0]:
             return len(scores[0])
-    raise ValueError(f"{path} has no predicate_scores: state the number of predicates")
+    raise ValueError(f"{path} has no predicate_scores: give the number of predicates")

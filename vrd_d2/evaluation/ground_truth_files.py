@@ -10,7 +10,7 @@ Images = dict[int | str, GroundTruth]
 
 
 def read_ground_truth(path: str | Path) -> tuple[list[str] | None, int | None, Images]:
-    """Reads a relations_json file or JSON Lines, told apart by the content.
+    """Read a relations_json file or JSON Lines; the content shows which of them it is.
 
     Returns:
         Names of the predicates and number of classes, None for JSON Lines; ground truth by
@@ -30,7 +30,7 @@ def read_ground_truth(path: str | Path) -> tuple[list[str] | None, int | None, I
 
 
 def _is_json_lines(path: Path) -> bool:
-    """Whether the first line is a JSON object of one image, or the file is packed."""
+    """Return whether the first line is a JSON object of one image, or the file is packed."""
     with path.open("rb") as file:
         if file.peek(2)[:2] == b"\x1f\x8b":
             return True
@@ -55,10 +55,9 @@ def _read_lines(path: Path) -> Images:
 
 
 def _read_document(path: Path, document: object) -> tuple[list[str], int, Images]:
-    """A relations_json document: COCO instances plus predicates and relations.
+    """Read a relations_json document: COCO instances plus predicates and relations.
 
-    Read here and not by the dataset loader, which asks for the image files: an evaluation
-    needs none.
+    The dataset loader is not used, because it needs the image files.
     """
     from vrd_d2.data.formats.relations_check import check_document
 
@@ -66,23 +65,25 @@ def _read_document(path: Path, document: object) -> tuple[list[str], int, Images
     if errors:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise ValueError(errors[0] + more)
+    # Classes and predicates count from 0 in the order of their ids.
     class_of, predicate_of = (
         {record["id"]: i for i, record in enumerate(sorted(document[name], key=lambda r: r["id"]))}
         for name in ("categories", "predicates")
     )
+    # Boxes of each image, and the position of each annotation among them.
     boxes: dict[int | str, list[tuple[list[float], int]]] = {}
-    place: dict[int | str, int] = {}
+    index_in_image: dict[int | str, int] = {}
     for record in document["annotations"]:
         x, y, width, height = record["bbox"]
         of_image = boxes.setdefault(record["image_id"], [])
-        place[record["id"]] = len(of_image)
+        index_in_image[record["id"]] = len(of_image)
         of_image.append(([x, y, x + width, y + height], class_of[record["category_id"]]))
     relations: dict[int | str, list[list[int]]] = {}
     for record in document["relations"]:
         relations.setdefault(record["image_id"], []).append(
             [
-                place[record["subject_id"]],
-                place[record["object_id"]],
+                index_in_image[record["subject_id"]],
+                index_in_image[record["object_id"]],
                 predicate_of[record["predicate_id"]],
             ]
         )

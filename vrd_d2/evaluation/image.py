@@ -17,7 +17,7 @@ from vrd_d2.evaluation.ranking import rank_triplets
 from vrd_d2.evaluation.records import GroundTruth, Prediction
 from vrd_d2.tasks import Task
 
-# All that is kept of a ground-truth row: everything else is counted from these.
+# All that is stored of a ground-truth row: every metric is counted from these.
 # R, ngR, pair, A, phrase, ng_phrase: rank (from 0) of the first prediction that hits the row,
 # with and without graph constraint; whatever its predicate; among the annotated pairs; by the
 # union box. answer: the predicate that the image's best prediction on this pair named.
@@ -37,7 +37,7 @@ def evaluate_image(
     limit: int = 100,
     zero_shot: frozenset[tuple[int, int, int]] = frozenset(),
 ) -> tuple[np.ndarray, int]:
-    """Which ground-truth rows of an image are hit, and by the prediction of which rank.
+    """Find which ground-truth rows of an image are hit, and by the prediction of which rank.
 
     Both records must have passed their ``check``.
 
@@ -98,14 +98,14 @@ def ground_truth_rows(
     protocol: Protocol,
     zero_shot: frozenset[tuple[int, int, int]] = frozenset(),
 ) -> np.ndarray:
-    """Rows of an image of which nothing is hit: (R,) of type ROW."""
+    """Return the rows of an image of which nothing is hit: (R,) of type ROW."""
     return _new_rows(ground_truth, protocol, zero_shot)[0]
 
 
 def _new_rows(
     ground_truth: GroundTruth, protocol: Protocol, zero_shot: frozenset[tuple[int, int, int]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of which nothing is hit, and the relations they stand for."""
+    """Return rows of which nothing is hit, and the relations they stand for."""
     relations = ground_truth.relations
     if protocol.unique_triplets:
         relations = np.unique(relations, axis=0)
@@ -113,11 +113,11 @@ def _new_rows(
     rows["predicate"] = relations[:, 2]
     seen: set[tuple[int, int]] = set()
     classes = ground_truth.classes.tolist()
-    for row, (subject, object_, predicate) in enumerate(relations.tolist()):
-        if (subject, object_) not in seen:
-            seen.add((subject, object_))
+    for row, (subject, obj, predicate) in enumerate(relations.tolist()):
+        if (subject, obj) not in seen:
+            seen.add((subject, obj))
             rows["new_pair"][row] = True
-        if zero_shot and (classes[subject], classes[object_], predicate) in zero_shot:
+        if zero_shot and (classes[subject], classes[obj], predicate) in zero_shot:
             rows["zero_shot"][row] = True
     return rows, relations
 
@@ -125,25 +125,25 @@ def _new_rows(
 def _admitted(
     prediction: Prediction, boxes: np.ndarray, protocol: Protocol, task: Task
 ) -> Prediction:
-    """Only the pairs whose boxes overlap, where the protocol asks for it."""
+    """Drop the pairs whose boxes do not overlap, where the protocol does so."""
     wanted = protocol.overlapping_pairs
     if wanted == "never" or (wanted == "detected" and task.boxes_given):
         return prediction
     pairs = prediction.pairs
     overlap = box_iou(boxes, boxes, inclusive=protocol.inclusive_pixels) > 0
-    keep = overlap[pairs[:, 0], pairs[:, 1]]
+    fits = overlap[pairs[:, 0], pairs[:, 1]]
     if prediction.triplets is None:
-        scores = prediction.predicate_scores[keep]
-        return replace(prediction, pairs=pairs[keep], predicate_scores=scores)
-    scores = prediction.triplet_scores[keep]
-    return replace(prediction, triplets=prediction.triplets[keep], triplet_scores=scores)
+        scores = prediction.predicate_scores[fits]
+        return replace(prediction, pairs=pairs[fits], predicate_scores=scores)
+    scores = prediction.triplet_scores[fits]
+    return replace(prediction, triplets=prediction.triplets[fits], triplet_scores=scores)
 
 
 def _top1(ranked: np.ndarray, relations: np.ndarray) -> np.ndarray:
-    """Whether the best prediction on each row's own pair names the row's predicate."""
+    """Return whether the best prediction on each row's own pair names the row's predicate."""
     answers: dict[tuple[int, int], int] = {}
-    for subject, object_, predicate in ranked.tolist():
-        answers.setdefault((subject, object_), predicate)
+    for subject, obj, predicate in ranked.tolist():
+        answers.setdefault((subject, obj), predicate)
     return np.array([answers.get((s, o), -1) == p for s, o, p in relations.tolist()], bool)
 
 
@@ -172,11 +172,11 @@ class _Match:
         self._object = compatible[:, relations[:, 1]]
 
     def pairs(self, ranked: np.ndarray) -> np.ndarray:
-        """(T, R) bool: both boxes and classes fit, whatever the predicate."""
+        """Return (T, R) bool: both boxes and classes fit, whatever the predicate."""
         return self._subject[ranked[:, 0]] & self._object[ranked[:, 1]]
 
     def ranks(self, ranked: np.ndarray) -> np.ndarray:
-        """(R,) rank of the triplet that hits each row."""
+        """Return the rank (R,) of the triplet that hits each row."""
         hits = self.pairs(ranked) & (ranked[:, 2:] == self._relations[None, :, 2])
         if not self._protocol.one_to_one:
             return first_hits(hits)
@@ -185,7 +185,7 @@ class _Match:
         return one_to_one_hits(hits, np.minimum(of_subjects, of_objects))
 
     def phrase_ranks(self, ranked: np.ndarray) -> np.ndarray:
-        """The same where one box around subject and object is compared (Lu et al. 2016)."""
+        """Return the ranks where one box around subject and object is compared (Lu et al. 2016)."""
         sides = ((self._predicted, ranked), (self._annotated, self._relations))
         unions = [union_boxes(boxes, rows) for (boxes, _), rows in sides]
         triplets, gt_triplets = (

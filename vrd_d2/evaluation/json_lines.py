@@ -22,14 +22,14 @@ from vrd_d2.tasks import Task
 
 
 class LineError(ValueError):
-    """A line that cannot be used: says which and why."""
+    """A line that cannot be used; the message has its number and the reason."""
 
     def __init__(self, path: str | Path, number: int, reason: object) -> None:
         super().__init__(f"{path}, line {number}: {reason}")
 
 
 def read_json_lines(path: str | Path, *, progress: bool = False) -> Iterator[tuple[int, dict]]:
-    """Yields (line number from 1, object), one line in memory at a time; empty lines are skipped.
+    """Yield (line number from 1, content), one line in memory at a time; empty ones are skipped.
 
     Args:
         path: plain text, or gzip whatever its name.
@@ -73,7 +73,7 @@ def _object(path: Path, number: int, line: bytes) -> dict:
 
 
 def ground_truth_from_json(value: dict) -> GroundTruth:
-    """Ground truth of a line.
+    """Return the ground truth of a line.
 
     Raises:
         ValueError: a field is missing or malformed.
@@ -93,7 +93,7 @@ def ground_truth_from_json(value: dict) -> GroundTruth:
 
 
 def prediction_from_json(value: dict, ground_truth: GroundTruth, task: Task) -> Prediction:
-    """Predictions of a line, scores in single precision as models and public evaluators use.
+    """Return the predictions of a line, scores in single precision as public evaluators use.
 
     Args:
         ground_truth: of the same image: stands for what the task gives and the line leaves out.
@@ -155,7 +155,7 @@ def _single(values: object, name: str) -> np.ndarray:
 
 
 def prediction_line(image_id: int | str, prediction: Prediction) -> str:
-    """Predictions of scored pairs as a line; nine digits keep single precision exactly."""
+    """Return predictions of scored pairs as a line; nine digits hold single precision exactly."""
     fields = [
         ("image_id", json.dumps(image_id)),
         ("boxes", _rows(prediction.boxes)),

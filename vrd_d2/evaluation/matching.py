@@ -10,7 +10,7 @@ MISS = np.iinfo(np.uint16).max  # the rank of a ground-truth row that nothing hi
 
 
 def box_iou(boxes: np.ndarray, others: np.ndarray, *, inclusive: bool = True) -> np.ndarray:
-    """IoU of every box with every other box.
+    """Return the IoU of every box with every other box.
 
     Single precision and this order of operations, because the public evaluators compute so:
     a box that lies exactly on the threshold must fall on the same side.
@@ -44,7 +44,7 @@ def compatible_boxes(
     inclusive: bool = True,
     bind: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which predicted box can stand for which ground-truth box.
+    """Return which predicted box can stand for which ground-truth box.
 
     Args:
         bind: only the best ground-truth box of the same class, the first of equals.
@@ -63,7 +63,7 @@ def compatible_boxes(
 
 
 def first_hits(hits: np.ndarray) -> np.ndarray:
-    """Rank of the first prediction that hits each ground-truth row.
+    """Return the rank of the first prediction that hits each ground-truth row.
 
     Args:
         hits: (T, R) bool, predictions best first.
@@ -78,7 +78,7 @@ def first_hits(hits: np.ndarray) -> np.ndarray:
 
 
 def one_to_one_hits(hits: np.ndarray, overlap: np.ndarray) -> np.ndarray:
-    """Rank of the prediction assigned to each ground-truth row, one row a prediction.
+    """Return the rank of the prediction assigned to each ground-truth row, one row a prediction.
 
     Best predictions choose first, each the free row that it overlaps most (Lu et al. 2016).
 
@@ -101,7 +101,7 @@ def one_to_one_hits(hits: np.ndarray, overlap: np.ndarray) -> np.ndarray:
 
 
 def union_boxes(boxes: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Smallest box around both boxes of each pair: (M, 4), (P, 2) -> (P, 4)."""
+    """Return the smallest box around both boxes of each pair: (M, 4), (P, 2) -> (P, 4)."""
     first, second = boxes[pairs[:, 0]], boxes[pairs[:, 1]]
     return np.concatenate(
         [np.minimum(first[:, :2], second[:, :2]), np.maximum(first[:, 2:], second[:, 2:])], axis=1

@@ -1,7 +1,7 @@
-"""The evaluation protocols of the field, each a small set of switches in one place.
+"""The evaluation protocols of the field, each a small set of switches.
 
 Two implementations of "Recall@K" differ by points, so every table and every result file of this
-package names its protocol. README.md beside this file says what each switch changes.
+package names its protocol. README.md beside this file describes each switch.
 """
 
 from dataclasses import dataclass, replace
@@ -95,7 +95,7 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def get_protocol(protocol: str | Protocol) -> Protocol:
-    """A protocol by name; a Protocol of one's own is returned as it is.
+    """Return a protocol by its name; a ``Protocol`` is returned as it is.
 
     Raises:
         ValueError: an unknown name.

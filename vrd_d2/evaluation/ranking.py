@@ -1,6 +1,6 @@
 """The order of predicted triplets, on plain arrays.
 
-Equal scores keep the order of the input everywhere, so that results do not depend on a sorting
+Equal scores stay in the order of the input everywhere, so that results do not depend on a sorting
 algorithm. Products are computed in the precision given and in the order of the public evaluators.
 """
 
@@ -12,7 +12,7 @@ from vrd_d2.evaluation.records import Prediction
 
 
 def best_first(scores: np.ndarray, limit: int) -> np.ndarray:
-    """Indices of the ``limit`` highest scores, best first, equal scores by index.
+    """Return indices of the ``limit`` highest scores, best first, equal scores by index.
 
     The same as a stable descending sort cut at ``limit``, without sorting everything.
 
@@ -24,8 +24,8 @@ def best_first(scores: np.ndarray, limit: int) -> np.ndarray:
     """
     if len(scores) <= limit:
         return np.argsort(-scores, kind="stable")
-    place = len(scores) - limit
-    threshold = np.partition(scores, place)[place]
+    least = len(scores) - limit  # index of the last one chosen, in ascending order
+    threshold = np.partition(scores, least)[least]
     above = np.flatnonzero(scores > threshold)
     ties = np.flatnonzero(scores == threshold)[: limit - len(above)]
     chosen = np.concatenate([above, ties])
@@ -36,7 +36,7 @@ def best_first(scores: np.ndarray, limit: int) -> np.ndarray:
 def best_products(
     predicate_scores: np.ndarray, best: np.ndarray, weights: np.ndarray | None, limit: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The ``limit`` best (pair, predicate) products: the ranking without graph constraint.
+    """Return the ``limit`` best (pair, predicate) products: the ranking without constraint.
 
     Equal products are ordered by pair, then by predicate. A product among the best ``limit``
     belongs to a pair whose own best product is among the best ``limit`` or equal to the last of
@@ -55,8 +55,8 @@ def best_products(
     """
     top = best if weights is None else weights * best
     if len(top) > limit:
-        place = len(top) - limit
-        pairs = np.flatnonzero(top >= np.partition(top, place)[place])
+        least = len(top) - limit
+        pairs = np.flatnonzero(top >= np.partition(top, least)[least])
     else:
         pairs = np.arange(len(top))
     products = predicate_scores[pairs]
@@ -88,7 +88,7 @@ class Ranking:
 def rank_triplets(
     prediction: Prediction, annotated: np.ndarray | None, *, limit: int, unit_scores: bool
 ) -> Ranking:
-    """The best triplets of an image, with and without graph constraint.
+    """Rank the triplets of an image, with and without graph constraint.
 
     Args:
         prediction: checked, with at least one pair.
@@ -105,9 +105,9 @@ def rank_triplets(
     weights = None
     pair_scores = best
     if not unit_scores:
-        subject, object_ = prediction.scores[pairs[:, 0]], prediction.scores[pairs[:, 1]]
-        weights = subject * object_
-        pair_scores = best * subject * object_
+        subject, obj = prediction.scores[pairs[:, 0]], prediction.scores[pairs[:, 1]]
+        weights = subject * obj
+        pair_scores = best * subject * obj
 
     def with_best_predicate(chosen: np.ndarray) -> np.ndarray:
         return np.column_stack([pairs[chosen], scores[chosen].argmax(1)])
@@ -126,7 +126,7 @@ def rank_triplets(
 
 
 def _rank_listed(prediction: Prediction, annotated: np.ndarray | None, limit: int) -> Ranking:
-    """The same for a list of triplets: under graph constraint only the best one of a pair."""
+    """Rank a list of triplets: under graph constraint only the best one of a pair."""
     order = np.argsort(-prediction.triplet_scores, kind="stable")
     ranked = prediction.triplets[order]
     codes = ranked[:, 0] * max(len(prediction.boxes), 1) + ranked[:, 1]

@@ -1,14 +1,19 @@
 """Ground truth and predictions of one image as arrays, and what can be wrong with them."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+
+# detectron2.structures.BoxMode
+_XYXY_ABS, _XYWH_ABS = 0, 1
 
 
 @dataclass
 class GroundTruth:
-    """Annotation of one image.
+    """The annotation of one image.
 
     Attributes:
         boxes: (G, 4) XYXY pixels of the original image.
@@ -28,7 +33,7 @@ class GroundTruth:
         self.relations = _whole(_table(self.relations, 3, "gt_relations"), "gt_relations")
 
     def check(self, num_predicates: int | None = None, num_classes: int | None = None) -> None:
-        """Raises ValueError where an index, a class or a predicate is out of range."""
+        """Check indices, classes and predicates; raise ValueError where one is out of range."""
         if len(self.boxes) != len(self.classes):
             raise ValueError(f"{len(self.boxes)} gt_boxes but {len(self.classes)} gt_classes")
         if not np.isfinite(self.boxes).all():
@@ -77,11 +82,11 @@ class Prediction:
 
     @cached_property
     def best(self) -> np.ndarray:
-        """(P,) highest predicate score of each pair; NaN where one of them is NaN."""
+        """Highest predicate score (P,) of each pair; NaN where one of them is NaN."""
         return self.predicate_scores.max(1) if len(self.pairs) else np.zeros(0, np.float32)
 
     def check(self, num_predicates: int | None = None, num_classes: int | None = None) -> None:
-        """Raises ValueError where a shape, an index or a class is wrong, or a score is NaN."""
+        """Check shapes, indices, classes and scores; raise ValueError where one is wrong or NaN."""
         count = len(self.boxes)
         if len(self.classes) != count or len(self.scores) != count:
             raise ValueError(
@@ -124,6 +129,30 @@ class Prediction:
             raise ValueError("predicate_scores hold NaN")
 
 
+def ground_truth_from_dict(record: Mapping[str, Any]) -> GroundTruth:
+    """Return the ground truth of a dataset dict: its annotations and relations (R, 3)."""
+    annotations = record.get("annotations", [])
+    size = (record.get("height"), record.get("width"))
+    return GroundTruth(
+        np.array([_xyxy(a["bbox"], a["bbox_mode"]) for a in annotations], np.float32),
+        np.array([a["category_id"] for a in annotations], np.int64),
+        record["relations"],
+        longer_side=None if None in size else max(size),
+    )
+
+
+def _xyxy(box: Sequence[float], mode: int) -> Sequence[float]:
+    """Return a box as XYXY, by Detectron2's number of its mode."""
+    if mode == _XYXY_ABS:
+        return box
+    if mode == _XYWH_ABS:
+        x, y, width, height = np.asarray(box, np.float32)
+        return x, y, x + width, y + height
+    from detectron2.structures import BoxMode  # for rotated boxes alone: it loads torch
+
+    return BoxMode.convert(list(box), BoxMode(mode), BoxMode.XYXY_ABS)
+
+
 def _array(values: object, name: str) -> np.ndarray:
     try:
         array = np.asarray(values)
@@ -135,13 +164,13 @@ def _array(values: object, name: str) -> np.ndarray:
 
 
 def _scores(values: object, name: str) -> np.ndarray:
-    """Floating point of the precision given, at least single."""
+    """Return floating point of the precision given, at least single."""
     array = _array(values, name)
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
 
 
 def _table(values: object, columns: int | None, name: str) -> np.ndarray:
-    """(N,) or (N, columns) array; an empty list of any shape has no rows."""
+    """Return an (N,) or (N, columns) array; an empty list of any shape has no rows."""
     array = _array(values, name)
     if array.size == 0:
         return array.reshape((0,) if columns is None else (0, columns))

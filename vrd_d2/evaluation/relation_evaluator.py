@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.structures import BoxMode
 from detectron2.utils import comm
 from detectron2.utils.logger import log_first_n
 
@@ -17,7 +16,7 @@ from vrd_d2.evaluation.json_lines import prediction_line
 from vrd_d2.evaluation.prediction_file import PredictionFile
 from vrd_d2.evaluation.protocols import Protocol, get_protocol
 from vrd_d2.evaluation.recall import DEFAULT_KS, RowStore, Summary, checked_ks, summarize
-from vrd_d2.evaluation.records import GroundTruth, Prediction
+from vrd_d2.evaluation.records import Prediction, ground_truth_from_dict
 from vrd_d2.evaluation.report import flat_results, results_json, results_table, write_json
 from vrd_d2.tasks import Task
 
@@ -27,7 +26,7 @@ logger = logging.getLogger(__name__)
 class RelationEvaluator(DatasetEvaluator):
     """Recall@K and its relatives for a model of this package, image by image.
 
-    Of an image only some 19 bytes a ground-truth row are kept, so memory does not depend on the
+    Only some 19 bytes a ground-truth row are stored of an image, so memory does not depend on the
     number of pairs and predicates. Under several processes those are gathered, and an image that
     several of them saw counts once.
 
@@ -77,10 +76,11 @@ class RelationEvaluator(DatasetEvaluator):
         self._distributed = distributed
         if write_predictions and output_dir is None:
             raise ValueError("write_predictions needs an output_dir")
-        self._file = PredictionFile(output_dir) if write_predictions else None
+        self._file = PredictionFile(output_dir, comm.get_rank()) if write_predictions else None
         self._ks = checked_ks(ks)
         self._training_counts = training_counts
         self._bootstrap = bootstrap
+        # Names and number of classes and predicates, and the zero-shot list.
         dicts = DatasetCatalog.get(dataset_name)  # before the metadata, which it may set
         metadata = MetadataCatalog.get(dataset_name)
         predicates = metadata.get("predicate_classes")
@@ -96,6 +96,7 @@ class RelationEvaluator(DatasetEvaluator):
             zero_shot = metadata.get("zero_shot_triplets")
         self._with_zero_shot = zero_shot is not None
         self._zero_shot = frozenset(tuple(int(i) for i in triplet) for triplet in zero_shot or ())
+        # A number for each image; every image is annotated, and has one id.
         self._key_of: dict[object, int] = {}
         self._dicts = dicts
         self._annotated = False
@@ -115,14 +116,14 @@ class RelationEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forgets the images seen."""
+        """Forget the images seen."""
         self._store = RowStore()
         self.summary = None
         if self._file is not None:
             self._file.discard()
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Evaluates the images of one batch.
+        """Evaluate the images of one batch.
 
         Raises:
             ValueError: naming the image, where it is not in the dataset or its predictions
@@ -173,7 +174,7 @@ class RelationEvaluator(DatasetEvaluator):
         self._store.add(key, rows, pairs)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Results of all processes, in percent, on the main process; {} on the others.
+        """Return results of all processes, in percent, on the main process; {} on the others.
 
         Returns:
             {"relations": {"R@20": ..., "ng-R@50": ..., "mR@100": ..., ...}}; under another
@@ -211,15 +212,15 @@ class RelationEvaluator(DatasetEvaluator):
         return OrderedDict({key: flat_results(self.summary.metrics)})
 
     def _without_ground_truth(self) -> dict:
-        """Says that there is nothing to evaluate, rather than evaluating to 0."""
+        """Log that there is nothing to evaluate, rather than evaluating to 0."""
         if self._distributed:
             comm.synchronize()
             if not comm.is_main_process():
                 return {}
-        remedy = "TEST.RELATION.WRITE_PREDICTIONS keeps what was predicted"
+        remedy = "TEST.RELATION.WRITE_PREDICTIONS writes the predictions to a file"
         if self._file is not None:
             self._join_file()
-            remedy = f"what was predicted is in {self._output_dir}"
+            remedy = f"the predictions are in {self._output_dir}"
         logger.warning(
             "%s: none of its %d images has relations, so there is nothing to evaluate; %s",
             self._name,
@@ -232,7 +233,7 @@ class RelationEvaluator(DatasetEvaluator):
         self._file.join(comm.get_world_size() if self._distributed else 1)
 
     def _with_missing(self, images: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images that no process was given count as without predicted pairs."""
+        """Add the images that no process was given, as ones without predicted pairs."""
         missing = sorted(set(range(len(self._dicts))) - set(images["key"].tolist()))
         if not missing:
             return images, rows
@@ -262,24 +263,8 @@ class RelationEvaluator(DatasetEvaluator):
         write_json(results, folder / f"relations_{self.task.value}_{self.protocol.name}.json")
 
 
-def ground_truth_from_dict(record: dict) -> GroundTruth:
-    """Ground truth of a dataset dict: annotations with bbox, category_id, and relations (R, 3)."""
-    annotations = record.get("annotations", [])
-    boxes = [
-        BoxMode.convert(list(a["bbox"]), BoxMode(a["bbox_mode"]), BoxMode.XYXY_ABS)
-        for a in annotations
-    ]
-    size = (record.get("height"), record.get("width"))
-    return GroundTruth(
-        np.array(boxes, np.float32),
-        np.array([a["category_id"] for a in annotations], np.int64),
-        record["relations"],
-        longer_side=None if None in size else max(size),
-    )
-
-
 def prediction_from_model(output: dict) -> Prediction:
-    """Predictions of a model of this package, as arrays in single precision.
+    """Return predictions of a model of this package, as arrays in single precision.
 
     Raises:
         ValueError: a field is missing.
@@ -290,7 +275,7 @@ def prediction_from_model(output: dict) -> Prediction:
     ):
         absent = [f for f in fields if name not in output or not output[name].has(f)]
         if absent:
-            raise ValueError(f'the output\'s "{name}" lack {", ".join(absent)}')
+            raise ValueError(f'the output\'s "{name}" have no {", ".join(absent)}')
     instances, relations = output["instances"], output["relations"]
     return Prediction(
         instances.pred_boxes.tensor.float().cpu().numpy(),

@@ -24,7 +24,7 @@ def write_page(
     quality: int = 85,
     progress: bool = False,
 ) -> None:
-    """Writes the page. It names neither models nor ranks nor files.
+    """Write the page. It names neither models nor ranks nor files.
 
     Args:
         path: the HTML file; its folder is made.
@@ -63,12 +63,12 @@ def _asset(name: str) -> str:
 
 
 def _shown(image: StudyImage, max_side: int, quality: int) -> dict:
-    """An image as the page gets it: boxes in fractions of its sides."""
+    """Return an image as the page gets it: boxes in fractions of its sides."""
     pixels, _ = read_image(image.file_name)
     height, width = pixels.shape[:2]
     if (width, height) != (image.width, image.height):
         raise ValueError(
-            f"{image.file_name} is {width} x {height} pixels, but the dataset says "
+            f"{image.file_name} is {width} x {height} pixels, but the dataset has "
             f"{image.width} x {image.height}: its boxes would not fit; correct the annotations"
         )
     smaller = Image.fromarray(pixels)

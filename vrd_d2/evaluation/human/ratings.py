@@ -35,7 +35,7 @@ class Manifest:
 
 
 def read_manifest(path: str | Path) -> Manifest:
-    """Reads the manifest that was written beside a page.
+    """Read the manifest that was written beside a page.
 
     Raises:
         ValueError: the file is missing or is no manifest.
@@ -71,7 +71,7 @@ def read_manifest(path: str | Path) -> Manifest:
 
 
 def read_ratings(paths: Sequence[str | Path], manifest: Manifest) -> Ratings:
-    """Reads the files that raters exported.
+    """Read the files that raters exported.
 
     One file may hold several raters, and one rater may be in several files as long as these do
     not contradict each other.

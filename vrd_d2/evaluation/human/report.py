@@ -13,7 +13,7 @@ DEFAULT_KS = (10, 20)
 
 
 def fleiss_kappa(counts: np.ndarray) -> float:
-    """Agreement of raters above chance: 1 is perfect, 0 is chance (Fleiss 1971).
+    """Compute the agreement of raters above chance: 1 is perfect, 0 is chance (Fleiss 1971).
 
     kappa = (P - P_e) / (1 - P_e). P is the mean over subjects of the share of pairs of their
     ratings that agree, sum_j n_ij (n_ij - 1) / (n_i (n_i - 1)); P_e = sum_j p_j^2, where p_j is the
@@ -42,7 +42,7 @@ def fleiss_kappa(counts: np.ndarray) -> float:
 
 
 def majority(votes: Counter) -> float:
-    """1 where most raters say yes, 0 where most say no, 0.5 for a tie, NaN without a vote."""
+    """Return 1 where most raters chose yes, 0 where most chose no, 0.5 for a tie, else NaN."""
     if not votes["yes"] + votes["no"]:
         return math.nan
     return 0.5 * (1 + np.sign(votes["yes"] - votes["no"]))
@@ -55,7 +55,7 @@ def human_report(
     ks: Sequence[int] | None = None,
     bootstrap: int = 1000,
 ) -> dict:
-    """P@K of every model, and the agreement of the raters.
+    """Compute P@K of every model, and the agreement of the raters.
 
     The precision of an image is the share of right relations among a model's first K, or among
     all of its relations where these are fewer, by the majority of yes and no; a skip is no vote
@@ -129,7 +129,7 @@ def human_report(
 
 
 def _precisions(manifest: Manifest, model: str, right: dict[str, float], k: int) -> list[float]:
-    """Of each image; NaN where nobody rated what would tell."""
+    """Return the precision of each image; NaN where nobody rated the relations that count."""
     result = []
     for ids, everything in zip(manifest.ranked[model], manifest.images, strict=True):
         values = [right[relation] for relation in (ids[:k] or everything)]
@@ -142,7 +142,7 @@ def _precisions(manifest: Manifest, model: str, right: dict[str, float], k: int)
 
 
 def _resamples(images: int, bootstrap: int) -> np.ndarray:
-    """(bootstrap, images) how often each resample has each image."""
+    """Return (bootstrap, images) how often each resample has each image."""
     generator = np.random.default_rng(0)
     rows = [generator.integers(0, images, images) for _ in range(bootstrap)]
     return np.array([np.bincount(row, minlength=images) for row in rows], np.float64).reshape(
@@ -151,7 +151,7 @@ def _resamples(images: int, bootstrap: int) -> np.ndarray:
 
 
 def _means(values: np.ndarray, ks: Sequence[int], drawn: np.ndarray) -> dict:
-    """Means over the images (Ks, images) that have a value, with intervals."""
+    """Compute means over the images (Ks, images) that have a value, with intervals."""
     result: dict[str, dict] = {"P": {}, "intervals_95": {}}
     for k, of_k in zip(ks, values, strict=True):
         known = ~np.isnan(of_k)
@@ -175,7 +175,7 @@ def _tally(values: Sequence[float]) -> dict[str, int]:
 
 
 def _agreement(counts: np.ndarray) -> dict:
-    """Of yes and no: skips are no votes."""
+    """Compute the agreement on yes and no: skips are no votes."""
     several = counts[counts.sum(1) > 1]
     result: dict[str, float | int | None] = {
         "fleiss_kappa": None,
@@ -191,7 +191,7 @@ def _agreement(counts: np.ndarray) -> dict:
 
 
 def report_markdown(report: dict) -> str:
-    """The report as Markdown tables; precision in percent, 95 % intervals in brackets."""
+    """Format the report as Markdown tables; percent, 95 % intervals in brackets."""
     ks = list(next(iter(report["models"].values()))["P"])
     header = [f"P@{k}" for k in ks]
     relations, raters = report["relations"], report["raters"]
@@ -260,5 +260,5 @@ def _percent(value: float) -> str:
 
 
 def _cell(text: str) -> str:
-    """Names as they are: a bar would end the cell, a line break the row."""
+    """Escape a name: a bar would end the cell, a line break the row."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")

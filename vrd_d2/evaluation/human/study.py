@@ -1,9 +1,9 @@
-"""What people are asked to judge: sampled images, and of each the best relations of the models.
+"""A study, which people judge: sampled images, and of each the best relations of the models.
 
 RelCLIP (Table 2) asks people which of the 10 and 20 best relations of an image are right, because
-annotations leave out too much for that. Here a *study* is what is asked: images drawn by a seed,
-the relations of all models of an image in one shuffled list, each once. Whoever judges sees
-neither models nor ranks; those are in the study's *manifest*, from which ``human_report`` computes.
+annotations leave out too much for that. A *study* has images drawn by a seed, and of each image the
+relations of all models in one shuffled list, each once. Raters see neither models nor ranks; those
+are in the study's *manifest*, from which ``report`` computes.
 """
 
 import hashlib
@@ -17,8 +17,7 @@ import numpy as np
 
 from vrd_d2.evaluation.json_lines import LineError, prediction_from_json, read_json_lines
 from vrd_d2.evaluation.ranking import rank_triplets
-from vrd_d2.evaluation.records import Prediction
-from vrd_d2.evaluation.relation_evaluator import ground_truth_from_dict
+from vrd_d2.evaluation.records import Prediction, ground_truth_from_dict
 from vrd_d2.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ class StudyImage:
 
     Attributes:
         image_id, file_name, width, height: of the dataset's record.
-        entities: those that an item names, in an order that tells nothing.
+        entities: those that an item names, in an order that does not depend on models or ranks.
         items: in the order in which they are shown.
         ranked: ids of the items that each model proposes, best first. Where two of its boxes
             were taken for one, an item may come twice.
@@ -72,7 +71,7 @@ class StudyImage:
 
 @dataclass(frozen=True)
 class Study:
-    """What people are asked.
+    """The images and relations that raters judge.
 
     Attributes:
         id: a digest of what is shown, so that ratings find their study. It depends neither on the
@@ -90,7 +89,7 @@ class Study:
     eligible: int
 
     def manifest(self, dataset: str) -> dict:
-        """Everything but the images, as JSON: who proposed what at which rank."""
+        """Return everything but the images, as JSON: which model proposed what at which rank."""
         return {
             "format": MANIFEST_FORMAT,
             "study": self.id,
@@ -117,7 +116,7 @@ def make_study(
     min_relations: int = 0,
     progress: bool = False,
 ) -> Study:
-    """Draws images and pools the best relations that the models predict on them.
+    """Draw images and pool the best relations that the models predict on them.
 
     Args:
         records: dataset dicts (see ``datasets/README.md``).
@@ -190,7 +189,7 @@ def _best_relations(
     *,
     progress: bool,
 ) -> dict[int | str, _Ranked]:
-    """The best relations of every image in a file; of an image that comes twice, the first."""
+    """Return the best relations of every image in a file; of a repeated image, the first."""
     found: dict[int | str, _Ranked] = {}
     for number, value in read_json_lines(path, progress=progress):
         image_id = value["image_id"]
@@ -205,9 +204,9 @@ def _best_relations(
             rows = _rank(prediction, top, task)
         except ValueError as error:
             raise LineError(path, number, error) from error
-        # Only what the rows name is kept: a detector's other boxes would fill the memory.
-        used, places = np.unique(rows[:, :2], return_inverse=True)
-        rows = np.column_stack([places.reshape(-1, 2), rows[:, 2]])
+        # Only boxes that the rows name are stored: the others would fill the memory.
+        used, indices = np.unique(rows[:, :2], return_inverse=True)
+        rows = np.column_stack([indices.reshape(-1, 2), rows[:, 2]])
         found[image_id] = prediction.classes[used], prediction.boxes[used], rows
     return found
 
@@ -224,7 +223,7 @@ def _eligible(
     best: Mapping[str, Mapping[int | str, _Ranked]],
     min_relations: int,
 ) -> list[int | str]:
-    """Images to draw from, in the order of the dataset."""
+    """Return the images to draw from, in the order of the dataset."""
     eligible = []
     for image_id in position:
         if all(image_id in found for found in best.values()):
@@ -249,12 +248,12 @@ def _pool(
     generator: np.random.Generator,
     start: int,
 ) -> StudyImage:
-    """One list of the models' relations, whose order tells nothing about ranks or models."""
+    """Return one list of the models' relations, in an order independent of ranks and models."""
     merged: list[tuple[int, np.ndarray]] = []
 
     def merge(category: int, box: np.ndarray) -> int:
-        for index, (known, place) in enumerate(merged):
-            if known == category and np.abs(place - box).max() <= SAME_BOX:
+        for index, (known, other) in enumerate(merged):
+            if known == category and np.abs(other - box).max() <= SAME_BOX:
                 return index
         merged.append((category, box))
         return len(merged) - 1

@@ -18,7 +18,7 @@ from open_clip.transformer import VisionTransformer, text_global_pool
 from torch import Tensor, nn
 
 from vrd_d2 import assets
-from vrd_d2.checkpoint.checkpointer import first_line
+from vrd_d2.checkpoint.weights_files import first_line
 from vrd_d2.modeling.encoders.visual_encoder import encode_by_size
 
 # Models that ship with the package: name -> pretrained tag -> weights.

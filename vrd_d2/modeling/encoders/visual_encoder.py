@@ -14,7 +14,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from vrd_d2.checkpoint.checkpointer import detector_file, first_line, load_weights
+from vrd_d2.checkpoint.checkpointer import detector_file, load_weights
+from vrd_d2.checkpoint.weights_files import first_line
 
 TIMM = "timm/"
 

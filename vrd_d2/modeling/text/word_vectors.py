@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vrd_d2.checkpoint.checkpointer import first_line
+from vrd_d2.checkpoint.weights_files import first_line
 from vrd_d2.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
