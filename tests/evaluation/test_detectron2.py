@@ -108,7 +108,7 @@ def test_results_are_percent_by_name(dataset: list[dict], caplog) -> None:
     assert all(isinstance(value, float) and 0 <= value <= 100 for value in numbers.values())
     assert numbers["R@100"] > 1  # not a fraction
     table = next(r.message for r in caplog.records if "protocol sgb" in r.message)
-    assert NAME in table and "sgcls" in table and "8 of 9 images scored" in table
+    assert NAME in table and "sgcls" in table and "8 of 9" in table
     assert any("copypaste: R@20,R@50,R@100,mR@20" in r.message for r in caplog.records)
 
 
@@ -119,7 +119,7 @@ def test_zero_shot_comes_from_the_metadata(dataset: list[dict]) -> None:
     assert results_of(dataset)["relations"] == pytest.approx(given["relations"])
 
 
-def test_other_protocols_have_a_key_of_their_own(dataset: list[dict]) -> None:
+def test_other_protocols_have_another_key(dataset: list[dict]) -> None:
     for protocol in set(PROTOCOLS) - {"sgb"}:
         assert list(results_of(dataset, protocol=protocol)) == [f"relations_{protocol}"]
 
@@ -136,17 +136,17 @@ def test_images_twice_in_any_order_count_once(dataset: list[dict]) -> None:
     assert results_of(dataset[::-1] + dataset[2:5]) == results_of(dataset)
 
 
-def test_missing_images_are_told(dataset: list[dict], caplog) -> None:
+def test_missing_images_are_logged(dataset: list[dict], caplog) -> None:
     all_given = results_of(dataset, protocol="motifs")["relations_motifs"]["R@100"]
     with caplog.at_level(logging.WARNING):
         some = results_of(dataset[:5], protocol="motifs")["relations_motifs"]["R@100"]
-    assert "4 of 9 images were not evaluated" in caplog.text
+    assert "4 of 9" in caplog.text
     first = [results_of([r], protocol="motifs")["relations_motifs"]["R@100"] for r in dataset]
     assert some == pytest.approx(sum(first[:5]))
     assert all_given == pytest.approx(sum(first))
 
 
-def test_other_classes_in_predcls_are_told(dataset: list[dict], caplog) -> None:
+def test_other_classes_in_predcls_are_logged(dataset: list[dict], caplog) -> None:
     evaluator = RelationEvaluator(NAME, task="predcls", bootstrap=0)
     output = model_output(dataset[0])
     with caplog.at_level(logging.WARNING):
@@ -155,7 +155,7 @@ def test_other_classes_in_predcls_are_told(dataset: list[dict], caplog) -> None:
         output["instances"].pred_classes += 1
         output["instances"].pred_classes %= 3
         evaluator.process([dataset[1]], [output])
-    assert "PredCls gives the classes" in caplog.text
+    assert NAME in caplog.text and "PredCls" in caplog.text
 
 
 def test_half_precision_and_empty_outputs(dataset: list[dict]) -> None:
@@ -192,12 +192,12 @@ def broken(change: str, record: dict) -> dict:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("pair", "index of a box 7 is out of range: 4 exist"),
-        ("class", "class 3 is out of range: 3 exist"),
-        ("background", "shape .12, 5.*is the background among them"),
-        ("nan", "predicate_scores hold NaN"),
-        ("score", "scores must be finite"),
-        ("field", "lack predicate_scores"),
+        ("pair", "pairs.* 7 .* 4 "),
+        ("class", "class 3 .* 3 "),
+        ("background", r"predicate_scores.*\[12, 5\].*\[12, 4\].*background"),
+        ("nan", "predicate_scores.*NaN"),
+        ("score", "scores"),
+        ("field", "predicate_scores"),
     ],
 )
 def test_unusable_output_names_the_image(dataset: list[dict], change: str, message: str) -> None:
@@ -208,15 +208,15 @@ def test_unusable_output_names_the_image(dataset: list[dict], change: str, messa
 
 def test_unknown_image_is_refused(dataset: list[dict]) -> None:
     evaluator = RelationEvaluator(NAME, task="sgcls")
-    with pytest.raises(ValueError, match=f"image_id 17 is not in dataset '{NAME}'.*image-0"):
+    with pytest.raises(ValueError, match=f"17.*'{NAME}'.*image-0"):
         evaluator.process([{"image_id": 17}], [model_output(dataset[0])])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda dicts: dicts[1].pop("relations"), 'no "relations"'),
-        (lambda dicts: dicts[1].update(image_id="image-0"), "'image-0' twice"),
+        (lambda dicts: dicts[1].pop("relations"), 'image-1.*"relations"'),
+        (lambda dicts: dicts[1].update(image_id="image-0"), "'image-0'"),
     ],
 )
 def test_unusable_datasets_are_refused(dataset: list[dict], change, message: str) -> None:
@@ -228,16 +228,16 @@ def test_unusable_datasets_are_refused(dataset: list[dict], change, message: str
 
 
 def test_other_unusable_arguments(dataset: list[dict]) -> None:
-    with pytest.raises(ValueError, match="unknown task 'sggen'"):
+    with pytest.raises(ValueError, match="sggen"):
         RelationEvaluator(NAME, task="sggen")
     with pytest.raises(ValueError, match="output_dir"):
         RelationEvaluator(NAME, task="sgdet", write_predictions=True)
-    with pytest.raises(ValueError, match=r"the K of Recall@K are \[0, 20\]"):
+    with pytest.raises(ValueError, match=r"\[0, 20\]"):
         RelationEvaluator(NAME, task="sgdet", ks=(0, 20))
-    with pytest.raises(ValueError, match="training_counts hold 2 numbers for 4 predicates"):
+    with pytest.raises(ValueError, match="training_counts.* 2 .* 4 "):
         RelationEvaluator(NAME, task="sgdet", training_counts=[1, 2]).evaluate()
     MetadataCatalog.get(NAME).__dict__.pop("predicate_classes")
-    with pytest.raises(ValueError, match="no predicate_classes"):
+    with pytest.raises(ValueError, match="predicate_classes"):
         RelationEvaluator(NAME, task="sgdet")
 
 

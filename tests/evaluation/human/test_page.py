@@ -79,14 +79,14 @@ def test_page_holds_everything_and_asks_for_nothing_else(tmp_path: Path) -> None
 def test_images_that_do_not_fit(tmp_path: Path) -> None:
     study = make_study(tmp_path)
     Image.new("RGB", (20, 20)).save(tmp_path / "1.png")
-    with pytest.raises(ValueError, match=r"1.png is 20 x 20 pixels, but the dataset says 60 x 90"):
+    with pytest.raises(ValueError, match=r"1\.png.*20 x 20.*60 x 90"):
         write_page(study, tmp_path / "page.html")
     (tmp_path / "0.png").unlink()
-    with pytest.raises(ValueError, match=r"0.png cannot be read"):
+    with pytest.raises(ValueError, match=r"0\.png"):
         write_page(study, tmp_path / "page.html")
-    with pytest.raises(ValueError, match="max_side is 1"):
+    with pytest.raises(ValueError, match="max_side.* 1"):
         write_page(study, tmp_path / "page.html", max_side=1)
-    with pytest.raises(ValueError, match="quality is 100"):
+    with pytest.raises(ValueError, match="quality.* 100"):
         write_page(study, tmp_path / "page.html", quality=100)
 
 
