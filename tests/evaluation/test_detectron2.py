@@ -234,7 +234,7 @@ def test_other_unusable_arguments(dataset: list[dict]) -> None:
         RelationEvaluator(NAME, task="sgdet", write_predictions=True)
     with pytest.raises(ValueError, match=r"\[0, 20\]"):
         RelationEvaluator(NAME, task="sgdet", ks=(0, 20))
-    with pytest.raises(ValueError, match="training_counts.* 2 .* 4 "):
+    with pytest.raises(ValueError, match=r"training_counts.* 2 .* 4 "):
         RelationEvaluator(NAME, task="sgdet", training_counts=[1, 2]).evaluate()
     MetadataCatalog.get(NAME).__dict__.pop("predicate_classes")
     with pytest.raises(ValueError, match="predicate_classes"):

@@ -432,7 +432,7 @@ def test_unusable_ground_truth_is_refused(relations: list, message: str) -> None
 
 def test_a_box_dropped_on_one_side_is_refused() -> None:
     fewer = predicted([[0, 1]], [[0.5]], BOXES[:2], CLASSES[:2])
-    with pytest.raises(ValueError, match="2 boxes.* 3 "):
+    with pytest.raises(ValueError, match=r"2 boxes.* 3 "):
         run([(truth([[0, 2, 0]]), fewer)], num_predicates=1)
 
 

@@ -22,10 +22,10 @@ def add_vrd_config(cfg: CN) -> None:
     cfg.MODEL.CLIP.NAME = "ViT-B-32-quickgelu"
     # A tag of open_clip for that name, a local weights file, or "" for random weights.
     cfg.MODEL.CLIP.PRETRAINED = "openai"
-    # Where open_clip keeps downloaded weights; "" is its own default.
+    # Where open_clip stores downloaded weights; "" is its own default.
     cfg.MODEL.CLIP.CACHE_DIR = ""
 
-    # ---- Another image encoder in CLIP's place (RelCLIP, Table 4) ----------------------------
+    # ---- Another image encoder instead of CLIP's (RelCLIP, Table 4) --------------------------
     cfg.MODEL.VISUAL = CN()
     # "clip"; "timm/NAME"; or a builder of Detectron2's BACKBONE_REGISTRY, which reads the stock
     # MODEL.BACKBONE, MODEL.RESNETS, ... keys. Frozen, too. Texts are CLIP's in any case.
@@ -35,8 +35,9 @@ def add_vrd_config(cfg: CN) -> None:
     # A weights file, "pretrained" (timm's own, downloaded) or "" for random ones. A registered
     # backbone also takes a detector's checkpoint or "scenes", the shipped detector.
     cfg.MODEL.VISUAL.WEIGHTS = ""
-    # Folder in which the maps of the frozen encoder are kept in half precision, so that an epoch
-    # after the first does not run it; "" keeps none. Pays off where images come back unchanged.
+    # Folder in which the maps of the frozen encoder are stored in half precision, so that an epoch
+    # after the first does not run it; "" stores none. Pays off where images come back unchanged.
+    # UnionCLIP stores a file for each crop.
     cfg.MODEL.VISUAL.FEATURE_CACHE = ""
 
     # ---- The frozen detector (SGDet); its architecture is the stock R-CNN keys -------------
@@ -57,7 +58,7 @@ def add_vrd_config(cfg: CN) -> None:
     # ---- Entities, candidate pairs, sampling and ranking --------------------------------------
     cfg.MODEL.RELATION = CN()
     cfg.MODEL.RELATION.TASK = "sgdet"  # predcls, sgcls or sgdet
-    # Only pairs of boxes that overlap are candidates (RelCLIP); False keeps every ordered pair.
+    # Only pairs of boxes that overlap are candidates (RelCLIP); False takes every ordered pair.
     cfg.MODEL.RELATION.REQUIRE_OVERLAP = True
     # Pairs sampled from an image in training, and the largest share of positive ones.
     cfg.MODEL.RELATION.BATCH_SIZE_PER_IMAGE = 512
@@ -122,14 +123,14 @@ def add_vrd_config(cfg: CN) -> None:
     cfg.MODEL.RCL.EPSILON = 0.7
     cfg.MODEL.RCL.ETA = 0.0
     cfg.MODEL.RCL.WEIGHTED = True  # negatives weigh as much as they are similar
-    # Past samples of each level kept as further negatives (the paper's future work); 0 is none.
+    # Past samples of each level that are further negatives (the paper's future work); 0 is none.
     cfg.MODEL.RCL.MEMORY_BANK = 0
 
     # ---- Distant supervision (RelCLIP, section 3.4) ------------------------------------------
     cfg.MODEL.DISTANT = CN()
     # A base of triplets, made by datasets/prepare_knowledge_base.py; "" is none.
     cfg.MODEL.DISTANT.KNOWLEDGE_BASE = ""
-    # Triplets that were told less often are no candidates.
+    # Triplets with lower counts are no candidates.
     cfg.MODEL.DISTANT.MIN_COUNT = 1
     # Folder of weights of the candidates in each image, made by tools/score_candidates.py
     # (KB+EXT, or EM rounds); "" gives all candidates of a pair the same weight (KB).
@@ -139,7 +140,7 @@ def add_vrd_config(cfg: CN) -> None:
 
     # ---- UnionCLIP: contrastive fine-tuning on union crops (section 3) ------------------------
     # It also reads MODEL.CLIP, TEXT.*_PROMPTS and, of RELATION, TASK, REQUIRE_OVERLAP, RANKING and
-    # the sampling keys, which count distinct union boxes. CLIP.FEATURE_CACHE keeps a file a crop.
+    # the sampling keys, which count distinct union boxes; and VISUAL.FEATURE_CACHE.
     cfg.MODEL.UNION_CLIP = CN()
     # "mlp" (a 2-layer MLP on each frozen encoder), "attention" (the last blocks, final norms and
     # projections are trained) or "none" (zero-shot CLIP, nothing to train).
@@ -156,25 +157,25 @@ def add_vrd_config(cfg: CN) -> None:
     # Crops and texts that are encoded at a time: bounds the memory, changes no result.
     cfg.MODEL.UNION_CLIP.CROP_CHUNK = 64
     cfg.MODEL.UNION_CLIP.TEXT_CHUNK = 1024
-    # Main memory for what the frozen part of the text tower says of training texts, in GiB.
+    # Main memory for the outputs of the frozen part of the text tower on training texts, in GiB.
     cfg.MODEL.UNION_CLIP.TEXT_CACHE_GB = 4.0
-    # Folder of a memory-mapped file with the texts of all class pairs met in inference; "" keeps
+    # Folder of a memory-mapped file with the texts of all class pairs seen in inference; "" holds
     # them in memory.
     cfg.MODEL.UNION_CLIP.TEXT_BANK = ""
 
     # ---- Data --------------------------------------------------------------------------------
-    # Datasets of the user's own: rows of [name, relations_json file, image folder].
+    # Further datasets: rows of [name, relations_json file, image folder].
     cfg.DATASETS.REGISTER = []
     # An image whose file is missing: "error", "skip" (reported by name) or "keep" (not looked for:
     # for what uses the annotation alone).
     cfg.DATASETS.MISSING_IMAGES = "error"
     # Those of DATASETS.TRAIN whose relations are not read: MODEL.DISTANT labels their pairs. Others
-    # beside them keep their own labels (semi-supervised).
+    # beside them are trained on with their labels (semi-supervised).
     cfg.DATASETS.DISTANT = ()
     # A text file of images to leave out, a file name a line, as `tools/dataset.py check
     # --bad-list` writes it; "" leaves out none.
     cfg.DATASETS.EXCLUDE = ""
-    # Boxes of the user's own: rows of [dataset name, COCO results file]. They stand in for the
+    # Given boxes: rows of [dataset name, COCO results file]. They replace the
     # detector (SGDet; none is built where every test set has a row), and at test time for the
     # annotated boxes (PredCls, SGCls).
     cfg.DATASETS.DETECTIONS = []
@@ -183,7 +184,7 @@ def add_vrd_config(cfg: CN) -> None:
     cfg.TEST.RELATION = CN()
     cfg.TEST.RELATION.PROTOCOL = "sgb"
     cfg.TEST.RELATION.WRITE_PREDICTIONS = False
-    # Best checkpoint: metric to watch ("relations/R@50", say); "" keeps none.
+    # Best checkpoint: metric to watch ("relations/R@50", say); "" saves none.
     cfg.TEST.BEST_METRIC = ""
 
     # ---- Trainer -----------------------------------------------------------------------------

@@ -84,9 +84,9 @@ def test_images_that_do_not_fit(tmp_path: Path) -> None:
     (tmp_path / "0.png").unlink()
     with pytest.raises(ValueError, match=r"0\.png"):
         write_page(study, tmp_path / "page.html")
-    with pytest.raises(ValueError, match="max_side.* 1"):
+    with pytest.raises(ValueError, match=r"max_side.* 1"):
         write_page(study, tmp_path / "page.html", max_side=1)
-    with pytest.raises(ValueError, match="quality.* 100"):
+    with pytest.raises(ValueError, match=r"quality.* 100"):
         write_page(study, tmp_path / "page.html", quality=100)
 
 

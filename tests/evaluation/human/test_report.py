@@ -142,7 +142,7 @@ def test_intervals_are_those_of_resampled_images() -> None:
 
 
 def test_k_beyond_the_study() -> None:
-    with pytest.raises(ValueError, match="3.* 2 "):
+    with pytest.raises(ValueError, match=r"3.* 2 "):
         human_report(MANIFEST, votes(r1="y"), ks=[3])
 
 
