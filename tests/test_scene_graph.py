@@ -11,7 +11,8 @@ import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
-from vrd_d2.inference.selection import ground_truth_graph, predicted_graph, read_image
+from vrd_d2.inference.comparison import ground_truth_graph, read_image
+from vrd_d2.inference.selection import predicted_graph
 from vrd_d2.scene_graph import SceneGraph
 
 

@@ -1,29 +1,49 @@
 """Exported ONNX models without torch and without Detectron2: onnxruntime, numpy and Pillow only.
 
-A file of its own that imports nothing of this project. tools/export_model.py lays a copy of it
-beside the model, so that the folder runs anywhere:
+This file imports nothing of this project. tools/export_model.py copies it beside the model, so that
+the folder runs anywhere:
 
     python onnx_runtime.py model.onnx image.jpg
 
-Shapes: M entities, P pairs, K predicates.
+The package itself uses it for what must not exist twice: how the pixels of an image are read
+(:func:`open_image`, :func:`to_rgb`), and which triplets a scene graph shows (:func:`select`).
+
+Shapes: M entities, P pairs, K predicates, R relations.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 METADATA_KEY = "vrd_d2"
 # Of Pillow's many formats those of images, and none that starts another program (PostScript).
 IMAGE_FORMATS = ["JPEG", "MPO", "JPEG2000", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF"]
 IMAGE_FORMATS += ["PPM"]
+# Six hundred megabytes as RGB; the largest cameras of telephones take so many.
+MAX_PIXELS = 200_000_000
 ImageInput = str | os.PathLike | np.ndarray
+
+_ORIENTATION = 0x0112  # the tag of EXIF; its values and what undoes them:
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 
 
 class OnnxPredictor:
@@ -61,7 +81,7 @@ class OnnxPredictor:
             self._session = onnxruntime.InferenceSession(
                 os.fspath(model), options, providers=providers or ["CPUExecutionProvider"]
             )
-        except Exception as error:  # onnxruntime has a type of its own for every cause
+        except Exception as error:  # onnxruntime has a type for every cause
             raise ValueError(
                 f"{model} is no ONNX model that can be run: {error}"
                 + ("" if str(model).endswith(".onnx") else " (a checkpoint goes to --weights)")
@@ -88,7 +108,7 @@ class OnnxPredictor:
         predicates: str | Sequence[str] | None = None,
         max_overlap: float = 0.7,
     ) -> dict[str, Any]:
-        """The scene graph of an image.
+        """Predict the scene graph of an image.
 
         Arguments are those of ``vrd_d2.inference.predictor.Predictor``.
 
@@ -96,12 +116,9 @@ class OnnxPredictor:
             image: path, or uint8 (H, W, 3) RGB.
             boxes: (M, 4) XYXY pixels of the image, where the model takes boxes.
             labels: M class names, where the model takes classes.
-            top_k: relations to keep, the best of different pairs.
-            min_score: relations with a lower score are left out.
-            min_entity_score: entities with a lower score are left out, with their relations.
-            predicates: a name, or names among which the best of each pair is chosen; None for all.
+            top_k, min_score, min_entity_score, predicates: see :func:`select`.
             max_overlap: of found entities that overlap by a larger IoU, whatever their classes,
-                only the best stays; 1 keeps all. Given boxes always stay.
+                only the one with the best score remains; 1 removes none. Given boxes always remain.
 
         Returns:
             {"file_name" (of a path), "width", "height", "entities": [{"id", "label", "bbox" XYWH,
@@ -114,13 +131,15 @@ class OnnxPredictor:
         check_top_k(top_k)
         pixels = read_image(image)
         found = self.run(pixels, boxes=boxes, labels=labels)
-        names = self.metadata["predicates"]
-        wanted = names if predicates is None else predicates
-        wanted = [wanted] if isinstance(wanted, str) else wanted
-        columns = sorted(set(_positions(wanted, names, "predicate")))
-        keep = found["scores"] >= min_entity_score
-        if boxes is None and max_overlap < 1:
-            keep &= _without_overlap(found["boxes"], found["scores"], max_overlap)
+        selection = select(
+            found,
+            self.metadata["predicates"],
+            top_k=top_k,
+            min_score=min_score,
+            min_entity_score=min_entity_score,
+            predicates=predicates,
+            max_overlap=max_overlap if boxes is None else 1.0,
+        )
         graph: dict[str, Any] = {} if isinstance(image, np.ndarray) else {"file_name": str(image)}
         graph["width"], graph["height"] = pixels.shape[1], pixels.shape[0]
         graph["entities"] = [
@@ -130,10 +149,20 @@ class OnnxPredictor:
                 "bbox": [round(float(v), 2) for v in (x1, y1, x2 - x1, y2 - y1)],
                 "score": _six_digits(found["scores"][index]),
             }
-            for number, index in enumerate(keep.nonzero()[0])
+            for number, index in enumerate(selection.entities)
             for x1, y1, x2, y2 in [found["boxes"][index].astype(np.float64)]
         ]
-        graph["relations"] = self._relations(found, keep, columns, top_k, min_score)
+        graph["relations"] = [
+            {
+                "subject": subject,
+                "predicate": self.metadata["predicates"][predicate],
+                "object": obj,
+                "score": _six_digits(score),
+            }
+            for (subject, obj), predicate, score in zip(
+                selection.pairs.tolist(), selection.predicates, selection.scores, strict=True
+            )
+        ]
         return graph
 
     def run(
@@ -143,7 +172,7 @@ class OnnxPredictor:
         boxes: Sequence[Sequence[float]] | None = None,
         labels: Sequence[str] | None = None,
     ) -> dict[str, np.ndarray]:
-        """Everything that the model says of an image.
+        """Return all outputs of the model for an image.
 
         Args:
             image, boxes, labels: as above.
@@ -196,37 +225,13 @@ class OnnxPredictor:
         result.setdefault("predicate_scores", np.zeros((0, count), np.float32))
         return result
 
-    def _relations(
-        self,
-        found: dict[str, np.ndarray],
-        keep: np.ndarray,
-        columns: list[int],
-        top_k: int,
-        min_score: float,
-    ) -> list[dict[str, Any]]:
-        pairs = found["pairs"]
-        rows = keep[pairs].all(1).nonzero()[0]
-        if not len(rows) or not columns:
-            return []
-        pairs, ranking = pairs[rows], found["predicate_scores"][rows][:, columns].astype(np.float64)
-        best = ranking.argmax(1)
-        scores = ranking.max(1) * found["scores"].astype(np.float64)[pairs].prod(1)
-        order = np.argsort(-scores, kind="stable")[:top_k]
-        number = keep.cumsum() - 1
-        return [
-            {
-                "subject": int(number[pairs[row, 0]]),
-                "predicate": self.metadata["predicates"][columns[best[row]]],
-                "object": int(number[pairs[row, 1]]),
-                "score": _six_digits(scores[row]),
-            }
-            for row in order
-            if scores[row] >= min_score
-        ]
-
 
 def checked_pixels(image: Any) -> np.ndarray:
-    """An array as an image: uint8 (H, W, 3) RGB. Raises ValueError: it is something else."""
+    """Return an image array as it is: uint8 (H, W, 3) RGB.
+
+    Raises:
+        ValueError: it is something else.
+    """
     if not isinstance(image, np.ndarray):
         raise ValueError(
             f"the image is a {type(image).__name__}: give a path, or a uint8 array (H, W, 3), RGB"
@@ -261,22 +266,18 @@ def _checked_metadata(text: str, model: str) -> dict[str, Any]:
 
 
 def read_image(image: ImageInput) -> np.ndarray:
-    """uint8 (H, W, 3) RGB: a file, upright as its EXIF says and on white, or an array as it is.
+    """Return an image as uint8 (H, W, 3) RGB: a file as :func:`to_rgb` reads it, an array as it is.
 
-    Of an animation the first image. Pillow's limit of pixels stands.
+    Raises:
+        ValueError: names the file and why it cannot be read.
     """
     if not isinstance(image, (str, os.PathLike)):
         return checked_pixels(image)
     try:
-        with Image.open(image, formats=image_formats()) as file:
-            upright = ImageOps.exif_transpose(file)
-            if "transparency" in upright.info or upright.mode in ("RGBA", "LA", "PA"):
-                upright = upright.convert("RGBA")
-                white = Image.new("RGBA", upright.size, (255, 255, 255, 255))
-                upright = Image.alpha_composite(white, upright)
-            if upright.mode.startswith("I") or upright.mode == "F":
-                upright = Image.fromarray(to_8_bits(np.asarray(upright))[0])
-            return np.array(upright.convert("RGB"))
+        with open_image(image) as file:
+            return to_rgb(file)[0]
+    except TooManyPixels as error:
+        raise ValueError(f"the image {image} {error}") from error
     # Pillow's decoders raise nearly anything on what is broken: OSError, SyntaxError, IndexError.
     except Exception as error:
         raise ValueError(
@@ -285,14 +286,127 @@ def read_image(image: ImageInput) -> np.ndarray:
         ) from error
 
 
+class TooManyPixels(ValueError):
+    """An image has more pixels than the limit."""
+
+
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Raise TooManyPixels if an image of this size has more than `max_pixels`."""
+    if width * height > max_pixels:
+        raise TooManyPixels(
+            f"has {width} x {height} pixels, {width * height / 1e6:.0f} million: the limit is "
+            f"{max_pixels / 1e6:g} million; make it smaller or raise the limit"
+        )
+
+
+class _LiftedLimit:
+    """Pillow's own limit of pixels, lifted as long as any thread is within.
+
+    Pillow applies it as soon as a file is opened, and it belongs to the whole process.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._limit: int | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._threads:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._threads += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            if not self._threads:
+                Image.MAX_IMAGE_PIXELS = self._limit
+
+
+_LIFTED_LIMIT = _LiftedLimit()
+
+
+@contextlib.contextmanager
+def open_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """Open an image file with Pillow, under this limit of pixels in place of Pillow's own.
+
+    Args:
+        path: the file; its content decides what it is, not its suffix.
+        max_pixels: an image with more is refused before it is decoded.
+
+    Raises:
+        TooManyPixels: without the name of the file.
+        Exception: nearly any, of Pillow's decoders.
+    """
+    with _LIFTED_LIMIT, Image.open(path, formats=image_formats()) as image:
+        check_pixels(*image.size, max_pixels)
+        yield image
+
+
+def to_rgb(image: Image.Image) -> tuple[np.ndarray, list[str]]:
+    """Convert an image as a person sees it: upright, transparent parts on white, values scaled.
+
+    Args:
+        image: of any mode, opened or made by Pillow. Of an animation the first image is taken.
+
+    Returns:
+        uint8 (H, W, 3) RGB, and notes on what was done beyond decoding, such as "turned upright,
+        as its EXIF says". A note is of one kind for all images up to the details in brackets:
+        "grey values scaled to 8 bits (from 0 to 0.7)". H and W are those of the upright image:
+        boxes refer to it.
+    """
+    notes = []
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        notes.append(f"the first of several images in the file ({frames})")
+    stored = _orientation(image)
+    image.load()
+    orientation = _orientation(image)  # Pillow itself turns a TIFF upright when it is loaded
+    if image.mode.startswith("I") or image.mode == "F":
+        values, note = to_8_bits(np.asarray(image))
+        image = Image.fromarray(values)
+        notes += [note] if note else []
+    # An alpha channel, or a colour or entries of the palette that stand for transparent.
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if image.getextrema()[3][0] < 255:
+            notes.append("transparent parts shown on white")
+            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+            image = Image.alpha_composite(white, image)
+    if image.mode == "CMYK":
+        notes.append("CMYK converted without its colour profile")
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
+    if stored in _UPRIGHT:
+        notes.append("turned upright, as its EXIF says")
+    return np.array(image), notes
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height of the array that :func:`to_rgb` makes, without decoding pixels."""
+    if image.format == "TIFF":  # which Pillow turns as it loads it, whatever its size was before
+        image.load()
+    width, height = image.size
+    return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
+
+
+def _orientation(image: Image.Image) -> int | None:
+    try:
+        return image.getexif().get(_ORIENTATION)
+    except Exception:  # a broken EXIF block does not make the image unreadable
+        return None
+
+
 def image_formats() -> list[str]:
-    """Those of IMAGE_FORMATS that this build of Pillow knows."""
+    """Return those of IMAGE_FORMATS that this build of Pillow knows."""
     Image.init()
     return [name for name in IMAGE_FORMATS if name in Image.OPEN]
 
 
 def to_8_bits(values: np.ndarray) -> tuple[np.ndarray, str]:
-    """Grey values of 16 or 32 bits: the whole range of 16 bits, or that of the image, to 8.
+    """Scale grey values of 16 or 32 bits: the whole range of 16 bits, or that of the image, to 8.
 
     Args:
         values: (H, W), of any type.
@@ -313,7 +427,7 @@ def to_8_bits(values: np.ndarray) -> tuple[np.ndarray, str]:
         start, scale, note = 0.0, 1.0, ""
     else:
         start, scale = low, 255 / ((high - low) or 1)
-        note = f"grey values from {low:g} to {high:g} scaled to 8 bits"
+        note = f"grey values scaled to 8 bits (from {low:g} to {high:g})"
     result = np.empty(values.shape, np.uint8)
     for row, target in zip(values, result, strict=True):
         target[:] = np.rint((numbers(row) - start) * scale)
@@ -321,7 +435,7 @@ def to_8_bits(values: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def output_size(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
-    """Height and width after resizing, by Detectron2's rule (ResizeShortestEdge).
+    """Return height and width after resizing, by Detectron2's rule (ResizeShortestEdge).
 
     The shorter side becomes `min_size`, unless the longer one would exceed `max_size`, which it
     then becomes; 0 does not resize.
@@ -338,7 +452,7 @@ def output_size(height: int, width: int, min_size: int, max_size: int) -> tuple[
 
 
 def _prepare(pixels: np.ndarray, size: tuple[int, int], channel_order: str) -> np.ndarray:
-    """uint8 (3, H', W'), resized as Detectron2 does: Pillow, bilinear."""
+    """Return uint8 (3, H', W'), resized as Detectron2 does: Pillow, bilinear."""
     if size != pixels.shape[:2]:
         image = Image.fromarray(pixels)
         pixels = np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
@@ -348,7 +462,7 @@ def _prepare(pixels: np.ndarray, size: tuple[int, int], channel_order: str) -> n
 
 
 def checked_boxes(boxes: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
-    """Boxes of one's own as float64 (M, 4); they may reach outside the image.
+    """Return given boxes as float64 (M, 4); they may reach outside the image.
 
     Raises:
         ValueError: names the box: its corners are no numbers or not in order, or all of it lies
@@ -394,18 +508,113 @@ def _positions(wanted: Sequence[str], names: Sequence[str], kind: str) -> list[i
     return [list(names).index(name) for name in wanted]
 
 
-def _without_overlap(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Non-maximum suppression over all classes: (M,) whether an entity stays."""
-    keep = np.zeros(len(boxes), bool)
-    sides = boxes[:, 2:] - boxes[:, :2]
-    areas = sides.prod(1)
-    for index in np.argsort(-scores, kind="stable"):
-        low = np.maximum(boxes[index, :2], boxes[keep, :2])
-        high = np.minimum(boxes[index, 2:], boxes[keep, 2:])
-        shared = (high - low).clip(min=0).prod(1)
-        total = areas[index] + areas[keep] - shared
-        keep[index] = not (shared > threshold * total).any()
-    return keep
+@dataclass(frozen=True)
+class Selection:
+    """What of a model's output a scene graph shows.
+
+    Attributes:
+        entities: int64 (M',) indices of the entities, ascending.
+        rows: int64 (R,) indices of the relations' pairs, best first.
+        pairs: int64 (R, 2) subject, object as indices into `entities`.
+        predicates: int64 (R,) predicate ids.
+        scores: float64 (R,).
+    """
+
+    entities: np.ndarray
+    rows: np.ndarray
+    pairs: np.ndarray
+    predicates: np.ndarray
+    scores: np.ndarray
+
+
+def select(
+    found: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    *,
+    top_k: int = 20,
+    min_score: float = 0.0,
+    min_entity_score: float = 0.0,
+    predicates: str | Sequence[str] | None = None,
+    max_overlap: float = 1.0,
+) -> Selection:
+    """Choose the best triplets of a model's output under the graph constraint.
+
+    Each pair has one predicate, its best. The score of a triplet is the ranking score of the
+    predicate times the scores of subject and object. Ties keep the order of the pairs.
+
+    Args:
+        found: of one image: "boxes" (M, 4) XYXY, "scores" (M,), "pairs" (P, 2) subject, object
+            indices, "predicate_scores" (P, K).
+        names: of the K predicates.
+        top_k: number of relations, which are those of the best pairs.
+        min_score: relations with a lower score are left out.
+        min_entity_score: entities with a lower score are left out, with their relations.
+        predicates: a name, or names among which the best of each pair is chosen; None for all.
+        max_overlap: of entities that overlap by a larger IoU, whatever their classes, only the one
+            with the best score remains: a detector may find one thing as man and as person. 1
+            removes none.
+
+    Raises:
+        ValueError: `top_k` is no number of relations, or a predicate is unknown.
+    """
+    check_top_k(top_k)
+    wanted = names if predicates is None else predicates
+    wanted = [wanted] if isinstance(wanted, str) else wanted
+    columns = np.array(sorted(set(_positions(wanted, names, "predicate"))), np.int64)
+
+    # Entities.
+    entity_scores, pairs = found["scores"], found["pairs"]
+    # In the type of the scores: 0.7 is not what it is in single precision.
+    remain = entity_scores >= entity_scores.dtype.type(min_entity_score)
+    if max_overlap < 1:
+        remain &= without_overlap(found["boxes"], entity_scores, max_overlap)
+    (entities,) = remain.nonzero()
+
+    # Pairs of remaining entities, each with its best predicate.
+    (rows,) = remain[pairs].all(1).nonzero()
+    if not len(rows) or not len(columns):
+        none = rows[:0]
+        return Selection(entities, none, pairs[none], none, none.astype(np.float64))
+    ranking = found["predicate_scores"][rows][:, columns].astype(np.float64)
+    best = ranking.argmax(1)
+    scores = ranking.max(1) * entity_scores.astype(np.float64)[pairs[rows]].prod(1)
+
+    # The best of them.
+    order = np.argsort(-scores, kind="stable")[:top_k]
+    order = order[scores[order] >= min_score]
+    rows = rows[order]
+    number = remain.cumsum() - 1
+    return Selection(entities, rows, number[pairs[rows]], columns[best[order]], scores[order])
+
+
+def without_overlap(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Return which entities remain after non-maximum suppression over all classes.
+
+    The same ones as torchvision's `nms`, which computes in single precision.
+
+    Args:
+        boxes: (M, 4) XYXY.
+        scores: (M,).
+        threshold: an entity is removed if its IoU with one of a better score is larger.
+
+    Returns:
+        bool (M,).
+    """
+    boxes, scores = boxes.astype(np.float32), scores.astype(np.float32)
+    low, high = boxes[:, :2], boxes[:, 2:]
+    areas = (high - low).prod(1)
+    remain = np.zeros(len(boxes), bool)
+    waiting = np.argsort(-scores, kind="stable")
+    while len(waiting):
+        best, waiting = waiting[0], waiting[1:]
+        remain[best] = True
+        sides = np.minimum(high[best], high[waiting]) - np.maximum(low[best], low[waiting])
+        shared = sides.clip(min=0).prod(1)
+        with np.errstate(invalid="ignore"):  # two boxes without area: not a number, never larger
+            overlap = shared / (areas[best] + areas[waiting] - shared)
+        # The threshold is not rounded to single precision.
+        waiting = waiting[~(overlap.astype(np.float64) > threshold)]
+    return remain
 
 
 def _six_digits(value: float) -> float:
@@ -429,7 +638,7 @@ def _read_boxes(path: str, *, with_labels: bool) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Scene graphs of images, one line of JSON each, on standard output."""
+    """Print the scene graphs of images, one line of JSON each."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("model", help=".onnx file of tools/export_model.py")
     parser.add_argument("images", nargs="+")

@@ -142,12 +142,16 @@ def run_check(args: argparse.Namespace) -> int:
     bad = []
     if source is not None:
         listed = any("there is no image" in text for text in errors)
-        for problem in check_images(source.records, workers=args.workers, progress=True):
-            if problem.is_error:
-                bad.append(problem.file_name)
+        found = check_images(source.records, workers=args.workers, progress=True)
+        for problem in found.problems:
+            bad.append(problem.file_name)
             if problem.kind != "missing" or not listed:
-                text = f"{source.name}: {problem.message}"
-                (errors if problem.is_error else warnings).append(text)
+                errors.append(f"{source.name}: {problem.message}")
+        for note, files in found.notes.items():
+            warnings.append(
+                f"{source.name}: {len(files)} images are not read as they are stored: {note} "
+                f"(such as {files[0]})"
+            )
     show(errors, "error", args.show)
     show(warnings, "warning", args.show)
     if source is None:

@@ -22,7 +22,7 @@ from vrd_d2.data.formats.relations_json import load_relations_json
 from vrd_d2.data.vocabulary import SCENES
 from vrd_d2.demo.answers import Example, table_rows
 from vrd_d2.demo.models import DemoModel
-from vrd_d2.inference.selection import ground_truth_graph
+from vrd_d2.inference.comparison import ground_truth_graph
 from vrd_d2.tasks import Task
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -34,20 +34,25 @@ def load_config(config_file: str | Path, overrides: list[str] | tuple[str, ...] 
 
 
 def load_inference_config(
-    config_file: str | Path, weights: str | Path = "", overrides: Sequence[str] = ()
+    config_file: str | Path | CfgNode, weights: str | Path = "", overrides: Sequence[str] = ()
 ) -> CfgNode:
     """Read the config of a trained model, for predictions on any images.
 
     Args:
-        config_file: YAML. A checkpoint of this project holds its config and its vocabulary: give it
-            alone, as either of the two, and "" for the other. The files of its datasets are not
-            needed.
+        config_file: YAML, or a config, which is copied. A checkpoint of this project holds its
+            config and its vocabulary: give it alone, as either of the two, and "" for the other.
+            The files of its datasets are not needed.
         weights: the checkpoint, which becomes MODEL.WEIGHTS.
         overrides: KEY VALUE KEY VALUE ..., which win over the file.
 
     Raises:
         ValueError: a file is missing, is no config, or is a checkpoint without a stamp.
     """
+    if isinstance(config_file, CfgNode):
+        cfg = config_file.clone()
+        cfg.defrost()
+        _override(cfg, [*overrides, *(["MODEL.WEIGHTS", str(weights)] if str(weights) else [])])
+        return cfg
     if not str(config_file):
         config_file, weights = weights, ""
     if Path(config_file).suffix == ".safetensors":

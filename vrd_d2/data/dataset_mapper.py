@@ -1,5 +1,6 @@
-"""From dataset dicts to what relation models take, without losing a box or a relation."""
+"""From dataset dicts to examples of models, without losing a box or a relation."""
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,21 +8,24 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import detection_utils
+from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
+from PIL import Image
 
 from vrd_d2.data.boxes import annotation_xyxy
 from vrd_d2.data.formats.coco import Detections
+from vrd_d2.data.images.sizes import size_problem
+from vrd_d2.media.images import read_image
 
 
 class RelationMapper:
-    """Callable from a dataset dict to an example of a relation model, in training and test alike.
+    """Turn dataset dicts into examples of a relation model, in training and test alike.
 
     Detectron2's own mapper drops empty boxes and crowds, and at test time all annotations; either
-    shifts or loses the indices of relations. This one keeps every box, as annotated: also one
-    without area, or reaching outside the image (it is not clipped, so that in PredCls and SGCls
-    the boxes of the output are those of the annotation). The dataset dict is not changed.
+    shifts or loses the indices of relations. This one drops no box and changes none, also if it has
+    no area or reaches outside the image: it is not clipped, so that in PredCls and SGCls the boxes
+    of the output are those of the annotation. The dataset dict is not changed.
 
     Flips are up to ``INPUT.RANDOM_FLIP``, in training: relations keep their indices, but "left of"
     or "facing left" do not survive a horizontal flip, so flip only where no predicate
@@ -36,11 +40,12 @@ class RelationMapper:
         image_format: str,
         detections: Mapping[str, Detections] | None = None,
     ):
-        """
+        """Store what every image is treated with.
+
         Args:
             augmentations: resizing and flips, applied to image and boxes.
             image_format: channel order of the example's image, such as "BGR".
-            detections: boxes of the user's own by file name, of
+            detections: the user's boxes by file name, of
                 :func:`~vrd_d2.data.detections.load_own_boxes`.
         """
         self.augmentations = tuple(augmentations)
@@ -49,7 +54,7 @@ class RelationMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        """INPUT.MIN_SIZE_*, MAX_SIZE_*, RANDOM_FLIP (training only) and FORMAT.
+        """Read INPUT.MIN_SIZE_*, MAX_SIZE_*, RANDOM_FLIP (training only) and FORMAT.
 
         Raises:
             ValueError: INPUT.CROP.ENABLED in training: a crop loses boxes and so relations.
@@ -65,13 +70,15 @@ class RelationMapper:
         }
 
     def __call__(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any]:
-        """
+        """Turn a dataset dict into an example of a relation model.
+
         Args:
-            dataset_dict: Detectron2's, with "relations"; "annotations" and "relations" may lack.
+            dataset_dict: Detectron2's, with "relations"; "annotations" and "relations" may be
+                missing.
 
         Returns:
-            :func:`relation_example` of it, and "file_name", "image_id" and, where the record has
-            it, "distant".
+            :func:`relation_example` of it, and "file_name" and, if the dict has them, "image_id"
+            and "distant".
 
         Raises:
             ValueError: names the image that is missing, broken or of another size than stated,
@@ -106,12 +113,12 @@ def relation_example(
     augmentations: Sequence[T.Augmentation | T.Transform] = (),
     detections: Detections | None = None,
 ) -> dict[str, Any]:
-    """One example for a relation model out of arrays: for boxes of one's own, without a dataset.
+    """Make an example of a relation model out of arrays: for given boxes, without a dataset.
 
     Args:
         image: uint8 (H, W, 3), channels as the model's ``INPUT.FORMAT`` says (BGR by default).
         boxes: (M, 4) XYXY in pixels of `image`; none for SGDet, where the model finds them.
-        classes: (M,) ids, or None where they are not known (SGCls).
+        classes: (M,) ids, or None if they are not known (SGCls).
         relations: (R, 3) rows (subject index, object index, predicate id) into `boxes`.
         augmentations: applied to image and boxes; ``RelationMapper(cfg, is_train=False)
             .augmentations`` resizes as the config does at test time.
@@ -120,9 +127,9 @@ def relation_example(
     Returns:
         "image": uint8 (3, H', W'), resized; "height", "width": H and W, to which the model maps its
         output back; "instances": Instances(M) of size (H', W') with gt_boxes in the resized
-        image and, where given, gt_classes; "relations": int64 (R, 3). The M boxes and R
-        relations are those given, in their order. With `detections` also "detections": Instances
-        of size (H', W') with pred_boxes, scores and, where known, pred_classes.
+        image and, if given, gt_classes; "relations": int64 (R, 3). The M boxes and R relations
+        are those given, in their order. With `detections` also "detections": Instances of size
+        (H', W') with pred_boxes, scores and, if known, pred_classes.
 
     Raises:
         ValueError: an array has a wrong shape or type, a box is not finite, or an index does not
@@ -140,7 +147,7 @@ def relation_example(
     instances.gt_boxes = Boxes(resized[:count])
     if classes is not None:
         instances.gt_classes = torch.tensor(np.asarray(classes, np.int64))
-    # Always a copy: without a resize the pixels are the caller's own.
+    # Always a copy: without a resize the array is that of the caller.
     pixels = np.array(augmented.image.transpose(2, 0, 1), order="C")
     example = {
         "image": torch.from_numpy(pixels),
@@ -189,28 +196,49 @@ def _checked(
     return boxes, rows
 
 
+class DetectionMapper(DatasetMapper):
+    """Detectron2's mapper for detectors, with the image reader and the messages of this package."""
+
+    def __call__(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """Turn a dataset dict into an example of a detector.
+
+        Raises:
+            ValueError: names the image that is missing, broken or of another size than stated.
+        """
+        if "sem_seg_file_name" in dataset_dict or self.proposal_topk is not None:
+            return super().__call__(dataset_dict)  # what datasets of relations do not have
+        pixels = _read_image(dataset_dict, self.image_format)
+        example = copy.deepcopy(dataset_dict)
+        example.setdefault("height", pixels.shape[0])
+        example.setdefault("width", pixels.shape[1])
+        augmented = T.AugInput(pixels)
+        transforms = self.augmentations(augmented)
+        chw = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
+        example["image"] = torch.as_tensor(chw)
+        if not self.is_train:
+            example.pop("annotations", None)
+        elif "annotations" in example:
+            self._transform_annotations(example, transforms, augmented.image.shape[:2])
+        return example
+
+
 def _name(dataset_dict: Mapping[str, Any]) -> str:
     return f"image {dataset_dict['file_name']} (image {dataset_dict.get('image_id')!r})"
 
 
 def _read_image(dataset_dict: Mapping[str, Any], image_format: str) -> np.ndarray:
+    """Read the image of a dict, channels as INPUT.FORMAT says: uint8 (H, W, 3) for BGR, RGB."""
     file_name = dataset_dict["file_name"]
-    try:
-        image = detection_utils.read_image(file_name, format=image_format)
-    except FileNotFoundError as error:
+    if not os.path.exists(file_name):
         raise ValueError(
             f"{_name(dataset_dict)} is missing: put it there or correct the image folder"
-        ) from error
-    except (OSError, SyntaxError) as error:  # PIL's errors for what it cannot decode
-        size = os.path.getsize(file_name) if os.path.isfile(file_name) else 0
-        raise ValueError(
-            f"{_name(dataset_dict)}, {size} bytes, cannot be read ({error}): get it again"
-        ) from error
-    stated = (dataset_dict.get("width", image.shape[1]), dataset_dict.get("height", image.shape[0]))
-    if stated != (image.shape[1], image.shape[0]):
-        raise ValueError(
-            f"{_name(dataset_dict)} has {image.shape[1]} x {image.shape[0]} pixels, turned upright "
-            f"as its EXIF says, but the dataset states {stated[0]} x {stated[1]}: correct the "
-            "dataset, or use the image that its boxes were drawn on"
         )
-    return image
+    try:
+        pixels, _ = read_image(file_name)
+    except ValueError as error:
+        raise ValueError(f"{_name(dataset_dict)}: {error}") from error
+    if problem := size_problem(dataset_dict, pixels.shape[1], pixels.shape[0]):
+        raise ValueError(f"{_name(dataset_dict)} {problem}")
+    if image_format in ("BGR", "RGB"):
+        return pixels[:, :, ::-1] if image_format == "BGR" else pixels
+    return detection_utils.convert_PIL_to_numpy(Image.fromarray(pixels), image_format)

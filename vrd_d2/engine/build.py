@@ -4,24 +4,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper
 from detectron2.engine import DefaultTrainer
 from torch import nn
 
 from vrd_d2.checkpoint.checkpointer import detector_file, load_weights
 from vrd_d2.checkpoint.stamp import stamp_of
-from vrd_d2.data.dataset_mapper import RelationMapper
+from vrd_d2.data.dataset_mapper import DetectionMapper, RelationMapper
 from vrd_d2.data.detections import load_own_boxes
 from vrd_d2.engine.checks import is_relation_model
 
 
 def build_mapper(
     cfg: CfgNode, dataset_names: Sequence[str], *, is_train: bool
-) -> RelationMapper | DatasetMapper:
+) -> RelationMapper | DetectionMapper:
     """What turns the dicts of these datasets into examples, with the boxes that
     DATASETS.DETECTIONS has for them."""
     if not is_relation_model(cfg):
-        return DatasetMapper(cfg, is_train=is_train)
+        return DetectionMapper(cfg, is_train=is_train)
     detections = load_own_boxes(cfg.DATASETS.DETECTIONS, dataset_names)
     return RelationMapper(cfg, is_train=is_train, detections=detections)
 

@@ -1,4 +1,4 @@
-"""A folder of predictions that can be gone on with, and that several processes can fill.
+"""A folder of predictions that a later run can continue, and that several processes can fill.
 
     settings.json                        what the predictions were made with
     predictions-00000-of-00001.jsonl     a line for each image of one process; .part until the end
@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from vrd_d2.data.vocabulary import Vocabulary
 
-# What a file system refuses, and what turns the direction of writing.
+# What a file system refuses, and what reverses the direction of writing.
 _UNFIT = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 # What some readers take for the end of a line; and bytes of a name that are no text.
 _ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
@@ -29,23 +29,23 @@ _LONGEST_NAME = 50  # characters, of four bytes at most
 
 
 def fit_name(text: str) -> str:
-    """The text as the name of a file on any system: short, without separators."""
+    """Turn a text into the name of a file on any system: short, without separators."""
     return _UNFIT.sub("_", text)[:_LONGEST_NAME].strip(". ") or "image"
 
 
 def printable(text: str) -> str:
-    """The text on one line, with escapes for what is no character to see."""
+    """Put a text on one line, with escapes for invisible characters."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def json_text(content: Any) -> str:
-    """JSON on one line, any string of Python in it; Unicode is kept readable."""
+    """Write JSON on one line, any string of Python in it; Unicode stays readable."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False)
     return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 class PredictionFolder:
-    """The results of one process.
+    """Results of one process.
 
     Args:
         path: of the folder; it is made.
@@ -65,6 +65,8 @@ class PredictionFolder:
         self.shard, self.shards = shard, shards
         self._check_settings(json.loads(json.dumps({**settings, "shards": shards})))
         self._lock = self._locked()
+
+        # Earlier results of all processes. Images retain the names of their files.
         present = [list(self._read(number)) for number in range(shards)]
         self._names = {
             _source(record): record["name"]
@@ -72,12 +74,14 @@ class PredictionFolder:
             for record in records
             if "name" in record
         }
-        kept = [record for record in present.pop(shard) if self._is_intact(record)]
-        self._done = {_key(record) for record in kept}
+        intact = [record for record in present.pop(shard) if self._is_intact(record)]
+        self._done = {_key(record) for record in intact}
         # With new images among them, this process gets some that another has done.
         self._elsewhere = {_key(record): record for records in present for record in records}
+
+        # The journal begins with the lines of this process that still hold.
         unfinished = self._file(shard, ".part")
-        lines = "".join(f"{json_text(record)}\n" for record in kept)
+        lines = "".join(f"{json_text(record)}\n" for record in intact)
         self.write(unfinished.name, lines.encode())
         self._file(shard).unlink(missing_ok=True)
         self._journal = unfinished.open("a", encoding="utf-8")
@@ -119,7 +123,7 @@ class PredictionFolder:
             )
 
     def _locked(self) -> IO[bytes]:
-        """Keeps a second run away from this shard, a byte of the file, as long as it is open."""
+        """Lock this shard, a byte of the file, against a second run as long as it is open."""
         handle = (self.path / ".lock").open("ab")
         try:
             import fcntl
@@ -137,7 +141,7 @@ class PredictionFolder:
         return self.path / f"predictions-{shard:05d}-of-{self.shards:05d}.jsonl{suffix}"
 
     def _read(self, shard: int) -> Iterator[dict[str, Any]]:
-        """Records of a shard, the later of two about the same image."""
+        """Read the records of a shard, the later of two about the same image."""
         records: dict[tuple, dict] = {}
         for file in (self._file(shard), self._file(shard, ".part")):
             with contextlib.suppress(FileNotFoundError):
@@ -149,10 +153,10 @@ class PredictionFolder:
         yield from records.values()
 
     def _is_intact(self, record: Mapping[str, Any]) -> bool:
-        """Whether an image need not be predicted again: it did not change, its files are there."""
+        """Return whether an image did not change and its files exist, so that it is done."""
         if "error" in record:
             return False
-        # What was moved away cannot be predicted again, and its results stay.
+        # An image that was moved away cannot be predicted again: its results remain.
         if self.stamp(self.path / _source(record)) not in (None, record["stamp"]):
             return False
         files = [record[key] for key in ("drawing", "page") if key in record]
@@ -163,7 +167,7 @@ class PredictionFolder:
 
     @staticmethod
     def stamp(path: Path) -> list[int] | None:
-        """Size and time of a file: if they change, so did its content. None for no file."""
+        """Return size and time of a file, which change with its content. None for no file."""
         try:
             status = path.stat()
         except OSError:
@@ -171,21 +175,21 @@ class PredictionFolder:
         return [status.st_size, status.st_mtime_ns]
 
     def relative(self, path: str | Path) -> str:
-        """The path as seen from the folder: so the records name their images."""
+        """Return the path as seen from the folder: so the records name their images."""
         try:
             return Path(os.path.relpath(path, self.path)).as_posix()
         except ValueError:  # another drive
             return Path(path).resolve().as_posix()
 
     def is_done(self, source: str, frame: int | None = None) -> bool:
-        """Whether the image, or this frame of the video, needs nothing more."""
+        """Return whether the image, or this frame of the video, needs nothing more."""
         key = (source, frame)
         return key in self._done or (
             key in self._elsewhere and self._is_intact(self._elsewhere[key])
         )
 
     def names(self, sources: Sequence[str]) -> dict[str, str]:
-        """Names of the files of each source: that of the source, no two alike, the same next time.
+        """Name the files of each source as the source, no two alike, the same in later runs.
 
         Args:
             sources: as :meth:`relative` gives them, in an order that every process shares.
@@ -231,14 +235,14 @@ class PredictionFolder:
         self._lock.close()
 
     def records(self) -> list[dict[str, Any]] | None:
-        """Records of all shards, ordered by image and frame; None while one is not complete."""
+        """Return all shards' records by image and frame; None while one is not complete."""
         if not all(self._file(shard).is_file() for shard in range(self.shards)):
             return None
         records: dict[tuple, dict] = {}
         for record in (r for shard in range(self.shards) for r in self._read(shard)):
             if "error" not in record or _key(record) not in records:
                 records[_key(record)] = record
-        # A frame that is none, of a video that cannot be opened, comes first.
+        # The record of a video that cannot be opened has no frame and comes first.
         order = sorted(records, key=lambda key: (key[0], -1 if key[1] is None else key[1]))
         return [records[key] for key in order]
 
@@ -246,7 +250,7 @@ class PredictionFolder:
 def predictions_document(
     records: Sequence[Mapping[str, Any]], vocabulary: Vocabulary
 ) -> dict[str, Any]:
-    """Records as relations_json: COCO instances with relations, each with its score.
+    """Return records as relations_json: COCO instances with relations, each with its score.
 
     Images that could not be read are left out. Ids count from 1.
     """
@@ -295,7 +299,7 @@ def predictions_document(
 
 
 def _source(record: Mapping[str, Any]) -> str:
-    """The file that the record is about: the video, not the frame taken from it."""
+    """Return the file that the record is about: the video, not the frame taken from it."""
     return record.get("video", record["file_name"])
 
 

@@ -12,13 +12,13 @@ from vrd_d2.scene_graph import SceneGraph
 
 
 class DetectorNames(NamedTuple):
-    """What a detector has for a vocabulary."""
+    """The names of a detector, in place of a vocabulary."""
 
     objects: tuple[str, ...]
     predicates: tuple[str, ...]
 
     def predicate_id(self, name: str) -> int:
-        """Raises ValueError."""
+        """Raise ValueError, as there are no predicates."""
         raise ValueError(f"unknown predicate {name!r}: the model is a detector, which has none")
 
 
@@ -46,7 +46,7 @@ class ExportedModel:
     def __init__(self, file: str | Path) -> None:
         self._predictor = OnnxPredictor(file)
         names = tuple(map(tuple, map(self._predictor.metadata.get, ("objects", "predicates"))))
-        # A detector knows no predicates, which no Vocabulary goes without.
+        # A detector has no predicates, but a Vocabulary needs some.
         self.vocabulary = Vocabulary(*names) if names[1] else DetectorNames(*names)
         self.needs_boxes = self.takes_boxes = "boxes" in self._predictor.input_names
         self.needs_labels = "classes" in self._predictor.input_names
@@ -60,7 +60,7 @@ class ExportedModel:
         batch_size: int = 1,
         **options: Any,
     ) -> list[SceneGraph]:
-        """A graph for each image; `batch_size` is ignored, as the file takes one at a time."""
+        """Predict each image; `batch_size` is ignored, as the file takes one at a time."""
         graphs = []
         for i, pixels in enumerate(image):
             given = {"boxes": boxes and boxes[i], "labels": labels and labels[i]}

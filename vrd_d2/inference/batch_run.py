@@ -1,4 +1,4 @@
-"""Many images into a folder of predictions: what tools/predict.py does, whatever the model.
+"""Many images predicted into a folder: what tools/predict.py does, whatever the model.
 
 Needs neither torch nor Detectron2 where the model does not.
 """
@@ -24,15 +24,16 @@ from vrd_d2.inference.batch_folder import (
 )
 from vrd_d2.inference.batch_model import Model
 from vrd_d2.inference.coco_boxes import GivenBoxes, load_given_boxes
-from vrd_d2.media.images import BrokenFrame, read_frames, read_image
+from vrd_d2.media.images import read_image
 from vrd_d2.media.search import find_media, is_video
+from vrd_d2.media.video import BrokenFrame, read_frames
 from vrd_d2.scene_graph import SceneGraph, check_patterns, draw_heat_map
 from vrd_d2.visualization.html_page import GraphPage, graph_page
 
 
 @dataclass(frozen=True)
 class FileOptions:
-    """Which files a run makes of its images, and out of which frames and sizes.
+    """Which files a run writes, and of which frames and sizes.
 
     Attributes:
         drawings: a PNG each, with so many of the best relations; 0 for none.
@@ -69,7 +70,7 @@ class _Answer:
 
 
 class PredictionRun:
-    """The share of one process.
+    """The images that one process predicts.
 
     Args:
         model: what predicts.
@@ -78,15 +79,15 @@ class PredictionRun:
         settings: what tells this model from others, as JSON can hold it.
         graph_options: of the model's call.
         files: what is written.
-        boxes_file: COCO JSON with boxes of the user's own, or None.
+        boxes_file: COCO JSON with the user's boxes, or None.
         batch_size: images that go through the model at once.
         rank, shards: number of this process and of all.
 
     Attributes:
-        done, skipped, broken: images predicted, those that were there already, and reasons why
-            others, or whole folders, could not be used.
+        done, skipped: numbers of images predicted, and of those predicted earlier.
+        broken: reasons why others, or whole folders, could not be used.
         off_page: reasons why predicted images are not on the page of all.
-        passed_over: number of files that are neither images nor videos.
+        passed_over: number of files that are neither images nor videos by their suffix.
 
     Raises:
         ValueError: an input, the boxes or the folder cannot be used.
@@ -109,9 +110,11 @@ class PredictionRun:
         self.model, self.graph_options, self.files = model, graph_options, files
         self.batch_size, self.rank, self.shards = batch_size, rank, shards
         found = find_media(inputs, exclude=output)
+
+        # What is asked for must suit the model.
         self.boxes: GivenBoxes | None = load_given_boxes(boxes_file) if boxes_file else None
         if model.needs_boxes and self.boxes is None:
-            raise ValueError("this model finds no boxes of its own: give it some with --boxes")
+            raise ValueError("this model finds no boxes: give it some with --boxes")
         if self.boxes is not None and not model.takes_boxes:
             raise ValueError("this model takes no boxes: export 'relations' for one that does")
         if files.heat_maps and not model.explains:
@@ -122,10 +125,12 @@ class PredictionRun:
             model.vocabulary.predicate_id(predicate)
         if not isinstance(files.heat_maps, int):
             check_patterns(files.heat_maps)
-        own = Path(boxes_file).read_bytes() if boxes_file else None
+
+        # The folder, which holds predictions of the same settings alone.
+        content = Path(boxes_file).read_bytes() if boxes_file else None
         settings = {
             **settings,
-            "boxes": None if own is None else hashlib.sha256(own).hexdigest(),
+            "boxes": None if content is None else hashlib.sha256(content).hexdigest(),
             "objects": model.vocabulary.objects,
             "predicate_names": model.vocabulary.predicates,
             **graph_options,
@@ -142,7 +147,7 @@ class PredictionRun:
         self.off_page: list[str] = []
 
     def work(self) -> None:
-        """Predict this process's share."""
+        """Predict the images of this process."""
         batch: list[_Loaded] = []
         bar = tqdm(total=len(self.sources), desc="images", disable=self.rank > 0, unit="file")
         for index, (source, path) in enumerate(self.sources.items()):
@@ -160,7 +165,7 @@ class PredictionRun:
         self.folder.close()
 
     def _load(self, source: str, path: Path, mine: bool) -> Iterator[_Loaded]:
-        """What is to be predicted of a file; a file that cannot be read is noted."""
+        """Read what is to be predicted of a file; a file that cannot be read is noted."""
         record = {"name": self.names[source], "stamp": self.folder.stamp(path)}
         try:
             if is_video(path):
@@ -171,7 +176,7 @@ class PredictionRun:
                 image, notes = read_image(path, max_pixels=self.files.max_pixels)
                 yield _Loaded({"file_name": source, **record, "notes": notes}, image)
         except ValueError as error:
-            # That a video cannot be opened is met by every process.
+            # A video that cannot be opened fails in every process.
             if mine or isinstance(error, BrokenFrame):
                 self._note_broken({"file_name": source, **record}, error)
 
@@ -207,7 +212,7 @@ class PredictionRun:
                 self.done += 1
 
     def _answers(self, batch: Sequence[_Loaded]) -> list[_Answer | Exception]:
-        """An answer each; what one image breaks does not touch the others."""
+        """Predict a batch; an error in one image does not affect the others."""
         try:
             boxes = labels = None
             if self.boxes is not None:
@@ -222,7 +227,7 @@ class PredictionRun:
                 return [self._explained(i, image, given) for i, image in enumerate(images)]
             graphs = self.model(images, batch_size=len(batch), **given, **self.graph_options)
             return [_Answer(graph) for graph in graphs]
-        # Also what is out of memory, or a size that no layer can take.
+        # Also errors of torch: out of memory, or a size that no layer can take.
         except Exception as error:
             if len(batch) == 1:
                 return [error]
@@ -272,7 +277,7 @@ class PredictionRun:
         self.folder.add({**record, "error": reason})
 
     def merge(self) -> str | None:
-        """Write what needs all shards, and say what; None while one is not complete."""
+        """Write what needs all shards, and return it in words; None while one is not complete."""
         records = self.folder.records()
         if records is None:
             return None
@@ -289,7 +294,7 @@ class PredictionRun:
         return f"{_count(len(document['images']), 'image')}{with_heat} in {file}"
 
     def _pages(self, records: Sequence[dict[str, Any]]) -> Iterator[GraphPage]:
-        """One after the other, as all images at once may be more than the memory holds."""
+        """Yield one page at a time, as all images at once may be more than the memory holds."""
         for record in records:
             if "error" not in record:
                 try:

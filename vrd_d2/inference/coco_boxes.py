@@ -1,4 +1,4 @@
-"""Boxes of one's own for single images, out of a COCO file that names images and classes."""
+"""Boxes for single images, out of a COCO file that names images and classes."""
 
 import json
 import math
@@ -9,6 +9,8 @@ from typing import Any
 
 class GivenBoxes:
     """Boxes and labels by image, which is found by the name of its file without folders."""
+
+    # Built by load_given_boxes.
 
     def __init__(
         self,
@@ -31,14 +33,14 @@ class GivenBoxes:
             seen[name] = file_name
 
     def of(self, file_name: str, size: tuple[int, int]) -> tuple[list[list[float]], list[str]]:
-        """XYXY boxes (M, 4) in pixels and M class names.
+        """Return XYXY boxes (M, 4) in pixels and M class names.
 
         Args:
             file_name: of the image.
             size: its width and height.
 
         Raises:
-            ValueError: the file does not have this image, or has it in another size.
+            ValueError: the file does not have this image, or states another size.
         """
         name = Path(file_name).name
         if name not in self._boxes:
@@ -47,7 +49,8 @@ class GivenBoxes:
         if stated != size:
             raise ValueError(
                 f"{self._source} says that {name!r} has {stated[0]} x {stated[1]} pixels, but it "
-                f"has {size[0]} x {size[1]} as it is seen: its boxes would be elsewhere"
+                f"has {size[0]} x {size[1]}, turned upright as its EXIF says: its boxes would be "
+                "elsewhere"
             )
         return self._boxes[name]
 
@@ -57,8 +60,8 @@ def load_given_boxes(json_file: str | Path) -> GivenBoxes:
 
     Args:
         json_file: with "images" (id, file_name), "annotations" (image_id, category_id, bbox XYWH
-            in pixels) and "categories" (id, name); "width" and "height" of images are compared with
-            the images where they are stated.
+            in pixels) and "categories" (id, name); "width" and "height" of images, where
+            they are stated, are compared with the images.
 
     Raises:
         ValueError: names the file, the record and the remedy.
@@ -96,7 +99,7 @@ def load_given_boxes(json_file: str | Path) -> GivenBoxes:
                 raise ValueError(f"bbox is {annotation['bbox']}")
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(
-                f"{json_file}: annotations[{number}] is {annotation}: it needs the image_id of a "
+                f"{json_file}: annotations[{number}] is {annotation}: it needs the image_id of an "
                 f"image, the category_id of a category and bbox [x, y, width, height] ({error!r})"
             ) from error
         of[0].append([x, y, x + width, y + height])
@@ -110,7 +113,7 @@ def load_given_boxes(json_file: str | Path) -> GivenBoxes:
 
 
 def _by_id(document: dict, key: str, name: str, json_file: str | Path) -> dict[Any, str]:
-    """The names of a list of records by their ids."""
+    """Return the names of a list of records by their ids."""
     found: dict[Any, str] = {}
     for number, record in enumerate(document[key]):
         try:

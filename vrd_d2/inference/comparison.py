@@ -1,12 +1,15 @@
-"""Predicted scene graphs compared with annotated ones, relation by relation, and drawn."""
+"""Predicted and annotated scene graphs: compared, relation by relation, and drawn."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from vrd_d2.data.boxes import annotation_xyxy
 from vrd_d2.evaluation.matching import compatible_boxes
-from vrd_d2.inference.selection import ground_truth_graph, predicted_graph, read_image
+from vrd_d2.inference.selection import class_names, predicted_graph
+from vrd_d2.media import images
 from vrd_d2.scene_graph import SceneGraph
 from vrd_d2.visualization.scene_graph_image import draw_view
 
@@ -18,11 +21,12 @@ def compare_relations(
 
     A predicted relation is correct if an annotated one has the same predicate and the same classes
     of subject and object, and both boxes overlap by the IoU threshold at least. Annotated relations
-    that no prediction meets are missed. As in the metrics, several predictions may meet one.
+    that match no prediction are missed. As in the metrics, several predictions may match one.
 
-    Returns one graph for `draw_scene_graph`: the predicted entities and relations, followed by the
-    missed relations. Where an entity of these was found, it is the predicted one; otherwise the
-    annotated one is added.
+    Returns:
+        One graph for `draw_scene_graph`: the predicted entities and relations, followed by the
+        missed relations. Where an entity of these was found, it is the predicted one; otherwise the
+        annotated one is added.
     """
     labels = np.array([*predicted.labels, *truth.labels], dtype=object)
     of_predicted, of_truth = labels[: len(predicted.labels)], labels[len(predicted.labels) :]
@@ -30,7 +34,8 @@ def compare_relations(
     true_boxes = np.asarray(truth.boxes, dtype=float).reshape(-1, 4)
     same, iou = compatible_boxes(boxes, of_predicted, true_boxes, of_truth, threshold=iou_threshold)
 
-    met: set[int] = set()
+    # Predictions, with the annotated relations that they match.
+    matched: set[int] = set()
     rows = []
     for subject, obj, predicate, *_ in predicted.relations:
         hits = [
@@ -38,9 +43,10 @@ def compare_relations(
             for index, (s, o, p, *_) in enumerate(truth.relations)
             if p == predicate and same[subject, s] and same[obj, o]
         ]
-        met.update(hits)
+        matched.update(hits)
         rows.append((subject, obj, predicate, "correct" if hits else "extra"))
 
+    # The other annotated relations, between predicted entities where these were found.
     entity: dict[int, int] = {}
     added: list[int] = []
 
@@ -54,7 +60,7 @@ def compare_relations(
         return entity[index]
 
     for index, (subject, obj, predicate, *_) in enumerate(truth.relations):
-        if index not in met:
+        if index not in matched:
             rows.append((merged(subject), merged(obj), predicate, "missed"))
     scores = [None] * len(predicted.relations) if predicted.scores is None else predicted.scores
     return SceneGraph(
@@ -63,6 +69,50 @@ def compare_relations(
         rows,
         [*scores, *[None] * (len(rows) - len(scores))],
     )
+
+
+def ground_truth_graph(example: Mapping[str, Any], vocabulary: Any) -> SceneGraph:
+    """Return the annotated graph of a dataset dict or of a mapped example, in original pixels.
+
+    Raises:
+        ValueError: it has no ground truth, or `vocabulary` names no classes.
+    """
+    objects, predicates = class_names(vocabulary)
+    if "annotations" in example:
+        annotations = example["annotations"]
+        boxes = [annotation_xyxy(annotation) for annotation in annotations]
+        classes = [annotation["category_id"] for annotation in annotations]
+    elif "instances" in example:
+        instances = example["instances"].to("cpu")
+        height, width = instances.image_size
+        scale = np.array([example["width"] / width, example["height"] / height] * 2)
+        boxes = instances.gt_boxes.tensor.double().numpy() * scale
+        classes = instances.gt_classes.tolist()
+    else:
+        raise ValueError(
+            f"image {example.get('image_id')!r} has no ground truth: neither 'annotations' (a "
+            "dataset dict) nor 'instances' (a mapped example)"
+        )
+    rows = [(s, o, predicates[p]) for s, o, p in np.asarray(example["relations"]).tolist()]
+    return SceneGraph(
+        np.asarray(boxes, dtype=float).reshape(-1, 4), [objects[c] for c in classes], rows
+    )
+
+
+def read_image(example: Mapping[str, Any]) -> np.ndarray:
+    """Return the image of a dataset dict or a mapped example: uint8 (height, width, 3) RGB.
+
+    The file of a dataset dict is read. A mapped example brings its image, resized and BGR, which is
+    brought back to the original size.
+
+    Raises:
+        ValueError: names the file and why it cannot be read.
+    """
+    if "image" not in example:
+        return images.read_image(example["file_name"])[0]
+    image = example["image"].cpu().numpy()[::-1].transpose(1, 2, 0).astype(np.uint8)
+    size = (int(example["width"]), int(example["height"]))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
 
 def draw_predictions(

@@ -1,4 +1,4 @@
-"""One image in, one scene graph out; or a list of images and a list of graphs."""
+"""Scene graphs of single images and of lists of images."""
 
 import copy
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.structures import Instances
 from PIL import Image
 
@@ -30,8 +31,10 @@ class Predictor:
     """A trained relation model for images.
 
     Args:
-        config_file: YAML of the model; or the checkpoint itself, which brings its config along.
-        weights: the checkpoint, where a YAML is given; none for a model without anything to train.
+        config_file: YAML of the model; or its config; or the checkpoint itself, which brings its
+            config along.
+        weights: the checkpoint, beside a YAML or instead of a config's MODEL.WEIGHTS; none for a
+            model without anything to train.
         overrides: KEY VALUE KEY VALUE ... of the config.
 
     Raises:
@@ -39,9 +42,12 @@ class Predictor:
     """
 
     def __init__(
-        self, config_file: str | Path, weights: str | Path = "", overrides: Sequence[str] = ()
+        self,
+        config_file: str | Path | CfgNode,
+        weights: str | Path = "",
+        overrides: Sequence[str] = (),
     ):
-        # Single images do not come back: a cache of their maps would only grow.
+        # Images are seldom predicted twice: a cache of their maps would only grow.
         cfg = load_inference_config(
             config_file, weights, [*overrides, "MODEL.VISUAL.FEATURE_CACHE", ""]
         )
@@ -62,7 +68,7 @@ class Predictor:
 
     @property
     def takes_boxes(self) -> bool:
-        """Whether boxes may be given: in SGDet in place of detections."""
+        """Whether boxes may be given: in SGDet instead of detections."""
         return True
 
     @property
@@ -86,7 +92,7 @@ class Predictor:
         return isinstance(self.model, UnionCLIP)
 
     def with_vocabulary(self, vocabulary: Vocabulary) -> "Predictor":
-        """A predictor for names of one's own, which shares its weights with this one.
+        """Return a predictor for other names, which shares its weights with this one.
 
         Raises:
             ValueError: the model learnt its names; only UnionCLIP reads them as text.
@@ -96,9 +102,9 @@ class Predictor:
                 f"{type(self.model).__name__} has learnt its predicates and knows no others: only "
                 "UnionCLIP takes names of your own"
             )
-        twin = copy.copy(self)
-        twin.model = self.model.with_vocabulary(vocabulary)
-        return twin
+        other = copy.copy(self)
+        other.model = self.model.with_vocabulary(vocabulary)
+        return other
 
     @torch.no_grad()
     def __call__(
@@ -114,22 +120,20 @@ class Predictor:
         max_overlap: float = 0.7,
         batch_size: int = 8,
     ) -> SceneGraph | list[SceneGraph]:
-        """Predict.
+        """Predict the scene graph of an image, or of each of a list.
 
         Args:
             image: path, uint8 (H, W, 3) RGB, or an image of PIL; or a list of these.
             boxes: (M, 4) XYXY pixels, for models of PredCls and SGCls, and in SGDet instead of
                 detections; for a list of images, a list of these. They refer to the upright
-                image where EXIF turns it.
+                image if its EXIF turns it.
             labels: M class names of the vocabulary, for models of PredCls, and for boxes in SGDet
                 unless the relation head names the objects (MODEL.RELATION.ENTITY_CLASSES "head");
                 or a list of these.
-            top_k: relations to keep, the best of different pairs.
-            min_score: relations with a lower score are left out.
-            min_entity_score: entities with a lower score are left out, with their relations.
-            predicates: a name, or names among which the best of each pair is chosen; None for all.
+            top_k, min_score, min_entity_score, predicates: see
+                :func:`vrd_d2.onnx_runtime.select`.
             max_overlap: of found entities that overlap by a larger IoU, whatever their classes,
-                only the best stays; 1 keeps all. Given boxes always stay.
+                only the one with the best score remains; 1 removes none. Given boxes always remain.
             batch_size: images of a list that go through the model at once.
 
         Returns:
@@ -181,8 +185,8 @@ class Predictor:
             method: "grad_cam", or "elementwise": see :mod:`vrd_d2.modeling.activation`.
 
         Returns:
-            The graph, and by position of the relation a float32 (h, w) array in 0..1 that covers
-            the image at a lower resolution: how much each place speaks for the predicate.
+            The graph, and by index of the relation a float32 (h, w) array in 0..1 that covers the
+            image at a lower resolution: how much each point speaks for the predicate.
 
         Raises:
             ValueError: as for a call; or the model has no visual map.
@@ -217,8 +221,8 @@ class Predictor:
         boxes: Sequence[Sequence[float]] | None,
         labels: Sequence[str] | None,
     ) -> dict[str, Any]:
-        lacking = boxes is None and self.needs_boxes
-        if lacking or (labels is not None) != (boxes is not None and self.needs_labels):
+        missing = boxes is None and self.needs_boxes
+        if missing or (labels is not None) != (boxes is not None and self.needs_labels):
             raise ValueError(
                 f"the model's task is {self.task.value}: give "
                 f"{'boxes' if self.needs_boxes else 'either no boxes, or boxes'} and "
@@ -270,7 +274,7 @@ class Predictor:
 
 
 def _read(image: ImageInput) -> tuple[np.ndarray, dict[str, Any]]:
-    """The image in RGB, and what a graph remembers of it: the file, or else the image."""
+    """Return the image in RGB, and what a graph stores of it: the file, or else the image."""
     if isinstance(image, (str, Path)):
         return read_image(image)[0], {"file_name": str(image)}
     if isinstance(image, Image.Image):

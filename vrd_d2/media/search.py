@@ -22,7 +22,7 @@ class FoundMedia:
 
     Attributes:
         files: images and videos, each once, in the order of the inputs, folders sorted by path.
-        passed_over: files in folders that are neither by their suffix.
+        passed_over: files in folders that by their suffix are neither.
         unreadable: folders that could not be searched, each with the reason.
     """
 
@@ -34,13 +34,13 @@ class FoundMedia:
 def find_media(
     inputs: Sequence[str | os.PathLike], *, exclude: str | os.PathLike | None = None
 ) -> FoundMedia:
-    """The files that inputs stand for.
+    """Find the files that inputs stand for.
 
     Args:
         inputs: files, taken whatever their suffix; folders, searched with all that is below them,
             links followed, for files with a suffix of an image or a video; or patterns as
             "photos/**/*.jpg". What is hidden (a name that begins with a dot) is found only by its
-            own name.
+            name itself.
         exclude: a folder into which no search goes, such as that of the results.
 
     Raises:

@@ -1,28 +1,27 @@
-"""Image files decoded whole: which are missing, broken, rotated or not of the stated size."""
+"""Image files decoded whole: which cannot be read or differ in size, and what reading changes."""
 
 import multiprocessing
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
-from PIL import Image
 from tqdm import tqdm
 
-_ORIENTATION = 0x0112  # of EXIF
-_UPRIGHT = 1
+from vrd_d2.data.images.sizes import size_problem
+from vrd_d2.media.images import read_image
+
 _IN_PROCESS = 64  # images for which starting other processes takes longer than decoding
 
 
 @dataclass(frozen=True)
 class ImageProblem:
-    """What is wrong with an image file.
+    """Why training or evaluation would stop at an image file.
 
     Attributes:
         file_name: of the dataset dict.
-        kind: "missing", "unreadable", "other size" or "rotated". Only the last one is no error:
-            models and boxes see the image upright.
+        kind: "missing", "unreadable" or "other size".
         message: with the file's name and the remedy.
     """
 
@@ -30,15 +29,24 @@ class ImageProblem:
     kind: str
     message: str
 
-    @property
-    def is_error(self) -> bool:
-        """Whether training or evaluation would stop at this image."""
-        return self.kind != "rotated"
+
+@dataclass(frozen=True)
+class ImageReport:
+    """What :func:`check_images` found.
+
+    Attributes:
+        problems: in the order of the dicts.
+        notes: what the reader does to images beyond decoding, such as "turned upright, as its EXIF
+            says" -> the file names of these images, in the order of the dicts.
+    """
+
+    problems: list[ImageProblem] = field(default_factory=list)
+    notes: dict[str, list[str]] = field(default_factory=dict)
 
 
 def check_images(
     dataset_dicts: Sequence[Mapping], *, workers: int | None = None, progress: bool = False
-) -> list[ImageProblem]:
+) -> ImageReport:
     """Decode every image whole and compare its size with the annotated one.
 
     Args:
@@ -46,52 +54,48 @@ def check_images(
         workers: processes; None is one a CPU core, up to 8; 0 is this process alone.
         progress: show a bar.
 
-    Returns:
-        The problems, in the order of the dicts.
+    Raises:
+        ValueError: `workers` is negative.
     """
     if workers is not None and workers < 0:
         raise ValueError(f"workers is {workers}: it must be a number of processes, or 0")
-    rows = [(r["file_name"], r.get("width"), r.get("height")) for r in dataset_dicts]
+    keys = ("file_name", "width", "height")
+    rows = [{key: record.get(key) for key in keys} for record in dataset_dicts]
     if workers is None:
         workers = 0 if len(rows) < _IN_PROCESS else min(os.cpu_count() or 1, 8)
     bar = partial(tqdm, total=len(rows), desc="images", unit="", disable=not progress)
     if workers == 0:
-        return [problem for problem in bar(map(_check_image, rows)) if problem is not None]
+        return _report(rows, bar(map(_check_image, rows)))
     # Forking spares the processes the import of all libraries; they only decode.
     forking = "fork" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("fork" if forking else None)
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        found = pool.map(_check_image, rows, chunksize=16)
-        return [problem for problem in bar(found) if problem is not None]
+        return _report(rows, bar(pool.map(_check_image, rows, chunksize=16)))
 
 
-def _check_image(row: tuple[str, int | None, int | None]) -> ImageProblem | None:
-    file_name, width, height = row
-    try:
-        with Image.open(file_name) as image:
-            image.load()
-            size = image.size
-            turned = image.getexif().get(_ORIENTATION, _UPRIGHT)
-    except FileNotFoundError:
+def _report(
+    rows: Sequence[Mapping], found: Iterable[tuple[ImageProblem | None, list[str]]]
+) -> ImageReport:
+    report = ImageReport()
+    for row, (problem, notes) in zip(rows, found, strict=True):
+        if problem is not None:
+            report.problems.append(problem)
+        # Details in brackets differ from image to image.
+        for kind in dict.fromkeys(note.partition(" (")[0] for note in notes):
+            report.notes.setdefault(kind, []).append(row["file_name"])
+    return report
+
+
+def _check_image(row: Mapping) -> tuple[ImageProblem | None, list[str]]:
+    """Return what is wrong with an image, and the reader's notes on it."""
+    file_name = row["file_name"]
+    if not os.path.exists(file_name):
         message = f"there is no image {file_name}: put it there or correct the image folder"
-        return ImageProblem(file_name, "missing", message)
-    except Exception as error:  # decoders raise what they like: OSError, SyntaxError, struct.error
-        amount = os.path.getsize(file_name) if os.path.isfile(file_name) else 0
-        message = f"{file_name}, {amount} bytes, cannot be decoded ({error}): get it again"
-        return ImageProblem(file_name, "unreadable", message)
-    upright = size[::-1] if turned in (5, 6, 7, 8) else size  # a quarter turn
-    stated = (upright[0] if width is None else width, upright[1] if height is None else height)
-    if stated != upright:
-        message = (
-            f"{file_name} has {upright[0]} x {upright[1]} pixels, turned upright as its EXIF says, "
-            f"but the dataset states {stated[0]} x {stated[1]}: correct the dataset, or use the "
-            "image that its boxes were drawn on"
-        )
-        return ImageProblem(file_name, "other size", message)
-    if turned not in (0, _UPRIGHT):
-        message = (
-            f"{file_name} is stored rotated (EXIF orientation {turned}) and read upright: its "
-            "boxes must be those of the upright image"
-        )
-        return ImageProblem(file_name, "rotated", message)
-    return None
+        return ImageProblem(file_name, "missing", message), []
+    try:
+        pixels, notes = read_image(file_name)
+    except ValueError as error:
+        return ImageProblem(file_name, "unreadable", str(error)), []
+    if problem := size_problem(row, pixels.shape[1], pixels.shape[0]):
+        return ImageProblem(file_name, "other size", f"{file_name} {problem}"), notes
+    return None, notes

@@ -1,4 +1,4 @@
-"""Where the images of published datasets lie: in one of several folders."""
+"""Images of published datasets, which lie in one of several folders."""
 
 import os
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ _SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"))
 
 
 class ImageFolders:
-    """Image files by name, wherever they lie below a dataset's folder.
+    """Find image files by name, wherever they lie below a dataset's folder.
 
     Args:
         root: of the dataset.
@@ -22,11 +22,11 @@ class ImageFolders:
     def __init__(
         self, root: str | os.PathLike, folders: Iterable[str], *, any_suffix: bool = False
     ):
-        self._places = [os.path.join(os.fspath(root), folder) for folder in folders]
+        self._folders = [os.path.join(os.fspath(root), name) for name in folders]
         self.found: dict[str, str] = {}
-        for place in self._places:
-            for name in sorted(list_folder(place)):
-                self.found.setdefault(name, os.path.join(place, name))
+        for folder in self._folders:
+            for name in sorted(list_folder(folder)):
+                self.found.setdefault(name, os.path.join(folder, name))
         self._stems: dict[str, str] = {}
         if any_suffix:
             for name, path in self.found.items():
@@ -34,6 +34,6 @@ class ImageFolders:
                     self._stems.setdefault(PurePath(name).stem, path)
 
     def path(self, name: str) -> str:
-        """Path of an image, or where it should lie."""
+        """Return the path of an image, or where it should lie."""
         found = self.found.get(name) or self._stems.get(PurePath(name).stem)
-        return found or os.path.join(self._places[0], name)
+        return found or os.path.join(self._folders[0], name)

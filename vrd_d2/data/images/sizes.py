@@ -1,35 +1,39 @@
-"""Sizes of images whose annotation does not state them: out of their headers, or of a file."""
+"""Sizes of images: compared with the annotation, or found where it states none."""
 
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-
-from PIL import Image
+from typing import Any
 
 from vrd_d2.data.source_files import checked_size, located, read_json, short
+from vrd_d2.media.images import read_size
 
-_EXIF_ORIENTATION = 0x0112
-_SIDEWAYS = frozenset((5, 6, 7, 8))  # orientations that swap width and height
+__all__ = ["read_size", "read_sizes", "size_problem", "write_sizes"]
 
 
-def read_size(path: str | os.PathLike) -> tuple[int, int]:
-    """Width and height of an image, turned upright as its EXIF says. Pixels are not decoded.
+def size_problem(record: Mapping[str, Any], width: int, height: int) -> str | None:
+    """Return how the size that a dataset dict states differs from the image's; None if it does not.
 
-    Raises:
-        ValueError: the file is missing or no image.
+    Args:
+        record: with "width" and "height" where they are annotated.
+        width, height: of the upright image.
     """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            orientation = image.getexif().get(_EXIF_ORIENTATION)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"image {path} cannot be read ({error}): get it again") from error
-    return (height, width) if orientation in _SIDEWAYS else (width, height)
+    stated = [
+        found if record.get(key) is None else record[key]
+        for key, found in (("width", width), ("height", height))
+    ]
+    if stated == [width, height]:
+        return None
+    return (
+        f"has {width} x {height} pixels, turned upright as its EXIF says, but the dataset states "
+        f"{stated[0]} x {stated[1]}: correct the dataset, or use the image that its boxes were "
+        "drawn on"
+    )
 
 
 def read_sizes(json_file: str | os.PathLike | None) -> dict[str, tuple[int, int]]:
-    """File name -> (width, height), as :func:`write_sizes` stored them; None has none.
+    """Read {file name: (width, height)} as :func:`write_sizes` stored it; None is an empty one.
 
     Raises:
         ValueError: the file is missing, or is no JSON object {file name: [width, height]}.
