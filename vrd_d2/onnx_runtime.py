@@ -359,9 +359,11 @@ def to_rgb(image: Image.Image) -> tuple[np.ndarray, list[str]]:
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         notes.append(f"the first of several images in the file ({frames})")
-    stored = _orientation(image)
+    # Pillow itself turns a TIFF upright when it is loaded. Others are loaded first: to look for
+    # their EXIF would load some of them, and hide that they are broken.
+    stored = _orientation(image) if image.format == "TIFF" else None
     image.load()
-    orientation = _orientation(image)  # Pillow itself turns a TIFF upright when it is loaded
+    orientation = _orientation(image)
     if image.mode.startswith("I") or image.mode == "F":
         values, note = to_8_bits(np.asarray(image))
         image = Image.fromarray(values)
@@ -379,7 +381,7 @@ def to_rgb(image: Image.Image) -> tuple[np.ndarray, list[str]]:
         image = image.convert("RGB")
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
-    if stored in _UPRIGHT:
+    if orientation in _UPRIGHT or stored in _UPRIGHT:
         notes.append("turned upright, as its EXIF says")
     return np.array(image), notes
 

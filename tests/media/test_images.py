@@ -220,6 +220,19 @@ def test_cut_off_images_are_broken_wherever_they_end(tmp_path):
                 read_image(path)
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_flipped_bit_is_found(tmp_path, suffix):
+    """Of files with a checksum: reading the EXIF must not load them unnoticed."""
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    path = tmp_path / f"flipped.{suffix}"
+    Image.fromarray(noise).save(path, compression="tiff_adobe_deflate")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="flipped"):
+        read_image(path)
+
+
 def test_the_limit_of_pixels_is_the_callers(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     Image.fromarray(GRADIENT).save(path)

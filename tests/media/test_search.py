@@ -44,7 +44,7 @@ def test_results_are_not_searched(tmp_path):
     touch(tmp_path, "a.png", "out/drawings/a.png", "out/settings.json")
     found = find_media([tmp_path], exclude=tmp_path / "out")
     assert found.files == [tmp_path / "a.png"] and found.passed_over == []
-    with pytest.raises(ValueError, match=str(tmp_path / "out")):
+    with pytest.raises(ValueError, match=tmp_path.name):
         find_media([tmp_path], exclude=tmp_path)
 
 

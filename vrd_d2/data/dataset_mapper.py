@@ -209,8 +209,8 @@ class DetectionMapper(DatasetMapper):
             return super().__call__(dataset_dict)  # what datasets of relations do not have
         pixels = _read_image(dataset_dict, self.image_format)
         example = copy.deepcopy(dataset_dict)
-        example.setdefault("height", pixels.shape[0])
         example.setdefault("width", pixels.shape[1])
+        example.setdefault("height", pixels.shape[0])
         augmented = T.AugInput(pixels)
         transforms = self.augmentations(augmented)
         chw = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
