@@ -1,4 +1,4 @@
-"""Folders of predictions: what is gone on with, what is refused, and the document of it all."""
+"""Folders of predictions: what is continued, what is refused, and the document of it all."""
 
 import json
 
@@ -98,19 +98,19 @@ def test_shards_are_whole_together(images, tmp_path):
         "predictions-00000-of-00002.jsonl",
         "predictions-00001-of-00002.jsonl",
     }
-    with pytest.raises(ValueError, match=r"other settings \(shards; shards was 2, is 1\)"):
+    with pytest.raises(ValueError, match=r"shards.*2.*1"):
         PredictionFolder(tmp_path / "out", SETTINGS)
 
 
 def test_other_settings_are_refused(tmp_path):
     PredictionFolder(tmp_path, SETTINGS).close()
     PredictionFolder(tmp_path, SETTINGS).close()
-    with pytest.raises(ValueError, match=r"weights was \"abc\", is \"xyz\"\): choose another"):
+    with pytest.raises(ValueError, match=r"weights.*abc.*xyz"):
         PredictionFolder(tmp_path, {**SETTINGS, "weights": "xyz"})
     (tmp_path / "settings.json").write_text("{")
-    with pytest.raises(ValueError, match="is broken"):
+    with pytest.raises(ValueError, match=r"settings\.json"):
         PredictionFolder(tmp_path, SETTINGS)
-    with pytest.raises(ValueError, match="cannot be used"):
+    with pytest.raises(ValueError, match=r"settings\.json/below"):
         PredictionFolder(tmp_path / "settings.json" / "below", SETTINGS)
 
 

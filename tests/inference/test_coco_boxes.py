@@ -29,7 +29,7 @@ def test_boxes_by_image(tmp_path):
     boxes = load_given_boxes(write(tmp_path, GOOD))
     assert boxes.of("elsewhere/a.jpg", (60, 50)) == ([[1, 2, 31, 42], [0, 0, 5, 0]], ["man", "hat"])
     assert boxes.of("b.jpg", (6, 5)) == ([], [])
-    with pytest.raises(ValueError, match=r"boxes\.json has no image 'c\.jpg'"):
+    with pytest.raises(ValueError, match=r"boxes\.json.*c\.jpg"):
         boxes.of("c.jpg", (60, 50))
 
 
@@ -40,39 +40,39 @@ def test_boxes_of_another_size_are_refused(tmp_path):
     boxes = load_given_boxes(write(tmp_path, document))
     assert boxes.of("b.jpg", (6, 5)) == ([], [])
     assert len(boxes.of("a.jpg", (120, 100))[0]) == 2
-    with pytest.raises(ValueError, match=r"'a\.jpg' has 120 x 100 pixels, but it has 60 x 50"):
+    with pytest.raises(ValueError, match=r"a\.jpg.*120 x 100.*60 x 50"):
         boxes.of("a.jpg", (60, 50))
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "message"),
+    ("path", "value", "message"),
     [
-        (["images"], None, "no list 'images'"),
-        (["images", 0], "a.jpg", r"images\[0\] is a\.jpg: it needs id and file_name"),
-        (["images", 1, "id"], 7, r"images\[1\] .* its id 7 is that of another"),
-        (["images", 0, "file_name"], 5, r"images\[0\] .* its file_name is no text"),
-        (["images", 0], {"id": 7}, r"images\[0\] .* needs id and file_name"),
-        (["images", 0, "id"], [7], r"images\[0\] .* needs id and file_name"),
-        (["images", 1, "file_name"], "other/a.jpg", "two images 'a.jpg'"),
-        (["categories", 0], "man", r"categories\[0\] is man: it needs id and name"),
-        (["categories", 1, "id"], 1, r"categories\[1\] .* its id 1 is that of another"),
-        (["categories", 0, "name"], None, r"categories\[0\] .* its name is no text"),
-        (["annotations", 0], 5, r"annotations\[0\] is 5"),
-        (["annotations", 0, "image_id"], 9, r"annotations\[0\] .* image_id of an image"),
+        (["images"], None, "'images'"),
+        (["images", 0], "a.jpg", r"images\[0\].*a\.jpg.*file_name"),
+        (["images", 1, "id"], 7, r"images\[1\].*\b7\b"),
+        (["images", 0, "file_name"], 5, r"images\[0\].*file_name"),
+        (["images", 0], {"id": 7}, r"images\[0\].*file_name"),
+        (["images", 0, "id"], [7], r"images\[0\].*file_name"),
+        (["images", 1, "file_name"], "other/a.jpg", "'a.jpg'"),
+        (["categories", 0], "man", r"categories\[0\].*man"),
+        (["categories", 1, "id"], 1, r"categories\[1\].*\b1\b"),
+        (["categories", 0, "name"], None, r"categories\[0\].*name"),
+        (["annotations", 0], 5, r"annotations\[0\].*5"),
+        (["annotations", 0, "image_id"], 9, r"annotations\[0\].*image_id"),
         (["annotations", 0, "image_id"], {}, r"annotations\[0\]"),
         (["annotations", 0, "category_id"], 9, r"annotations\[0\]"),
         (["annotations", 0, "bbox"], [1, 2, 3], r"annotations\[0\]"),
-        (["annotations", 0, "bbox"], [1, 2, -3, 4], "bbox is"),
-        (["annotations", 0, "bbox"], [1, 2, float("nan"), 4], "bbox is"),
+        (["annotations", 0, "bbox"], [1, 2, -3, 4], r"annotations\[0\].*bbox"),
+        (["annotations", 0, "bbox"], [1, 2, float("nan"), 4], r"annotations\[0\].*bbox"),
         (["annotations", 0, "bbox"], [1, 2, 10**400, 4], r"annotations\[0\]"),
         (["annotations", 0, "bbox"], ["x", 2, 3, 4], r"annotations\[0\]"),
     ],
 )
-def test_a_wrong_record_is_named(tmp_path, place, value, message):
+def test_a_wrong_record_is_named(tmp_path, path, value, message):
     document = copy.deepcopy(GOOD)
-    *path, last = place
+    *folders, last = path
     part = document
-    for key in path:
+    for key in folders:
         part = part[key]
     part[last] = value
     with pytest.raises(ValueError, match=message):
@@ -81,20 +81,20 @@ def test_a_wrong_record_is_named(tmp_path, place, value, message):
 
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, "5", "null", "[]"])
 def test_what_is_no_coco_file(tmp_path, text):
-    with pytest.raises(ValueError, match=r"boxes\.json (cannot be read as JSON|has no list)"):
+    with pytest.raises(ValueError, match=r"boxes\.json"):
         load_given_boxes(write(tmp_path, text))
 
 
 @pytest.mark.parametrize(
     ("box", "message"),
     [
-        ([20, 20, 1e39, 1e39], "no image is so large"),
-        ([-1e7, 0, 5, 5], "no image is so large"),
-        ([5, 5, 4, 9], "x1 y1 x2 y2"),
-        ([200, 5, 300, 9], "outside the image, which is 100 x 50"),
+        ([20, 20, 1e39, 1e39], r"\[1\]"),
+        ([-1e7, 0, 5, 5], r"\[1\]"),
+        ([5, 5, 4, 9], r"\[1\].*x1 y1 x2 y2"),
+        ([200, 5, 300, 9], r"\[1\].*100 x 50"),
     ],
 )
 def test_boxes_that_no_image_has(box, message):
-    with pytest.raises(ValueError, match=rf"boxes\[1\] is .*{message}"):
+    with pytest.raises(ValueError, match=rf"boxes{message}"):
         checked_boxes([[0, 0, 9, 9], box], 50, 100)
     np.testing.assert_array_equal(checked_boxes([[-9, -9, 900, 90]], 50, 100), [[-9, -9, 900, 90]])

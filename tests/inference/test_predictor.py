@@ -1,6 +1,7 @@
-"""Images through a predictor, alone and in lists, with the model's own and with given boxes."""
+"""Images through a predictor, alone and in lists, with found and with given boxes."""
 
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -71,15 +72,15 @@ def test_path_and_rgb_array_agree(make):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (None, "the image is a NoneType: give a path, or a uint8 array"),
-        (torch.zeros(3, 5, 5), "the image is a Tensor: give a path"),
-        (np.zeros((5, 5, 3)), r"is float64 \(5, 5, 3\): it must be a uint8 array \(H, W, 3\)"),
-        (np.zeros((5, 5), np.uint8), r"is uint8 \(5, 5\)"),
-        (np.zeros((5, 5, 4), np.uint8), r"is uint8 \(5, 5, 4\)"),
-        (np.zeros((0, 0, 3), np.uint8), "not empty"),
+        (None, "NoneType"),
+        (torch.zeros(3, 5, 5), "Tensor"),
+        (np.zeros((5, 5, 3)), r"float64 \(5, 5, 3\)"),
+        (np.zeros((5, 5), np.uint8), r"uint8 \(5, 5\)"),
+        (np.zeros((5, 5, 4), np.uint8), r"uint8 \(5, 5, 4\)"),
+        (np.zeros((0, 0, 3), np.uint8), r"\(0, 0, 3\)"),
     ],
 )
-def test_what_is_no_image_is_told(make, image, message):
+def test_what_is_no_image_is_refused(make, image, message):
     predictor, _ = make("quickstart/relclip_sgdet.yaml")
     for call in (predictor, predictor.explain, lambda image: predictor([image])):
         with pytest.raises(ValueError, match=message):
@@ -93,20 +94,20 @@ def test_one_text_in_place_of_a_list(make):
     assert one.relations == predictor(record["file_name"], **given, predicates=["on"]).relations
     graph, maps = predictor.explain(record["file_name"], **given, choose="* on *")
     assert list(maps) == graph.find("* on *") == graph.find(["* on *"])
-    with pytest.raises(ValueError, match="labels is the text 'man': give a list"):
+    with pytest.raises(ValueError, match=r"labels.*'man'"):
         predictor(record["file_name"], boxes=given["boxes"][:1], labels="man")
 
 
 @pytest.mark.parametrize("top_k", [0, -1, 2.5, "3", None])
 def test_top_k_is_a_number_of_relations(make, top_k):
     predictor, record = make("quickstart/relclip_sgdet.yaml")
-    with pytest.raises(ValueError, match=r"top_k is .*: it must be a whole number, 1 at least"):
+    with pytest.raises(ValueError, match=re.escape(f"top_k is {top_k!r}")):
         predictor(record["file_name"], top_k=top_k)
 
 
 def test_boxes_in_parts_of_the_image_are_refused(make):
     predictor, record = make("relclip_predcls.yaml")
-    with pytest.raises(ValueError, match="must be in pixels, not in parts of the image"):
+    with pytest.raises(ValueError, match=r"boxes.*pixels"):
         predictor(record["file_name"], boxes=[[0, 0.1, 0.5, 1]], labels=["man"])
 
 
@@ -142,40 +143,59 @@ def test_a_checkpoint_is_enough(make_cfg, tmp_path):
     assert smaller.cfg.INPUT.MIN_SIZE_TEST == 64
 
 
+def test_a_config_in_place_of_its_file(make, make_cfg, tmp_path):
+    """It is copied; its MODEL.WEIGHTS are loaded unless others are given."""
+    expected, record = make("relclip_predcls.yaml")
+    weights = str(tmp_path / "model.pth")
+    boxes = [a["bbox"] for a in record["annotations"]]
+    given = {"boxes": boxes, "labels": ["man", "dog", "hat"]}
+    graph = expected(record["file_name"], **given).to_dict()
+    cfg = make_cfg("relclip_predcls.yaml", "MODEL.WEIGHTS", weights)
+    before = cfg.dump()
+    cfg.freeze()
+    predictor = Predictor(cfg, overrides=["INPUT.MAX_SIZE_TEST", "777"])
+    assert predictor(record["file_name"], **given).to_dict() == graph
+    assert predictor.cfg.INPUT.MAX_SIZE_TEST == 777 and cfg.dump() == before
+    other = make_cfg("relclip_predcls.yaml", "MODEL.WEIGHTS", "none.pth")
+    assert Predictor(other, weights)(record["file_name"], **given).to_dict() == graph
+    with pytest.raises(ValueError, match=r"none\.pth"):
+        Predictor(other)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"model": {}}, "YAML"),
-        ({"model": {}, "vrd_d2": {"objects": ["a"], "config": "A: 1"}}, "is a detector"),
+        ({"model": {}, "vrd_d2": {"objects": ["a"], "config": "A: 1"}}, "detector"),
         (
             {"vrd_d2": {"objects": ["a"], "predicates": ["b"], "config": "A: 1"}},
-            "is not one of this version .*: give the YAML",
+            "version.*YAML",
         ),
         (
             {"vrd_d2": {"objects": [], "predicates": ["b"], "config": "SEED: 1"}},
-            "is not one of this version",
+            "version.*YAML",
         ),
     ],
 )
 def test_a_checkpoint_that_does_not_say_what_it_is(tmp_path, content, message):
     torch.save(content, tmp_path / "model.pth")
-    with pytest.raises(ValueError, match=rf"model\.pth.* {message}"):
+    with pytest.raises(ValueError, match=rf"model\.pth.*{message}"):
         Predictor(tmp_path / "model.pth")
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({}, "task is predcls: give boxes and labels"),
-        ({"boxes": [[0, 0, 9, 9]]}, "give boxes and labels"),
+        ({}, "predcls.*boxes.*labels"),
+        ({"boxes": [[0, 0, 9, 9]]}, "predcls.*labels"),
         ({"boxes": [[0, 0, 9, 9]], "labels": ["mna"]}, "mna"),
-        ({"boxes": [[0, 0, 9, 9]], "labels": ["man", "dog"]}, "classes of shape"),
+        ({"boxes": [[0, 0, 9, 9]], "labels": ["man", "dog"]}, "2"),
         (
             {"boxes": [[0, 0, 9, 9], [400, 0, 500, 90]], "labels": ["man", "dog"]},
-            r"boxes\[1\] is \[400.0, 0.0, 500.0, 90.0\]: .* outside the image, .* 100 x 100",
+            r"boxes\[1\].*400\.0, 0\.0, 500\.0, 90\.0.*100 x 100",
         ),
-        ({"boxes": [[0, -9, 9, -1]], "labels": ["man"]}, "outside the image"),
-        ({"boxes": [[50, 40, 20, 60]], "labels": ["man"]}, "x1 y1 x2 y2, corners left above"),
+        ({"boxes": [[0, -9, 9, -1]], "labels": ["man"]}, r"boxes\[0\].*100 x 100"),
+        ({"boxes": [[50, 40, 20, 60]], "labels": ["man"]}, r"boxes\[0\].*x1 y1 x2 y2"),
     ],
 )
 def test_what_the_task_needs(make, arguments, message):
@@ -212,9 +232,9 @@ def test_a_list_of_images_equals_one_by_one(make):
         assert graph.size == (records[i]["width"], records[i]["height"])
     assert graphs[1].file_name is None and graphs[0].file_name == record["file_name"]
     assert predictor([], boxes=[], labels=[]) == []
-    with pytest.raises(ValueError, match="boxes for 1 images, but there are 5"):
+    with pytest.raises(ValueError, match=r"boxes.*1.*5"):
         predictor(images, boxes=boxes[:1], labels=labels)
-    with pytest.raises(ValueError, match="batch_size is 0"):
+    with pytest.raises(ValueError, match=r"batch_size.*0"):
         predictor(images, boxes=boxes, labels=labels, batch_size=0)
 
 
@@ -233,7 +253,7 @@ def test_boxes_refer_to_the_image_turned_upright(make, tmp_path):
 
 def test_a_line_of_pixels_is_too_narrow(make):
     predictor, _ = make("relclip_sgcls.yaml")
-    with pytest.raises(ValueError, match="5000 x 1 pixels is too narrow"):
+    with pytest.raises(ValueError, match=r"5000 x 1.*INPUT\.MAX_SIZE_TEST"):
         predictor(np.zeros((1, 5000, 3), np.uint8), boxes=[[0, 0, 9, 1]])
 
 
@@ -257,6 +277,6 @@ def test_a_checkpoint_with_code_is_refused_and_not_run(make_cfg, tmp_path, suffi
         torch.save(content, weights)
     else:
         weights.write_bytes(pickle.dumps(content))
-    with pytest.raises(ValueError, match=f"evil.{suffix}.*could run any"):
+    with pytest.raises(ValueError, match=rf"evil\.{suffix}"):
         Predictor(config, weights)
     assert not (tmp_path / "sprung").exists()

@@ -137,7 +137,7 @@ def some(texts: Sequence[object], count: int = 5) -> str:
 
 
 def run_check(args: argparse.Namespace) -> int:
-    """Records and images; 1 if there is an error."""
+    """Check records and images; return 1 if there is an error."""
     errors, warnings, source = check_records(args)
     bad = []
     if source is not None:
