@@ -10,8 +10,6 @@ from typing import Any
 class GivenBoxes:
     """Boxes and labels by image, which is found by the name of its file without folders."""
 
-    # Built by load_given_boxes.
-
     def __init__(
         self,
         source: str,
