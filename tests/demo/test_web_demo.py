@@ -213,7 +213,7 @@ def test_odd_uploads_are_used(page, tmp_path):
     for name, fact in {
         "turned.jpg": "90 × 140 pixels",
         "cmyk.jpg": "CMYK converted",
-        "moving.gif": "the first of 2 images",
+        "moving.gif": "images in the file (2)",
         "deep.png": "16 bits scaled to 8",
         "a b & <c> ..%2f..%2fetc.png": "16 bits scaled to 8",
     }.items():

@@ -90,7 +90,7 @@ def test_sizes_come_from_images_too(tmp_path):
     with pytest.raises(ValueError, match=r"relations\.csv: image 'im2': its size is unknown"):
         load(tmp_path, sizes=None)
     (tmp_path / "train/im1.jpg").write_text("no image")
-    with pytest.raises(ValueError, match=r"relations\.csv: image 'im1': image .* cannot be read"):
+    with pytest.raises(ValueError, match=r"relations\.csv.*im1\.jpg"):
         load(tmp_path, sizes=None)
 
 

@@ -81,7 +81,7 @@ def test_missing_images(tmp_path):
     first, second = load(tmp_path, VRD_FILE)
     assert "width" not in first and second["width"] == 40
     (tmp_path / "images/a.jpg").write_bytes(b"GIF89a")
-    with pytest.raises(ValueError, match=r"annotations_test\.json: image .*a\.jpg cannot be read"):
+    with pytest.raises(ValueError, match=r"annotations_test\.json.*a\.jpg"):
         load(tmp_path, VRD_FILE)
     with pytest.raises(ValueError, match="missing_images is 'drop'"):
         load(tmp_path, VRD_FILE, select=existing("drop"))
@@ -163,7 +163,7 @@ def test_missing_and_wrong_files_of_names(tmp_path):
     write(tmp_path / "predicates.json", ["on"])
     with pytest.raises(ValueError, match="repeats the name 'man'"):
         stanford_vrd_vocabulary(tmp_path)
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match=r"predicates\.json"):
         read_size(tmp_path / "predicates.json")
 
 
