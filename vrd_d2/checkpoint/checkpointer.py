@@ -19,6 +19,7 @@ from torch import nn
 
 from vrd_d2 import assets
 from vrd_d2.checkpoint.array_pickle import read_array_pickle
+from vrd_d2.checkpoint.renamed_weights import with_new_names
 from vrd_d2.data.vocabulary import get_vocabulary
 from vrd_d2.version import __version__
 
@@ -146,7 +147,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             raise ValueError(f"the file holds a {type(loaded['model']).__name__}, no weights")
         if not all(isinstance(name, str) for name in loaded["model"]):
             raise ValueError("the file holds weights whose names are no text")
-        return loaded
+        return {**loaded, "model": with_new_names(loaded["model"], self.model.state_dict())}
 
     def _torch_load(self, f):
         return _load_tensors(f)
