@@ -25,9 +25,7 @@ def with_new_names(weights: Mapping[str, Any], known: Container[str]) -> dict[st
         weights: by name.
         known: names in the model; weights of these names stay as they are.
     """
-    return {
-        name if name in known else _new_name(name): weight for name, weight in weights.items()
-    }
+    return {name if name in known else _new_name(name): weight for name, weight in weights.items()}
 
 
 def _new_name(name: str) -> str:

@@ -264,7 +264,7 @@ class UnionCLIP(RelationModel):
         return logits * self.logit_scale.exp()
 
     def _classify(self, example: dict, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return classes (M,) of given boxes and their probabilities, by zero-shot CLIP on crops."""
+        """Return classes (M,) of given boxes and probabilities, by zero-shot CLIP on crops."""
         windows = crop_windows(boxes, tuple(example["image"].shape[-2:]))
         # CLIP as it was, without what was trained.
         heads = {
