@@ -93,7 +93,7 @@ def test_heat_maps_of_a_model_by_hooks(predictor, given, method):
     assert graph.to_dict() == predictor(PHOTO, **given).to_dict()
     assert list(found) == [0, 1] and all(heat.max() == 1 for heat in found.values())
     model, caught = predictor.model, []
-    classifier = model.head.predicate_classifier
+    classifier = model.head.predictor.predicates
     hook = classifier.register_forward_hook(lambda module, inputs, output: caught.append(output))
     encode = model.visual_maps
     model.visual_maps = lambda batch: [

@@ -21,7 +21,7 @@ from vrd_d2.engine.trainer import Trainer
 from vrd_d2.modeling import RelCLIP
 from vrd_d2.modeling.distant import DistantLabels
 from vrd_d2.modeling.frequency import knowledge_counts
-from vrd_d2.modeling.relation_model import NO_CANDIDATE
+from vrd_d2.modeling.ranking import NO_CANDIDATE
 
 NAMES = Vocabulary(("man", "horse", "hat"), ("riding", "wearing", "near", "on"))
 # (subject, predicate, object): count
