@@ -9,7 +9,6 @@ from torch import Tensor
 
 from vrd_d2.data.vocabulary import get_vocabulary
 from vrd_d2.modeling.activation import activation, over_image
-from vrd_d2.modeling.contrastive import RelationalContrast, Triplets
 from vrd_d2.modeling.encoders.clip import CLIPViT, TextEncoder, load_clip
 from vrd_d2.modeling.encoders.feature_cache import FeatureCache, fingerprint
 from vrd_d2.modeling.encoders.visual_encoder import FrozenBackbone, build_backbone_encoder
@@ -18,9 +17,9 @@ from vrd_d2.modeling.ranking import RANKINGS, best_classes, predicate_scores
 from vrd_d2.modeling.relation_heads.base import RelationHead
 from vrd_d2.modeling.relation_heads.build import build_relation_head
 from vrd_d2.modeling.relation_model import RelationModel
+from vrd_d2.modeling.relational_contrast import RelationalContrast, rcl_losses
 from vrd_d2.modeling.structures import (
     Entities,
-    HeadOutput,
     PairBatch,
     PairPrediction,
     TrainingPairs,
@@ -246,38 +245,8 @@ class RelCLIP(RelationModel):
         output = self.head(batch)
         losses = self.head.losses(output, batch)
         if self.contrast.levels:
-            losses.update(self._contrast(output, batch))
+            losses |= rcl_losses(self.contrast, output, batch, text=self.text, phrases=self.phrases)
         return losses
-
-    def _contrast(self, output: HeadOutput, batch: PairBatch) -> dict[str, Tensor]:
-        """Return the losses of RCL on the positive pairs that the head has left."""
-        if output.entities is None:
-            raise ValueError(
-                f"MODEL.RCL.LEVELS is set, but {type(self.head).__name__} returns no embeddings of "
-                "entities: set it to []"
-            )
-        batch = batch.select_pairs(output.pair_index)
-        targets, classes = torch.cat(batch.targets), torch.cat(batch.gt_classes)
-        positive = targets.sum(1) > 0
-        if batch.loss_mask is not None:
-            positive &= torch.cat(batch.loss_mask)
-        positive = positive.nonzero()[:, 0]
-        subject, obj = batch.indices[positive].unbind(1)
-        weights = targets[positive]
-        visual = Triplets(
-            output.relations[positive], output.entities[subject], output.entities[obj]
-        )
-        subject, obj = classes[subject], classes[obj]
-        text = Triplets(
-            self.text.relations(subject, weights, obj),
-            self.text.entities(subject),
-            self.text.entities(obj),
-        )
-        phrases = {
-            level.key: self.phrases(level.parts, subject, weights, obj)
-            for level in self.contrast.levels
-        }
-        return self.contrast(visual, text, phrases)
 
     def predict(
         self, batched_inputs: list[dict], entities: list[Entities], pairs: list[Tensor]
@@ -305,10 +274,10 @@ class RelCLIP(RelationModel):
         *,
         method: str = "grad_cam",
     ) -> list[Tensor]:
-        """Heat maps of relations on V(I) (Figure 2), from the logits of their predicates.
+        """Make heat maps of relations on V(I) (Figure 2), from the logits of their predicates.
 
         Grad-CAM is shown inside the union box, whose features the head pools for the pair: its
-        channel weights know no place, and light up things elsewhere that the pair never saw.
+        weights of channels are the same everywhere, and light up things outside of the pair.
 
         Args:
             example: one mapped example; with "detections" the detector does not run again.
