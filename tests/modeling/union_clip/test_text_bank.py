@@ -110,7 +110,7 @@ def test_processes_fill_one_file_together(tmp_path):
 
 
 VOCABULARY = Vocabulary(("man", "dog", "fire hydrant"), ("on", "in front of"))
-PROMPTS = ["{subject} {predicate} {obj}", "a {subject} {predicate} a {object}"]
+PROMPTS = ["{subject} {predicate} {object}", "a {subject} {predicate} a {object}"]
 
 
 @pytest.fixture
