@@ -107,19 +107,19 @@ def test_groups_do_not_suppress_each_other() -> None:
     corners = torch.rand((400, 2, 2), generator=generator).sort(dim=1).values
     boxes = (corners * torch.tensor([900.0, 600.0])).reshape(-1, 4)
     scores, groups = torch.rand(400, generator=generator), torch.arange(400) % 149
-    kept = torch.cat(
+    best = torch.cat(
         [
             (groups == g).nonzero()[:, 0][nms(boxes[groups == g], scores[groups == g], 0.3)]
             for g in range(149)
         ]
     )
-    kept = kept[scores[kept].argsort(descending=True)]
+    best = best[scores[best].argsort(descending=True)]
     found = best_of_groups(boxes, scores, groups, 149, 0.3, 500, (600, 900))
-    torch.testing.assert_close(found[0][: len(kept)], boxes[kept])
-    torch.testing.assert_close(found[2][: len(kept)], groups[kept])
-    assert (found[1][len(kept) :] == -torch.inf).all() and len(found[1]) == 500
+    torch.testing.assert_close(found[0][: len(best)], boxes[best])
+    torch.testing.assert_close(found[2][: len(best)], groups[best])
+    assert (found[1][len(best) :] == -torch.inf).all() and len(found[1]) == 500
     few = best_of_groups(boxes, scores, groups, 149, 0.3, 10, (600, 900))
-    torch.testing.assert_close(few[1], scores[kept[:10]])
+    torch.testing.assert_close(few[1], scores[best[:10]])
 
 
 @pytest.fixture(scope="module")

@@ -149,8 +149,8 @@ def test_annotated_relations_are_not_read(distant_cfg):
         sample = model.training_pairs(example, model.entities(example))
         classes = example["instances"].gt_classes
         for (s, o), target in zip(sample.pairs.tolist(), sample.targets, strict=True):
-            told = base.counts(classes[[s]], classes[[o]])[0] > 0
-            assert torch.equal(target > 0, told)
+            counted = base.counts(classes[[s]], classes[[o]])[0] > 0
+            assert torch.equal(target > 0, counted)
     losses = model([mapper(records[i]) for i in range(len(records))])
     sum(losses.values()).backward()
     assert losses["loss_rcl_sp"] > 0
@@ -234,10 +234,10 @@ def test_candidates_are_scored_by_a_model_and_the_rest_goes_on(distant_cfg, repo
     first = run()
     assert first.returncode == 0, first.stderr
     shards = sorted(folder.glob("*.npz"))
-    kept = shards[0].stat().st_mtime_ns
+    written = shards[0].stat().st_mtime_ns
     shards[1].unlink()
     second = run()
-    assert second.returncode == 0 and shards[0].stat().st_mtime_ns == kept and shards[1].is_file()
+    assert second.returncode == 0 and shards[0].stat().st_mtime_ns == written and shards[1].is_file()
     refused = run("MODEL.RELATION.REQUIRE_OVERLAP", "True")
     assert refused.returncode == 1 and refused.stderr.splitlines()[-1].startswith("error: ")
     store = CandidateWeights(folder)
@@ -250,8 +250,8 @@ def test_candidates_are_scored_by_a_model_and_the_rest_goes_on(distant_cfg, repo
         classes, relations = output["instances"].pred_classes, output["relations"]
         pairs = relations.pairs.numpy()
         got = store.lookup(record["image_id"], pairs[:, 0], pairs[:, 1])
-        told = base.counts(classes[pairs[:, 0]], classes[pairs[:, 1]]) > 0
-        expected = relations.predicate_probs[:, :-1] * told
+        counted = base.counts(classes[pairs[:, 0]], classes[pairs[:, 1]]) > 0
+        expected = relations.predicate_probs[:, :-1] * counted
         expected = (expected / expected.sum(1, keepdim=True).clamp(min=1e-9)).numpy()
         compared += int((expected > 0).sum())
         np.testing.assert_allclose(got, expected, atol=1e-3)

@@ -192,8 +192,8 @@ def test_score_of_a_detected_entity_by_head_or_by_detector(make_cfg):
         example = examples_of(cfg, is_train=False)[0]
         with torch.no_grad():
             prediction = model.predict([example], [entity], [model.pairs(entity)])[0]
-        kept = torch.equal(prediction.scores, entity.scores)
-        assert kept == (source == "detector")
+        same = torch.equal(prediction.scores, entity.scores)
+        assert same == (source == "detector")
         assert int(prediction.classes.max()) < 3
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Container, Mapping
 from typing import Any
 
-# Old prefix -> new prefix; the first that fits counts. Parameters have kept their order, by which
+# Old prefix -> new prefix; the first that fits counts. Parameters are in their old order, by which
 # states of optimizers are numbered, so that nothing else of a checkpoint changes.
 RENAMED = {
     # Before relation heads were made of features, context and predictor.
