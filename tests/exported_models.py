@@ -26,7 +26,7 @@ VIT_B32 = {
 
 
 def build(config: str, *overrides: object) -> tuple[CfgNode, nn.Module]:
-    """A model of a quick-start config; its head is random, and sure enough to tell pairs apart."""
+    """Build a model of a quick-start config, its random head sure enough to tell pairs apart."""
     cfg = load_config(
         REPOSITORY / "configs/quickstart" / config,
         ["MODEL.DEVICE", "cpu", "MODEL.VISUAL.FEATURE_CACHE", "", *overrides],
@@ -77,7 +77,7 @@ def random_boxes(height: int, width: int, count: int, *, seed: int = 0) -> np.nd
 def own_answer(
     cfg: CfgNode, model: nn.Module, image: np.ndarray, boxes=None, classes=None
 ) -> dict[str, np.ndarray]:
-    """What the model itself says of an RGB image, in its pixels, named as an export's outputs."""
+    """Return the answer of the model for an RGB image, in its pixels, named as by an export."""
     mapper = RelationMapper(cfg, is_train=False)
     bgr = np.ascontiguousarray(image[..., ::-1])
     example = relation_example(

@@ -31,7 +31,7 @@ def union_config(make_cfg, folder, way, *overrides, base="unionclip_mlp.yaml", c
 
 
 def build(cfg):
-    """The model with the same random weights each time."""
+    """Build the model with the same random weights each time."""
     torch.manual_seed(0)
     return UnionCLIP(cfg)
 

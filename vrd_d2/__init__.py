@@ -29,13 +29,12 @@ if not _MISSING:
     warnings.filterwarnings("ignore", "torch.meshgrid: in an upcoming release", UserWarning)
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
-    # Importing it registers the meta-architectures with Detectron2.
-    from vrd_d2 import modeling  # noqa: F401
     from vrd_d2.config.defaults import add_vrd_config
     from vrd_d2.config.loading import load_config
     from vrd_d2.data.datasets.setup import register_builtin_once
     from vrd_d2.data.vocabulary import get_vocabulary
     from vrd_d2.inference.predictor import Predictor
+    from vrd_d2.modeling import registration  # noqa: F401
 
     register_builtin_once()
 else:

@@ -205,13 +205,13 @@ def test_checkpoint_of_another_model_is_refused(make_cfg, tmp_path):
     torch.save({"model": predcls.state_dict()}, path)
     load_weights(predcls, str(path))
     sgcls = Trainer.build_model(make_cfg("relclip_sgcls.yaml"))
-    with pytest.raises(ValueError, match=r"predcls\.pth.*class_classifier.*not in the checkpoint"):
+    with pytest.raises(ValueError, match=r"predcls\.pth.*head\.predictor\.classes"):
         load_weights(sgcls, str(path))
     torch.save(
-        {"model": {**predcls.state_dict(), "head.prior.counts": torch.zeros(4)}},
+        {"model": {**predcls.state_dict(), "head.predictor.prior.counts": torch.zeros(4)}},
         path,
     )
-    with pytest.raises(ValueError, match=r"head\.prior\.counts: not in the model"):
+    with pytest.raises(ValueError, match=r"head\.predictor\.prior\.counts: not in"):
         load_weights(predcls, str(path))
     torch.save({"model": predcls.state_dict()}, path)
     narrow = Trainer.build_model(make_cfg("relclip_predcls.yaml", "MODEL.RELATION_HEAD.DIM", 16))

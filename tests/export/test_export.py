@@ -35,7 +35,7 @@ SIZES = [(243, 317), (411, 290), (300, 217), (288, 288), (61, 97)]
 
 
 def drawn(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """An image with something in it: smooth noise and a few rectangles."""
+    """Draw an image with something in it: smooth noise and a few rectangles."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)
     image = np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
@@ -45,7 +45,7 @@ def drawn(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def assert_same(answer: dict, own: dict, *, tolerance: float = 2e-5) -> None:
-    """Same entities and pairs, probabilities and scores to rounding, the same best triplets."""
+    """Check for the same entities, pairs and best triplets, and scores to rounding."""
     assert answer["boxes"].shape == own["boxes"].shape
     np.testing.assert_allclose(answer["boxes"], own["boxes"], atol=0.01)
     for name in ("classes", "pairs"):
@@ -107,19 +107,19 @@ def test_groups_do_not_suppress_each_other() -> None:
     corners = torch.rand((400, 2, 2), generator=generator).sort(dim=1).values
     boxes = (corners * torch.tensor([900.0, 600.0])).reshape(-1, 4)
     scores, groups = torch.rand(400, generator=generator), torch.arange(400) % 149
-    kept = torch.cat(
+    best = torch.cat(
         [
             (groups == g).nonzero()[:, 0][nms(boxes[groups == g], scores[groups == g], 0.3)]
             for g in range(149)
         ]
     )
-    kept = kept[scores[kept].argsort(descending=True)]
+    best = best[scores[best].argsort(descending=True)]
     found = best_of_groups(boxes, scores, groups, 149, 0.3, 500, (600, 900))
-    torch.testing.assert_close(found[0][: len(kept)], boxes[kept])
-    torch.testing.assert_close(found[2][: len(kept)], groups[kept])
-    assert (found[1][len(kept) :] == -torch.inf).all() and len(found[1]) == 500
+    torch.testing.assert_close(found[0][: len(best)], boxes[best])
+    torch.testing.assert_close(found[2][: len(best)], groups[best])
+    assert (found[1][len(best) :] == -torch.inf).all() and len(found[1]) == 500
     few = best_of_groups(boxes, scores, groups, 149, 0.3, 10, (600, 900))
-    torch.testing.assert_close(few[1], scores[kept[:10]])
+    torch.testing.assert_close(few[1], scores[best[:10]])
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_onnx_of_a_trained_detector_on_scenes(repository: Path) -> None:
 
 
 def vit_b32(task: str) -> tuple[str, ...]:
-    """Overrides: the geometry of ViT-B/32 and of the paper's images, the classes of VG150."""
+    """Return overrides: the geometry of ViT-B/32 and the paper's images, classes of VG150."""
     return (
         *("MODEL.CLIP.NAME", clip_json(VIT_B32), "MODEL.CLIP.PRETRAINED", ""),
         *("MODEL.VOCABULARY", "vg150", "MODEL.RELATION_HEAD.DIM", "512"),
@@ -307,17 +307,17 @@ def test_model_card(tmp_path: Path) -> None:
     assert "| scenes_test | sgb | 494 | 50.0 | 56.1 | - |" in card
     assert "scenes_train" in card and "PredCls" in card and "P x P" in card
     path.write_text(json.dumps({**results, "task": "sgdet"}))
-    with pytest.raises(ValueError, match="of task sgdet"):
+    with pytest.raises(ValueError, match="sgdet"):
         model_card(cfg, metadata, file_name="model.onnx", results=[path])
-    with pytest.raises(ValueError, match="no results file"):
+    with pytest.raises(ValueError, match=r"absent\.json"):
         model_card(cfg, metadata, file_name="model.onnx", results=[tmp_path / "absent.json"])
 
 
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ("unionclip_zero_shot_sgdet.yaml", "UnionCLIP does not export: its texts are encoded as"),
-        ("frequency_predcls.yaml", "FrequencyBaseline does not export: it looks counts up"),
+        ("unionclip_zero_shot_sgdet.yaml", "UnionCLIP.*tokenizer"),
+        ("frequency_predcls.yaml", "FrequencyBaseline.*counts"),
     ],
 )
 def test_models_that_do_not_export_say_why(config: str, reason: str, tmp_path: Path) -> None:
@@ -332,15 +332,15 @@ def test_models_that_do_not_export_say_why(config: str, reason: str, tmp_path: P
 
 def test_parts_that_do_not_exist(tmp_path: Path) -> None:
     _, model = build("relclip_predcls.yaml")
-    with pytest.raises(ValueError, match="export 'relations'"):
+    with pytest.raises(ValueError, match=r"predcls.*'relations'"):
         exportable(model, "full")
-    with pytest.raises(ValueError, match="has no detector"):
+    with pytest.raises(ValueError, match=r"RelCLIP.*'relations'"):
         exportable(model, "detector")
-    with pytest.raises(ValueError, match="choose one of"):
+    with pytest.raises(ValueError, match=r"'everything'.*full"):
         exportable(model, "everything")
-    with pytest.raises(ValueError, match="only RelCLIP"):
+    with pytest.raises(ValueError, match="Linear"):
         exportable(torch.nn.Linear(2, 2), "relations")
-    with pytest.raises(ValueError, match="unknown format"):
+    with pytest.raises(ValueError, match=r"'caffe'.*onnx"):
         write_model(
             exportable(model, "relations"), tmp_path / "x", file_format="caffe", metadata={}
         )
@@ -386,7 +386,7 @@ def test_the_tool_tells_what_is_wrong(repository: Path, tmp_path: Path) -> None:
     ]
     environment = {**os.environ, "PYTHONPATH": str(repository)}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 1 and "error: there is no weights file" in run.stderr
+    assert run.returncode == 1 and "absent.pth" in run.stderr
 
 
 def test_vocabulary_of_the_photographs(samples: Path) -> None:

@@ -42,7 +42,7 @@ def test_a_score_that_does_not_look_gives_zeros():
 
 
 def test_unknown_method():
-    with pytest.raises(ValueError, match="'saliency': choose one of"):
+    with pytest.raises(ValueError, match="'saliency'"):
         activation(torch.rand(1, 1, 1, requires_grad=True), torch.tensor(0.0), method="saliency")
 
 
@@ -93,7 +93,7 @@ def test_heat_maps_of_a_model_by_hooks(predictor, given, method):
     assert graph.to_dict() == predictor(PHOTO, **given).to_dict()
     assert list(found) == [0, 1] and all(heat.max() == 1 for heat in found.values())
     model, caught = predictor.model, []
-    classifier = model.head.predicate_classifier
+    classifier = model.head.predictor.predicates
     hook = classifier.register_forward_hook(lambda module, inputs, output: caught.append(output))
     encode = model.visual_maps
     model.visual_maps = lambda batch: [
@@ -129,7 +129,7 @@ def test_patterns_choose(predictor, given):
         few = {name: values[:count] for name, values in given.items()}
         graph, found = predictor.explain(PHOTO, **few)
         assert len(graph.labels) == count and found == {}
-    with pytest.raises(ValueError, match="give boxes and labels"):
+    with pytest.raises(ValueError, match="predcls"):
         predictor.explain(PHOTO)
 
 
@@ -160,5 +160,5 @@ def test_the_detector_runs_once(repository, tmp_path, monkeypatch):
 def test_other_models_have_none(repository):
     predictor = Predictor(repository / "configs/quickstart/unionclip_zero_shot.yaml")
     assert not predictor.explains
-    with pytest.raises(ValueError, match="UnionCLIP has no heat maps"):
+    with pytest.raises(ValueError, match="UnionCLIP"):
         predictor.explain(PHOTO)

@@ -6,13 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vrd_d2.modeling.contrastive import (
+from vrd_d2.modeling.contrastive import contrastive_loss, negative_weights
+from vrd_d2.modeling.relational_contrast import (
     LEVELS,
     MemoryBank,
     RelationalContrast,
     Triplets,
-    contrastive_loss,
-    negative_weights,
 )
 
 
@@ -120,15 +119,15 @@ def test_level_loss_equals_the_equations(n):
 
 
 def test_the_subject_predicate_level_subtracts_the_object():
-    relation, subject, object = torch.randn(3, 5, 4).unbind()
+    relation, subject, obj = torch.randn(3, 5, 4).unbind()
     expected = {
-        "sp": relation - object,
+        "sp": relation - obj,
         "po": relation - subject,
-        "p": relation - subject - object,
+        "p": relation - subject - obj,
         "spo": relation,
     }
     for level in LEVELS.values():
-        got = level.embed(relation, subject, object)
+        got = level.embed(relation, subject, obj)
         torch.testing.assert_close(got, F.normalize(expected[level.key], dim=-1))
 
 

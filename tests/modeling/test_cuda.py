@@ -44,7 +44,7 @@ def full_precision(monkeypatch):
 
 
 def both(cfg):
-    """(the model on the CPU, the same one on the GPU)."""
+    """Build the same model on the CPU and on the GPU."""
     models = []
     for device in ("cpu", "cuda"):
         cfg = cfg.clone()

@@ -1,6 +1,7 @@
 """Distant supervision: labels of a knowledge base, weights of candidates, what is not read."""
 
 import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,16 +22,16 @@ from vrd_d2.engine.trainer import Trainer
 from vrd_d2.modeling import RelCLIP
 from vrd_d2.modeling.distant import DistantLabels
 from vrd_d2.modeling.frequency import knowledge_counts
-from vrd_d2.modeling.relation_model import NO_CANDIDATE
+from vrd_d2.modeling.ranking import NO_CANDIDATE
 
 NAMES = Vocabulary(("man", "horse", "hat"), ("riding", "wearing", "near", "on"))
 # (subject, predicate, object): count
-TOLD = {(0, 0, 1): 6, (0, 3, 1): 2, (0, 1, 2): 5, (1, 2, 0): 1, (0, 2, 0): 3}
+COUNTS = {(0, 0, 1): 6, (0, 3, 1): 2, (0, 1, 2): 5, (1, 2, 0): 1, (0, 2, 0): 3}
 
 
 @pytest.fixture
 def base():
-    return KnowledgeBase.from_counts(NAMES, TOLD)
+    return KnowledgeBase.from_counts(NAMES, COUNTS)
 
 
 def test_targets_are_the_candidates_of_the_classes(base):
@@ -82,19 +83,19 @@ def test_stored_weights_come_back(tmp_path):
 
 def test_folders_of_other_settings_and_damaged_ones(tmp_path):
     folder = tmp_path / "w"
-    with pytest.raises(ValueError, match="no weights of candidates"):
+    with pytest.raises(ValueError, match=re.escape(str(folder))):
         CandidateWeights(folder)
     CandidateWeights.create(folder, 7, {"model": "a", "shard": 2})
     CandidateWeights.create(folder, 7, {"model": "a", "shard": 2})  # goes on
-    with pytest.raises(ValueError, match=r"other settings \(model\): delete it"):
+    with pytest.raises(ValueError, match="model"):
         CandidateWeights.create(folder, 7, {"model": "b", "shard": 2})
     store = CandidateWeights(folder)
     store.add(0, [(1, np.zeros((0, 2)), np.zeros((0, 7)))])
     store.add(1, [(1, np.zeros((0, 2)), np.zeros((0, 7)))])
-    with pytest.raises(ValueError, match="two images have the same image id"):
+    with pytest.raises(ValueError, match=re.escape(str(folder))):
         CandidateWeights(folder).lookup(1, np.zeros(0), np.zeros(0))
     store.shard(1).write_bytes(store.shard(0).read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"000001\.npz is damaged"):
+    with pytest.raises(ValueError, match=r"000001\.npz"):
         CandidateWeights(folder).lookup(1, np.zeros(0), np.zeros(0))
 
 
@@ -105,16 +106,16 @@ def test_weights_replace_equal_shares(base, tmp_path):
     pairs, classes = torch.tensor([[0, 1], [1, 0]]), torch.tensor([0, 1])
     got = labels.targets(7, pairs, torch.tensor([0, 1]), classes)
     torch.testing.assert_close(got, torch.tensor([[0.25, 0, 0, 0.75], [0] * 4]), atol=1e-3, rtol=0)
-    with pytest.raises(ValueError, match="no image with image id 8"):
+    with pytest.raises(ValueError, match=r"MODEL\.DISTANT\.WEIGHTS.*\b8\b"):
         labels.targets(8, pairs, torch.tensor([0, 1]), classes)
     other = KnowledgeBase(Vocabulary(("a",), ("b",)), np.zeros((0, 3)), np.zeros(0))
-    with pytest.raises(ValueError, match=r"weights of 4 predicates, the vocabulary has 1"):
+    with pytest.raises(ValueError, match=r"MODEL\.DISTANT\.WEIGHTS.*\b4\b.*\b1\b"):
         DistantLabels(other, CandidateWeights(tmp_path))
 
 
 @pytest.fixture
 def distant_cfg(make_cfg, tmp_path):
-    """A config of the tiny data whose relations are hidden, and the base of all its triplets."""
+    """Return a maker of configs of the tiny data with hidden relations, and of their base."""
 
     def make(*changes, name="relclip_predcls.yaml"):
         cfg = make_cfg(name)
@@ -148,8 +149,8 @@ def test_annotated_relations_are_not_read(distant_cfg):
         sample = model.training_pairs(example, model.entities(example))
         classes = example["instances"].gt_classes
         for (s, o), target in zip(sample.pairs.tolist(), sample.targets, strict=True):
-            told = base.counts(classes[[s]], classes[[o]])[0] > 0
-            assert torch.equal(target > 0, told)
+            counted = base.counts(classes[[s]], classes[[o]])[0] > 0
+            assert torch.equal(target > 0, counted)
     losses = model([mapper(records[i]) for i in range(len(records))])
     sum(losses.values()).backward()
     assert losses["loss_rcl_sp"] > 0
@@ -195,18 +196,18 @@ def test_restricted_inference(distant_cfg):
 
 def test_frequencies_of_a_base(base):
     counts = knowledge_counts(base, NAMES)
-    assert counts.sum() == sum(TOLD.values()) and not counts[..., -1].any()
-    for (s, p, o), count in TOLD.items():
+    assert counts.sum() == sum(COUNTS.values()) and not counts[..., -1].any()
+    for (s, p, o), count in COUNTS.items():
         assert counts[s, o, p] == count
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["MODEL.DISTANT.KNOWLEDGE_BASE", ""], "needs MODEL.DISTANT.KNOWLEDGE_BASE"),
-        (["MODEL.DISTANT.KNOWLEDGE_BASE", "/no.npz"], "there is no knowledge base /no.npz"),
+        (["MODEL.DISTANT.KNOWLEDGE_BASE", ""], "MODEL.DISTANT.KNOWLEDGE_BASE"),
+        (["MODEL.DISTANT.KNOWLEDGE_BASE", "/no.npz"], "/no.npz"),
         (["MODEL.DISTANT.WEIGHTS", "/no"], "tools/score_candidates.py"),
-        (["DATASETS.TRAIN", ("other",)], "are not in DATASETS.TRAIN"),
+        (["DATASETS.TRAIN", ("other",)], "DATASETS.TRAIN"),
     ],
 )
 def test_wrong_settings(distant_cfg, changes, message):
@@ -233,10 +234,12 @@ def test_candidates_are_scored_by_a_model_and_the_rest_goes_on(distant_cfg, repo
     first = run()
     assert first.returncode == 0, first.stderr
     shards = sorted(folder.glob("*.npz"))
-    kept = shards[0].stat().st_mtime_ns
+    written = shards[0].stat().st_mtime_ns
     shards[1].unlink()
     second = run()
-    assert second.returncode == 0 and shards[0].stat().st_mtime_ns == kept and shards[1].is_file()
+    assert (
+        second.returncode == 0 and shards[0].stat().st_mtime_ns == written and shards[1].is_file()
+    )
     refused = run("MODEL.RELATION.REQUIRE_OVERLAP", "True")
     assert refused.returncode == 1 and refused.stderr.splitlines()[-1].startswith("error: ")
     store = CandidateWeights(folder)
@@ -249,8 +252,8 @@ def test_candidates_are_scored_by_a_model_and_the_rest_goes_on(distant_cfg, repo
         classes, relations = output["instances"].pred_classes, output["relations"]
         pairs = relations.pairs.numpy()
         got = store.lookup(record["image_id"], pairs[:, 0], pairs[:, 1])
-        told = base.counts(classes[pairs[:, 0]], classes[pairs[:, 1]]) > 0
-        expected = relations.predicate_probs[:, :-1] * told
+        counted = base.counts(classes[pairs[:, 0]], classes[pairs[:, 1]]) > 0
+        expected = relations.predicate_probs[:, :-1] * counted
         expected = (expected / expected.sum(1, keepdim=True).clamp(min=1e-9)).numpy()
         compared += int((expected > 0).sum())
         np.testing.assert_allclose(got, expected, atol=1e-3)

@@ -69,12 +69,12 @@ def test_entity_geometry_by_hand():
 
 
 def test_pair_geometry_by_hand():
-    subject, object = torch.tensor([[0.0, 0, 20, 20]]), torch.tensor([[10.0, 10, 20, 30]])
-    got = pair_geometry(subject, object, (100, 100))[0]
+    subject, obj = torch.tensor([[0.0, 0, 20, 20]]), torch.tensor([[10.0, 10, 20, 30]])
+    got = pair_geometry(subject, obj, (100, 100))[0]
     assert got.shape == (PAIR_GEOMETRY,)
     torch.testing.assert_close(got[:9], entity_geometry(torch.tensor([0.0, 0, 20, 30]), (100, 100)))
     torch.testing.assert_close(got[9:18], entity_geometry(subject[0], (100, 100)))
-    torch.testing.assert_close(got[18:27], entity_geometry(object[0], (100, 100)))
+    torch.testing.assert_close(got[18:27], entity_geometry(obj[0], (100, 100)))
     # centres (10, 10) and (15, 20); intersection 100, areas 400 and 200
     log = torch.log(torch.tensor([1.5, 1.5, 2.0, 1.0]))
     expected = [-log[0], -log[1], log[2], log[3], 100 / 500, 0.25, 0.5]

@@ -10,9 +10,9 @@ from vrd_d2.modeling.pairs import label_pairs, match_entities, sample_pairs
 def slow_labels(pairs, gt_index, relations, num_predicates):
     table = torch.zeros(len(pairs), num_predicates)
     for row, (i, j) in enumerate(pairs.tolist()):
-        for subject, object, predicate in relations.tolist():
-            same = gt_index[i] == subject and gt_index[j] == object
-            if same and subject != object:
+        for subject, obj, predicate in relations.tolist():
+            same = gt_index[i] == subject and gt_index[j] == obj
+            if same and subject != obj:
                 table[row, predicate] = 1
     return table
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
-from vrd_d2.modeling.contrastive import RelationalContrast, Triplets
 from vrd_d2.modeling.processes import mean_count
+from vrd_d2.modeling.relational_contrast import RelationalContrast, Triplets
 
 
 class Model(torch.nn.Module):

@@ -19,7 +19,7 @@ def examples_of(cfg, *, is_train):
 
 
 def small_detector(cfg_maker, task):
-    """The narrow detector for SGDet; given boxes need none."""
+    """Return a config with the narrow detector for SGDet; given boxes need none."""
     name = "quickstart/relclip_sgdet.yaml" if task == "sgdet" else f"relclip_{task}.yaml"
     return cfg_maker(name)
 
@@ -96,7 +96,7 @@ def test_a_single_box_makes_no_pair(make_cfg):
     assert output["relations"].predicate_probs.shape == (0, 5)
 
 
-def test_a_image_does_not_depend_on_its_batch_mates(built):
+def test_an_image_does_not_depend_on_its_batch_mates(built):
     cfg, model = built
     examples = examples_of(cfg, is_train=False)
     with torch.no_grad():
@@ -175,7 +175,7 @@ def test_detections_stand_for_the_objects_that_they_overlap(make_cfg):
 
 def test_given_boxes_are_needed_and_named(make_cfg):
     model = RelCLIP(make_cfg("relclip_predcls.yaml")).eval()
-    with pytest.raises(ValueError, match=r"street\.jpg.*predcls needs given boxes"):
+    with pytest.raises(ValueError, match=r"street\.jpg.*predcls"):
         model([{"image": torch.zeros((3, 64, 64), dtype=torch.uint8), "file_name": "street.jpg"}])
 
 
@@ -192,8 +192,8 @@ def test_score_of_a_detected_entity_by_head_or_by_detector(make_cfg):
         example = examples_of(cfg, is_train=False)[0]
         with torch.no_grad():
             prediction = model.predict([example], [entity], [model.pairs(entity)])[0]
-        kept = torch.equal(prediction.scores, entity.scores)
-        assert kept == (source == "detector")
+        same = torch.equal(prediction.scores, entity.scores)
+        assert same == (source == "detector")
         assert int(prediction.classes.max()) < 3
 
 
@@ -208,7 +208,7 @@ def test_score_of_a_detected_entity_by_head_or_by_detector(make_cfg):
     ],
 )
 def test_wrong_values_are_refused_with_their_key(make_cfg, key, value):
-    with pytest.raises(ValueError, match=r"MODEL\.|unknown task"):
+    with pytest.raises(ValueError, match=r"MODEL\.|sgclass"):
         RelCLIP(make_cfg("relclip_predcls.yaml", key, value))
 
 

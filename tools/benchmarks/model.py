@@ -22,6 +22,7 @@ from vrd_d2.config.loading import load_config
 from vrd_d2.modeling import RelCLIP
 from vrd_d2.modeling.encoders.pooling import roi_mean
 from vrd_d2.modeling.geometry import candidate_pairs, pair_geometry, union_boxes
+from vrd_d2.modeling.structures import PairBatch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,7 +76,7 @@ def make_example(boxes: int, num_relations: int, seed: int) -> dict:
     instances = Instances((600, 800), gt_boxes=Boxes(xyxy))
     instances.gt_classes = torch.randint(150, (boxes,), generator=generator)
     subject = torch.randint(boxes, (num_relations,), generator=generator)
-    object = (subject + torch.randint(1, boxes, (num_relations,), generator=generator)) % boxes
+    obj = (subject + torch.randint(1, boxes, (num_relations,), generator=generator)) % boxes
     predicate = torch.randint(50, (num_relations,), generator=generator)
     image = torch.randint(256, (3, 600, 800), generator=generator, dtype=torch.uint8)
     return {
@@ -83,7 +84,7 @@ def make_example(boxes: int, num_relations: int, seed: int) -> dict:
         "height": 600,
         "width": 800,
         "instances": instances,
-        "relations": torch.stack([subject, object, predicate], 1),
+        "relations": torch.stack([subject, obj, predicate], 1),
     }
 
 
@@ -114,30 +115,30 @@ def stages_of(model: RelCLIP, example: dict) -> dict:
     pairs = candidate_pairs(boxes, require_overlap=False)
     subjects, objects = boxes[pairs[:, 0]], boxes[pairs[:, 1]]
     unions = union_boxes(subjects, objects)
-    adaptor = head.relation_adaptor
+    layer, scale = head.features.relations, head.features.scale
     feature_map = model.visual_maps([example])[0]
-    projected = adaptor.project(feature_map)
+    projected = layer.project(feature_map)
     geometry = pair_geometry(subjects, objects, size)
-    pooled = roi_mean(projected, unions, scale=head.scale)
-    segments = head._segments(pairs, [len(pairs)], len(adaptor.attention))
-    relations = adaptor(pooled, geometry, None, segments)
+    pooled = roi_mean(projected, unions, scale=scale)
+    batch = PairBatch([feature_map], [boxes], [classes], [pairs], [size])
 
     def roi_align_mean():
-        return roi_align(feature_map[None], [unions], 7, head.scale, 2, True).mean((2, 3))
+        return roi_align(feature_map[None], [unions], 7, scale, 2, True).mean((2, 3))
 
-    def relation_stage():
-        return head([feature_map], [boxes], [classes], [pairs], [size])
+    def pair_adaptor():
+        return head._among_pairs(layer(pooled, geometry), batch)
 
-    error = (roi_align_mean() - roi_mean(feature_map, unions, scale=head.scale)).abs().max()
+    relations = pair_adaptor()
+    error = (roi_align_mean() - roi_mean(feature_map, unions, scale=scale)).abs().max()
     print(f"union features: largest difference to roi_align 7x7 + mean {error:.1e}")
     return {
         "ViT forward": lambda: model.visual_maps([example]),
         "pooling, roi_align 7x7 + mean": roi_align_mean,
-        "pooling, ours": lambda: roi_mean(projected, unions, scale=head.scale),
+        "pooling, ours": lambda: roi_mean(projected, unions, scale=scale),
         "geometry": lambda: pair_geometry(subjects, objects, size),
-        "pair adaptor": lambda: adaptor(pooled, geometry, None, segments),
-        "classifier": lambda: head.predicate_classifier(relations),
-        "relation stage": relation_stage,
+        "pair adaptor": pair_adaptor,
+        "classifier": lambda: head.predictor.predicates(relations),
+        "relation stage": lambda: head(batch),
         "whole inference": lambda: model([example]),
     }
 

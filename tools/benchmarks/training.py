@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vrd_d2.modeling.contrastive import Triplets
+from vrd_d2.modeling.relational_contrast import Triplets
 
 HERE = Path(__file__).resolve().parent
 

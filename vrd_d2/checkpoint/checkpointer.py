@@ -8,6 +8,7 @@ from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from vrd_d2 import assets
+from vrd_d2.checkpoint.renamed_weights import with_new_names
 from vrd_d2.checkpoint.stamp import STAMP, check_stamp
 from vrd_d2.checkpoint.weights_files import read_safetensors, read_tensors, read_zoo_pickle
 
@@ -40,7 +41,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             raise ValueError(f"the file holds a {type(loaded['model']).__name__}, no weights")
         if not all(isinstance(name, str) for name in loaded["model"]):
             raise ValueError("the file holds weights whose names are no text")
-        return loaded
+        return {**loaded, "model": with_new_names(loaded["model"], self.model.state_dict())}
 
     def _torch_load(self, f):
         return read_tensors(f)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import META_ARCH_REGISTRY
 
 from vrd_d2.checkpoint.checkpointer import read_stamp
 from vrd_d2.config.defaults import add_vrd_config
@@ -99,9 +100,10 @@ def _forget_training(cfg: CfgNode) -> None:
     if not cfg.MODEL.DISTANT.RESTRICT:
         cfg.MODEL.DISTANT = fresh.MODEL.DISTANT
     # RelCLIP's image tower is in the checkpoint. A tag stays: mean and deviation depend on it.
-    clip = cfg.MODEL.CLIP
+    kind, clip = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), cfg.MODEL.CLIP
     by_path = Path(clip.PRETRAINED).suffix in (".pt", ".pth", ".bin", ".safetensors")
-    if cfg.MODEL.META_ARCHITECTURE == "RelCLIP" and by_path and not Path(clip.PRETRAINED).is_file():
+    in_checkpoint = getattr(kind, "checkpoint_has_clip", False)
+    if in_checkpoint and by_path and not Path(clip.PRETRAINED).is_file():
         clip.PRETRAINED = ""
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+from detectron2.modeling import META_ARCH_REGISTRY
+
 from vrd_d2.config.loading import load_config
 from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
 from vrd_d2.inference.predictor import Predictor
-from vrd_d2.modeling.relclip import RelCLIP
-from vrd_d2.modeling.union_clip.model import UnionCLIP
 from vrd_d2.tasks import Task
 
 MAX_NAMES, MAX_NAME_LENGTH = 200, 60
@@ -49,10 +49,11 @@ class DemoModel:
         self.task = Task(cfg.MODEL.RELATION.TASK)
         self.vocabulary = get_vocabulary(cfg.MODEL.VOCABULARY)
         architecture = cfg.MODEL.META_ARCHITECTURE
-        self.takes_words = architecture == UnionCLIP.__name__
+        kind = META_ARCH_REGISTRY.get(architecture)
+        self.takes_words = getattr(kind, "open_vocabulary", False)
         names_boxes = self.task.boxes_given and not self.task.classes_given
         self.takes_objects = self.takes_words and names_boxes
-        self.explains = architecture == RelCLIP.__name__
+        self.explains = getattr(kind, "has_heat_maps", False)
         self.name = name or f"{architecture}, {Path(config_file).stem}"
         self.lock = threading.Lock()
         self._twins: OrderedDict[Vocabulary, Predictor] = OrderedDict()

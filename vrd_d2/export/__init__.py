@@ -22,10 +22,10 @@ __all__ = ["FILES", "PARTS", "describe", "exportable", "model_card", "write_mode
 def exportable(
     model: nn.Module, what: str
 ) -> ExportableDetector | ExportableRelations | ExportableModel:
-    """A part of a model in a form that exports.
+    """Return a part of a model in a form that exports.
 
     Args:
-        model: a detector or a RelCLIP.
+        model: a detector or a relation model.
         what: "detector" (image -> boxes), "relations" (image and boxes -> relations) or "full"
             (image -> boxes and relations).
 

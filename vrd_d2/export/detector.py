@@ -67,7 +67,7 @@ class ExportableDetector(nn.Module):
         return self._detections(maps, proposals, found, size)
 
     def _proposals(self, maps: dict[str, Tensor], size: tuple) -> tuple[Tensor, Tensor]:
-        """(R, 4) boxes and (R,) whether each is one, R fixed."""
+        """Return (R, 4) boxes and (R,) whether each is one, R fixed."""
         rpn = self.detector.proposal_generator
         features = [maps[name] for name in rpn.in_features]
         objectness, deltas = rpn.rpn_head(features)
@@ -118,19 +118,19 @@ class ExportableDetector(nn.Module):
             predictor.test_topk_per_image,
             size,
         )
-        kept = (scores > -torch.inf).nonzero()[:, 0]
-        return boxes[kept], classes[kept], scores[kept]
+        found = (scores > -torch.inf).nonzero()[:, 0]
+        return boxes[found], classes[found], scores[found]
 
 
 def by_cell(prediction: Tensor, width: int) -> Tensor:
-    """Rows of an RPN output in the order of the anchors: (1, A' * width, h, w) -> (A, width)."""
+    """Return an RPN output in the order of the anchors: (1, A' * width, h, w) -> (A, width)."""
     # The copy by clone(): reshape() would ask whether the map is a single cell.
     cells = prediction[0].movedim(0, 2).clone(memory_format=torch.contiguous_format)
     return cells.view(-1, width)
 
 
 def grid_anchors(generator: DefaultAnchorGenerator, features: list[Tensor]) -> list[Tensor]:
-    """Anchors (A, 4) of each map: Detectron2's, with lengths that do not pass through floats."""
+    """Return the anchors (A, 4) of each map; lengths do not pass through floats."""
     anchors = []
     for feature, stride, cell in zip(
         features, generator.strides, generator.cell_anchors, strict=True
@@ -147,7 +147,7 @@ def grid_anchors(generator: DefaultAnchorGenerator, features: list[Tensor]) -> l
 
 
 def clip(boxes: Tensor, size: tuple) -> Tensor:
-    """Boxes (..., 4) inside an image of (height, width)."""
+    """Clip boxes (..., 4) to an image of (height, width)."""
     height, width = size
     x = boxes[..., 0::2].clamp(min=0).clamp(max=width)
     y = boxes[..., 1::2].clamp(min=0).clamp(max=height)
@@ -163,7 +163,7 @@ def best_of_groups(
     count: int,
     size: tuple,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The best boxes after non-maximum suppression inside groups (classes or levels).
+    """Return the best boxes after non-maximum suppression inside groups (classes or levels).
 
     Groups are laid side by side so that they cannot overlap, in a square: in a row, the last of 150
     classes would lie at 150,000 pixels, where float32 is good for 1/64 pixel only.
@@ -188,16 +188,16 @@ def best_of_groups(
     step = torch.stack([boxes.new_ones(()) * (side + 1) for side in (size[1], size[0])])
     cell = torch.stack([groups % columns, groups // columns], dim=1)
     offset = cell.to(boxes.dtype) * step
-    keep = nms(boxes + torch.cat([offset, offset], dim=1), scores, threshold)
+    best = nms(boxes + torch.cat([offset, offset], dim=1), scores, threshold)
     last = torch.zeros_like(groups[:1]) + boxes.shape[0] - 1
-    keep = torch.cat([keep, last.expand(count)])[:count]
-    return boxes[keep], scores[keep], groups[keep]
+    best = torch.cat([best, last.expand(count)])[:count]
+    return boxes[best], scores[best], groups[best]
 
 
 def pool(features: list[Tensor], pooler: nn.Module, boxes: Tensor) -> Tensor:
-    """Detectron2's ROIPooler for one image: (R, 4) -> (R, D, bins, bins).
+    """Pool as Detectron2's ROIPooler does for one image: (R, 4) -> (R, D, bins, bins).
 
-    Every level pools its own boxes and one more, a spare row, so that no level is without.
+    Every level pools its boxes and one more, a spare row, so that no level has none.
     """
     rois = F.pad(boxes, (1, 0))  # batch index 0
     if len(features) == 1:

@@ -27,7 +27,7 @@ _OUTPUT_SIZES = {"boxes": "entities", "classes": "entities", "scores": "entities
 
 
 def example_inputs(names: list[str], *, num_classes: int) -> dict[str, Tensor]:
-    """Inputs to trace with: an image of odd size and a few boxes."""
+    """Return inputs to trace with: an image of odd size and a few boxes."""
     generator = torch.Generator().manual_seed(0)
     height, width, count = 243, 317, 5
     corners = torch.rand((count, 2, 2), generator=generator).sort(dim=1).values
@@ -70,7 +70,7 @@ def write_model(
 
 
 def export_program(module: nn.Module, inputs: dict[str, Tensor]) -> torch.export.ExportedProgram:
-    """``torch.export`` for images of any size and any number of boxes, 0 and 1 as well."""
+    """Run ``torch.export`` for images of any size and any number of boxes, 0 and 1 as well."""
     sizes = {
         name: torch.export.Dim(name, min=0 if name == "entities" else 1)
         for name in ("height", "width", "entities")
@@ -123,7 +123,7 @@ def _write_torchscript(
     module: nn.Module, inputs: dict[str, Tensor], path: Path, metadata: dict[str, Any]
 ) -> None:
     if isinstance(module, ExportableDetector):
-        # Detectron2's own code traces; what it returns is (boxes, classes, scores), by name.
+        # Detectron2's code traces; it returns (boxes, classes, scores), by name.
         traced = torch.jit.trace(_stock_tracing(module, inputs["image"]), tuple(inputs.values()))
     else:
         traced = torch.jit.trace(module, tuple(inputs.values()), check_trace=False)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def padded(image: Tensor, divisor: int) -> Tensor:
-    """Zeros right and below up to multiples of a number of pixels: (3, H, W) -> (3, H', W').
+    """Add zeros right and below up to multiples of a number of pixels: (3, H, W) -> (3, H', W').
 
     The new size is written as a product: so the exporter sees that it is divisible, and that every
     stride of a backbone and every upsampling of an FPN meets the sizes of the other.

@@ -1,4 +1,4 @@
-"""What an exported model says of itself: for programs (JSON) and for people (model card)."""
+"""Metadata of an exported model, which programs read as JSON and the model card tells people."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ _MEANINGS = {
 
 
 def describe(cfg: CfgNode, module: nn.Module, *, what: str, file_format: str) -> dict[str, Any]:
-    """Metadata of an exportable module.
+    """Return the metadata of an exportable module.
 
     Args:
         cfg: of the model.
@@ -81,7 +81,7 @@ def _entry(name: str) -> dict[str, Any]:
 def _encoder(cfg: CfgNode) -> dict[str, str]:
     if cfg.MODEL.VISUAL.ENCODER != "clip":
         return {"name": cfg.MODEL.VISUAL.ENCODER, "feature": cfg.MODEL.VISUAL.FEATURE}
-    # A local path says nothing to others, and something of the machine.
+    # A local path is of no use to others, and shows something of the machine.
     name, pretrained = (
         value.replace("\\", "/").rsplit("/", 1)[-1]
         for value in (cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED)
@@ -90,7 +90,7 @@ def _encoder(cfg: CfgNode) -> dict[str, str]:
 
 
 def _inside(cfg: CfgNode, module: nn.Module) -> dict[str, Any]:
-    """Normalisation and padding, which are part of the exported graph."""
+    """Return normalisation and padding, which are part of the exported graph."""
     found: dict[str, Any] = {}
     for part in module.modules():
         if isinstance(part, GeneralizedRCNN):

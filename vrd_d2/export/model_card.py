@@ -7,6 +7,8 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from vrd_d2.modeling.relation_heads.build import relation_head_class
+
 _TASKS = {
     "predcls": "PredCls: boxes and classes are given, predicates are predicted",
     "sgcls": "SGCls: boxes are given, classes and predicates are predicted",
@@ -24,7 +26,7 @@ _METRICS = [("R", 20), ("R", 50), ("R", 100), ("mR", 20), ("mR", 50), ("mR", 100
 def model_card(
     cfg: CfgNode, metadata: dict[str, Any], *, file_name: str, results: Sequence[Path] = ()
 ) -> str:
-    """Markdown: task, data, vocabulary, inputs and outputs, measured numbers, limits.
+    """Return Markdown: task, data, vocabulary, inputs and outputs, measured numbers, limits.
 
     Args:
         cfg: of the model.
@@ -121,11 +123,7 @@ def _limits(cfg: CfgNode, metadata: dict[str, Any]) -> list[str]:
     )
     if cfg.MODEL.RELATION.REQUIRE_OVERLAP:
         limits.append("Pairs whose boxes do not overlap are never related.")
-    if cfg.MODEL.RELATION_HEAD.ATTENTION == "full":
-        limits.append(
-            "Attention among all P pairs needs memory in proportion to P x P: with onnxruntime "
-            "about 8 P^2 floats a layer, 1.3 GB at 6,400 pairs."
-        )
+    limits += relation_head_class(cfg).export_limits(cfg)
     limits.append(
         "Scores rank the relations of an image; they are not calibrated probabilities of being "
         "true. Datasets of relations are annotated sparsely and favour frequent predicates, and "

@@ -1,4 +1,4 @@
-"""Whether an exported model says what the model itself says: both on the same input tensors.
+"""Comparison of an exported model with the model itself, both on the same input tensors.
 
 Shapes: M entities, P pairs, K predicates.
 """
@@ -17,7 +17,7 @@ Runner = Callable[[Mapping[str, Tensor]], dict[str, np.ndarray]]
 
 
 def model_runner(model: nn.Module, what: str) -> Runner:
-    """The model as it is, for the inputs of the export of a part of it.
+    """Return the model as it is, for the inputs of the export of a part of it.
 
     Args:
         model: a detector or relation model, in eval mode.
@@ -69,7 +69,7 @@ def _given(
 def export_runner(
     file: Path, file_format: str, outputs: Sequence[str], *, threads: int = 1
 ) -> Runner:
-    """An exported file, in the format that :func:`~vrd_d2.export.write_model` wrote it in."""
+    """Return an exported file, in the format that :func:`~vrd_d2.export.write_model` wrote."""
     if file_format == "onnx":
         import onnxruntime
 
@@ -134,7 +134,7 @@ def _greatest(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def best_triplets(answer: Mapping[str, np.ndarray], count: int = 100) -> list[tuple[int, int, int]]:
-    """The best (subject, object, predicate) without graph constraint, best first."""
+    """Return the best (subject, object, predicate) without graph constraint, best first."""
     if "pairs" not in answer:
         return []
     pairs = answer["pairs"]

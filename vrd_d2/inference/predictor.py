@@ -18,8 +18,6 @@ from vrd_d2.data.vocabulary import Vocabulary
 from vrd_d2.engine.build import build_trained_model
 from vrd_d2.inference.selection import predicted_graph, select_triplets, selected_graph
 from vrd_d2.media.images import read_image, to_rgb
-from vrd_d2.modeling.relclip import RelCLIP
-from vrd_d2.modeling.union_clip.model import UnionCLIP
 from vrd_d2.onnx_runtime import checked_boxes, checked_pixels
 from vrd_d2.scene_graph import SceneGraph
 from vrd_d2.tasks import Task
@@ -84,12 +82,12 @@ class Predictor:
     @property
     def explains(self) -> bool:
         """Whether the model has heat maps: :meth:`explain`."""
-        return isinstance(self.model, RelCLIP)
+        return self.model.has_heat_maps
 
     @property
     def takes_vocabularies(self) -> bool:
         """Whether the model can do with other names: :meth:`with_vocabulary`."""
-        return isinstance(self.model, UnionCLIP)
+        return self.model.open_vocabulary
 
     def with_vocabulary(self, vocabulary: Vocabulary) -> "Predictor":
         """Return a predictor for other names, which shares its weights with this one.

@@ -1,10 +1,17 @@
-"""Models; importing this package registers them with Detectron2."""
+"""Models. Names are imported when they are first used; :mod:`.registration` registers them all."""
 
-from vrd_d2.modeling.encoders.clip import CLIPViT, TextEncoder, load_clip
-from vrd_d2.modeling.frequency import FrequencyBaseline
-from vrd_d2.modeling.relation_model import RelationModel
-from vrd_d2.modeling.relclip import RelCLIP
-from vrd_d2.modeling.union_clip.model import UnionCLIP
+from importlib import import_module
+from typing import Any
+
+_MODULES = {
+    "CLIPViT": "encoders.clip",
+    "FrequencyBaseline": "frequency",
+    "RelCLIP": "relclip",
+    "RelationModel": "relation_model",
+    "TextEncoder": "encoders.clip",
+    "UnionCLIP": "union_clip.model",
+    "load_clip": "encoders.clip",
+}
 
 __all__ = [
     "CLIPViT",
@@ -15,3 +22,15 @@ __all__ = [
     "UnionCLIP",
     "load_clip",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -13,15 +13,15 @@ METHODS = ("grad_cam", "elementwise")
 
 
 def activation(feature_map: Tensor, score: Tensor, *, method: str = "grad_cam") -> Tensor:
-    """How much each cell speaks for a score.
+    """Return how much each cell speaks for a score.
 
     "grad_cam" weights each channel with the mean of its gradient (Selvaraju et al., 2017);
     "elementwise" multiplies every value with its own gradient (HiResCAM, Draelos and Carin, 2020),
-    which stays where the score really looks. Both add up the channels and keep what is positive.
+    which stays where the score really looks. Both add up the channels and clamp the sum at 0.
 
     Args:
         feature_map: (D, h, w), a leaf that requires a gradient.
-        score: a number that was computed from it; its graph is kept.
+        score: a number that was computed from it; its graph stays.
 
     Returns:
         (h, w), at least 0; zeros where the score does not depend on the map.
@@ -45,7 +45,7 @@ def over_image(
     box: Sequence[float] | None = None,
     step: int = 4,
 ) -> Tensor:
-    """Values of cells, interpolated over the image that they were computed from.
+    """Interpolate values of cells over the image that they were computed from.
 
     Args:
         cells: (h, w); the map may reach beyond the image, which was padded right and below.

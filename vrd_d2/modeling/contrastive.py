@@ -1,21 +1,14 @@
-"""The contrastive kernel of both papers, and Relational Contrastive Learning on top of it.
+"""The contrastive kernel of both papers.
 
-Shapes: N queries (positive relation instances), D width of the joint space.
+Shapes: N queries (positive relation instances), Q candidates.
 """
 
-from dataclasses import dataclass
-
 import torch
-import torch.nn.functional as F
-from detectron2.utils import comm
-from detectron2.utils.events import get_event_storage, has_event_storage
-from torch import Tensor, nn
-
-from vrd_d2.modeling.processes import gather_rows, gather_sizes
+from torch import Tensor
 
 
 def contrastive_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Multi-positive contrastive cross-entropy of each row against its own weighted dictionary.
+    """Return the multi-positive contrastive cross-entropy of rows, each with a dictionary.
 
     For row k with logits s_kq, targets y_kq and weights u_kq:
 
@@ -48,11 +41,11 @@ def negative_weights(
     sampling: bool = True,
     weighted: bool = True,
 ) -> Tensor:
-    """Semantic-aware active sampling: the dictionaries Q_k as a matrix of weights (RelCLIP, Eq. 7).
+    """Return the dictionaries Q_k of semantic-aware active sampling as weights (RelCLIP, Eq. 7).
 
     Of the other samples, those more similar than ``epsilon`` are synonyms and those less similar
     than ``eta`` carry no information: neither becomes a negative. The rest weigh as much as they
-    are similar, relative to the mean over the query's own negatives, so that a weighted and an
+    are similar, relative to the mean over the negatives of the query, so that a weighted and an
     unweighted dictionary have the same total mass.
 
     Args:
@@ -73,222 +66,12 @@ def negative_weights(
     if weighted:
         mass = similarity.clamp(min=0) * weights
         mean = mass.sum(1, keepdim=True) / weights.sum(1, keepdim=True).clamp(min=1)
-        # A query all of whose negatives have similarity 0 has nothing to tell them apart by.
+        # Negatives that all have similarity 0 to the query weigh the same.
         weights = torch.where(mean > 0, mass / mean.clamp(min=1e-12), weights)
     return weights.masked_fill(positive, 1.0)
 
 
 def one_positive_each(table: Tensor, first: int = 0) -> Tensor:
-    """(N, Q) bool: row k is true in column ``first + k`` alone."""
+    """Return a table bool (N, Q) whose row k is true in column ``first + k`` alone."""
     columns = torch.arange(table.shape[1], device=table.device)
     return columns == first + torch.arange(len(table), device=table.device)[:, None]
-
-
-@dataclass(frozen=True)
-class Level:
-    """One level of contrast: what Eq. (2), (3) leave of the triplet."""
-
-    key: str
-    parts: tuple[str, ...]
-
-    def embed(self, relation: Tensor, subject: Tensor, object: Tensor) -> Tensor:
-        """Relation embedding less the parts that the level excludes, L2-normalised: (N, D)."""
-        if "subject" not in self.parts:
-            relation = relation - subject
-        if "object" not in self.parts:
-            relation = relation - object
-        return F.normalize(relation, dim=-1)
-
-
-LEVELS = {
-    "subject-predicate": Level("sp", ("subject", "predicate")),
-    "predicate-object": Level("po", ("predicate", "object")),
-    "predicate": Level("p", ("predicate",)),
-    "subject-predicate-object": Level("spo", ("subject", "predicate", "object")),
-}
-
-
-@dataclass(frozen=True)
-class Triplets:
-    """Embeddings of relation, subject and object of N instances in one space, each (N, D)."""
-
-    relation: Tensor
-    subject: Tensor
-    object: Tensor
-
-
-class RelationalContrast(nn.Module):
-    """Relational Contrastive Learning (RelCLIP, section 3.3).
-
-    Args:
-        levels: names out of ``LEVELS``; an empty list is no RCL at all.
-        visual_dim: Dv, width of the visual embeddings.
-        text_dim: Dt, width of the text embeddings.
-        temperature: tau of Eq. (4).
-        gamma: share of the visual-to-text direction, Eq. (5).
-        epsilon, eta, sampling, weighted: see :func:`negative_weights`.
-        loss_weight: factor of every loss.
-        memory_bank: past samples kept as further negatives (the paper's own future work; a queue as
-            in MoCo, He et al. 2020); 0 is none.
-        phrase_dim: W, width of the word embeddings; needed with a memory bank.
-    """
-
-    def __init__(
-        self,
-        *,
-        levels: list[str],
-        visual_dim: int,
-        text_dim: int,
-        temperature: float = 0.07,
-        gamma: float = 0.5,
-        epsilon: float = 0.7,
-        eta: float = 0.0,
-        sampling: bool = True,
-        weighted: bool = True,
-        loss_weight: float = 1.0,
-        memory_bank: int = 0,
-        phrase_dim: int = 0,
-    ):
-        super().__init__()
-        unknown = set(levels) - set(LEVELS)
-        if unknown or len(set(levels)) != len(levels):
-            raise ValueError(
-                f"MODEL.RCL.LEVELS is {levels}: give each level once, out of {list(LEVELS)}"
-            )
-        if temperature <= 0 or not 0 <= gamma <= 1:
-            raise ValueError(
-                "MODEL.RCL needs TEMPERATURE > 0 and 0 <= GAMMA <= 1, got "
-                f"TEMPERATURE {temperature} and GAMMA {gamma}"
-            )
-        self.levels = [LEVELS[name] for name in levels]
-        self.visual = nn.ModuleDict(
-            {level.key: nn.Linear(visual_dim, text_dim, bias=False) for level in self.levels}
-        )
-        self.text = nn.ModuleDict(
-            {level.key: nn.Linear(text_dim, text_dim, bias=False) for level in self.levels}
-        )
-        for projection in [*self.visual.values(), *self.text.values()]:
-            # Orthogonal: at the start the projections keep CLIP's cosines as they are.
-            nn.init.orthogonal_(projection.weight)
-        self.temperature = temperature
-        self.gamma = gamma
-        self.sampling = {
-            "epsilon": epsilon,
-            "eta": eta,
-            "sampling": sampling,
-            "weighted": weighted,
-        }
-        self.loss_weight = loss_weight
-        self.banks = nn.ModuleDict()
-        if memory_bank:
-            self.banks.update(
-                {
-                    level.key: MemoryBank(memory_bank, (visual_dim, text_dim, phrase_dim))
-                    for level in self.levels
-                }
-            )
-
-    def forward(
-        self, visual: Triplets, text: Triplets, phrases: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Losses of the positive relation instances of a batch.
-
-        Args:
-            visual: v_ij, v_i, v_j, each (N, Dv).
-            text: t_ij, t_i, t_j, each (N, Dt).
-            phrases: level key -> (N, W) L2-normalised word embedding of the level's words.
-
-        Returns:
-            {"loss_rcl_<level key>": scalar}; zeros, connected to the graph, where N is 0.
-        """
-        losses = {}
-        for level in self.levels:
-            v = level.embed(visual.relation, visual.subject, visual.object)
-            t = level.embed(text.relation, text.subject, text.object)
-            loss = self.level_loss(level.key, v, t, phrases[level.key])
-            losses[f"loss_rcl_{level.key}"] = loss * self.loss_weight
-        return losses
-
-    def level_loss(self, key: str, visual: Tensor, text: Tensor, phrases: Tensor) -> Tensor:
-        """Eq. (5) of one level, the mean over the queries.
-
-        Under several processes the samples of all of them are candidates for negatives, and the
-        average over the processes of what this returns is the loss of the whole batch.
-
-        Args:
-            key: of the level.
-            visual: (N, Dv) and
-            text: (N, Dt) embeddings less what the level excludes, before W.
-            phrases: (N, W).
-        """
-        with torch.autocast(visual.device.type, enabled=False):
-            visual, text = visual.float(), text.float()
-            v, t = self._project(key, visual, text)
-            sizes = gather_sizes(len(v), v.device)
-            first = sum(sizes[: comm.get_rank()])
-            all_v, all_t = gather_rows(v, sizes), gather_rows(t, sizes)
-            all_phrases = gather_rows(phrases, sizes)
-            if key in self.banks:
-                bank = self.banks[key]
-                past_visual, past_text, past_phrases = bank.rows()
-                with torch.no_grad():
-                    # What is stored is before W, so that old samples pass through today's W.
-                    past_v, past_t = self._project(key, past_visual, past_text)
-                bank.add(gather_rows(visual, sizes), gather_rows(text, sizes), all_phrases)
-                all_v, all_t = torch.cat([all_v, past_v]), torch.cat([all_t, past_t])
-                all_phrases = torch.cat([all_phrases, past_phrases])
-            # Rounding makes the cosine of equal phrases exceed 1, and epsilon may be 1.
-            similarity = (phrases @ all_phrases.T).clamp(-1, 1)
-            weights = negative_weights(similarity, first=first, **self.sampling)
-            targets = one_positive_each(weights, first).float()
-            to_text = v @ all_t.T / self.temperature
-            to_visual = t @ all_v.T / self.temperature
-            losses = self.gamma * contrastive_loss(to_text, targets, weights)
-            losses = losses + (1 - self.gamma) * contrastive_loss(to_visual, targets, weights)
-            self._log(key, similarity, weights, targets)
-            return losses.sum() * len(sizes) / max(sum(sizes), 1)
-
-    def _project(self, key: str, visual: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        v, t = self.visual[key](visual), self.text[key](text)
-        return F.normalize(v, dim=-1), F.normalize(t, dim=-1)
-
-    def _log(self, key: str, similarity: Tensor, weights: Tensor, targets: Tensor) -> None:
-        """Negatives and excluded synonyms of a query, as scalars of the trainer's writers."""
-        if not (has_event_storage() and len(weights)):
-            return
-        others = targets == 0
-        negatives = ((weights > 0) & others).sum(1).float().mean()
-        synonyms = ((similarity > self.sampling["epsilon"]) & others).sum(1).float().mean()
-        storage = get_event_storage()
-        storage.put_scalar(f"rcl/negatives_{key}", negatives.item())
-        storage.put_scalar(f"rcl/synonyms_{key}", synonyms.item())
-        storage.put_scalar("rcl/temperature", self.temperature)
-
-
-class MemoryBank(nn.Module):
-    """A queue of past rows, the oldest overwritten first; part of the checkpoint.
-
-    Args:
-        size: rows kept.
-        widths: of the matrices kept side by side.
-    """
-
-    def __init__(self, size: int, widths: tuple[int, ...]):
-        super().__init__()
-        self.widths = widths
-        self.register_buffer("queue", torch.zeros((size, sum(widths))))
-        self.register_buffer("added", torch.zeros((), dtype=torch.int64))
-
-    def rows(self) -> tuple[Tensor, ...]:
-        """The matrices (n, width) that were added, n at most the size."""
-        # A copy: the loss still reads these rows when the next ones overwrite them.
-        stored = self.queue[: min(int(self.added), len(self.queue))].clone()
-        return stored.split(self.widths, dim=1)
-
-    @torch.no_grad()
-    def add(self, *matrices: Tensor) -> None:
-        """Append rows, (n, width) each."""
-        rows = torch.cat(matrices, dim=1)[-len(self.queue) :]
-        at = (int(self.added) + torch.arange(len(rows), device=rows.device)) % len(self.queue)
-        self.queue[at] = rows.to(self.queue.dtype)
-        self.added += len(rows)

@@ -3,6 +3,8 @@
 Shapes: M entities and P pairs of an image, G annotated objects, K predicates.
 """
 
+from typing import Any
+
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor
@@ -13,13 +15,13 @@ from vrd_d2.data.vocabulary import Vocabulary
 
 
 class DistantLabels:
-    """What a knowledge base says of the pairs of an image.
+    """Label weights of the pairs of an image by a knowledge base.
 
     Args:
-        base: triplets that were told.
+        base: triplets and how often each was counted.
         weights: how likely each candidate is in each image (KB+EXT), or None for the same weight
             for all candidates (KB).
-        min_count: triplets told less often are no candidates.
+        min_count: triplets counted less often are no candidates.
     """
 
     def __init__(
@@ -36,7 +38,7 @@ class DistantLabels:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, vocabulary: Vocabulary) -> "DistantLabels | None":
-        """Of MODEL.DISTANT; None without a knowledge base.
+        """Build from MODEL.DISTANT; None without a knowledge base.
 
         Raises:
             ValueError: a file is missing or does not fit the vocabulary, or a setting needs a
@@ -63,8 +65,8 @@ class DistantLabels:
         weights = CandidateWeights(distant.WEIGHTS) if distant.WEIGHTS else None
         return cls(base, weights, min_count=distant.MIN_COUNT)
 
-    def targets(self, image_id: object, pairs: Tensor, gt_index: Tensor, classes: Tensor) -> Tensor:
-        """Label weights of the pairs of one image, as annotated relations would give them.
+    def targets(self, image_id: Any, pairs: Tensor, gt_index: Tensor, classes: Tensor) -> Tensor:
+        """Return label weights of the pairs of one image, as annotated relations would give.
 
         Args:
             image_id: of the image.
@@ -81,15 +83,15 @@ class DistantLabels:
         result = torch.zeros(
             (len(pairs), len(self.base.vocabulary.predicates)), device=pairs.device
         )
-        subject, object = gt_index[pairs].unbind(1)
-        rows = ((subject >= 0) & (object >= 0) & (subject != object)).nonzero()[:, 0]
-        subject, object = subject[rows], object[rows]
+        subject, obj = gt_index[pairs].unbind(1)
+        rows = ((subject >= 0) & (obj >= 0) & (subject != obj)).nonzero()[:, 0]
+        subject, obj = subject[rows], obj[rows]
         if self.weights is None:
             result[rows] = self.base.weights(
-                classes[subject], classes[object], min_count=self.min_count
+                classes[subject], classes[obj], min_count=self.min_count
             )
             return result
-        found = self.weights.lookup(image_id, subject.cpu().numpy(), object.cpu().numpy())
+        found = self.weights.lookup(image_id, subject.cpu().numpy(), obj.cpu().numpy())
         if found is None:
             raise ValueError(
                 f"MODEL.DISTANT.WEIGHTS: {self.weights.folder} has no image with image id "
@@ -101,11 +103,11 @@ class DistantLabels:
         return result
 
     def candidates(self, classes: Tensor, pairs: Tensor) -> Tensor:
-        """Which predicates the base holds for pairs of entities: bool (P, K).
+        """Return which predicates the base holds for pairs of entities: bool (P, K).
 
         Args:
             classes: (M,) of the entities.
             pairs: (P, 2).
         """
-        subject, object = classes[pairs].unbind(1)
-        return self.base.candidates(subject, object, min_count=self.min_count)
+        subject, obj = classes[pairs].unbind(1)
+        return self.base.candidates(subject, obj, min_count=self.min_count)

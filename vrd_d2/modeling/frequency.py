@@ -70,6 +70,8 @@ class FrequencyBaseline(RelationModel):
         base: arguments of :class:`RelationModel`.
     """
 
+    export_problem = "it looks counts up and at no image"
+
     @configurable
     def __init__(self, *, counts: Tensor, **base):
         super().__init__(**base)
@@ -88,13 +90,13 @@ class FrequencyBaseline(RelationModel):
     def losses(
         self, batched_inputs: list[dict], entities: list[Entities], sampled: list[TrainingPairs]
     ) -> dict[str, Tensor]:
-        """There is nothing to train: raises."""
+        """Raise a ValueError: there is nothing to train."""
         raise ValueError("FrequencyBaseline has nothing to train: run train_net.py --eval-only")
 
     def predict(
         self, batched_inputs: list[dict], entities: list[Entities], pairs: list[Tensor]
     ) -> list[PairPrediction]:
-        """Relative frequencies; a pair of classes never seen together is background."""
+        """Return relative frequencies; classes that were never seen as a pair are background."""
         predictions = []
         for entity, pair in zip(entities, pairs, strict=True):
             rows = self.counts[entity.classes[pair[:, 0]], entity.classes[pair[:, 1]]]

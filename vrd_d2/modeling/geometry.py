@@ -16,7 +16,7 @@ def _intersection(a: Tensor, b: Tensor) -> Tensor:
 
 
 def union_boxes(subjects: Tensor, objects: Tensor) -> Tensor:
-    """Smallest boxes that hold both: (..., 4) and (..., 4) -> (..., 4)."""
+    """Return the smallest boxes that hold both: (..., 4) and (..., 4) -> (..., 4)."""
     return torch.cat(
         [
             torch.minimum(subjects[..., :2], objects[..., :2]),
@@ -27,23 +27,23 @@ def union_boxes(subjects: Tensor, objects: Tensor) -> Tensor:
 
 
 def candidate_pairs(boxes: Tensor, *, require_overlap: bool) -> Tensor:
-    """All ordered pairs (i, j), i != j, in the order of (i, j).
+    """Return all ordered pairs (i, j), i != j, in the order of (i, j).
 
     Args:
         boxes: (M, 4).
-        require_overlap: keep only pairs whose boxes intersect in an area > 0.
+        require_overlap: leave out pairs whose boxes do not intersect in an area > 0.
 
     Returns:
         (P, 2) int64; P may be 0.
     """
-    keep = ~torch.eye(boxes.shape[0], dtype=torch.bool, device=boxes.device)
+    chosen = ~torch.eye(boxes.shape[0], dtype=torch.bool, device=boxes.device)
     if require_overlap:
-        keep &= _intersection(boxes[:, None], boxes[None]) > 0
-    return keep.nonzero()
+        chosen &= _intersection(boxes[:, None], boxes[None]) > 0
+    return chosen.nonzero()
 
 
 def entity_geometry(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Position features of single boxes, all relative to the image.
+    """Return position features of single boxes, all relative to the image.
 
     x1/W, y1/H, x2/W, y2/H, cx/W, cy/H, w/W, h/H and area/(W*H).
 
@@ -54,15 +54,16 @@ def entity_geometry(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
     Returns:
         (..., 9) float32.
     """
-    height, width = image_size
-    corners = boxes.float() / boxes.new_tensor([width, height, width, height])
+    # In an export the size is a symbol, which no new tensor can be made of.
+    height, width = (boxes.new_ones(()) * side for side in image_size)
+    corners = boxes.float() / torch.stack([width, height, width, height])
     size = (corners[..., 2:] - corners[..., :2]).clamp(min=0)
     center = (corners[..., :2] + corners[..., 2:]) / 2
     return torch.cat([corners, center, size, size.prod(-1, keepdim=True)], dim=-1)
 
 
 def pair_geometry(subjects: Tensor, objects: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Position features of pairs: union, subject, object, and how the two lie to each other.
+    """Return position features of pairs: union, subject, object, and how the two lie to each other.
 
     The last seven numbers are dx/w_j and dy/h_j (sign(x) log(1 + |x|) of each), log w_i/w_j,
     log h_i/h_j, IoU, intersection/area_i and intersection/area_j, with sides of less than a pixel

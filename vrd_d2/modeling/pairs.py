@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def match_entities(boxes: Tensor, gt_boxes: Tensor, *, iou_threshold: float) -> Tensor:
-    """Ground-truth object that each detected box stands for.
+    """Return the ground-truth object that each detected box stands for.
 
     Args:
         boxes: (M, 4).
@@ -28,7 +28,7 @@ def match_entities(boxes: Tensor, gt_boxes: Tensor, *, iou_threshold: float) -> 
 def label_pairs(
     pairs: Tensor, gt_index: Tensor, relations: Tensor, num_objects: int, num_predicates: int
 ) -> Tensor:
-    """Annotated predicates of pairs.
+    """Return the annotated predicates of pairs.
 
     Args:
         pairs: (P, 2) entity indices.
@@ -51,21 +51,21 @@ def label_pairs(
     )
     table = torch.zeros((len(cells) + 1, num_predicates), device=pairs.device)
     table[row_of, relations[:, 2]] = 1.0
-    subject, object = gt_index[pairs[:, 0]], gt_index[pairs[:, 1]]
-    key = subject * num_objects + object
+    subject, obj = gt_index[pairs[:, 0]], gt_index[pairs[:, 1]]
+    key = subject * num_objects + obj
     position = torch.searchsorted(cells, key).clamp(max=len(cells) - 1)
-    found = (cells[position] == key) & (subject >= 0) & (object >= 0) & (subject != object)
+    found = (cells[position] == key) & (subject >= 0) & (obj >= 0) & (subject != obj)
     return table[torch.where(found, position, len(cells))]
 
 
 def sample_pairs(
     targets: Tensor, *, batch_size: int, positive_fraction: float, generator=None
 ) -> Tensor:
-    """Random subset of pairs: at most a share of positives, filled up with background.
+    """Draw a random subset of pairs: at most a share of positives, filled up with background.
 
     Args:
         targets: (P, K) label weights.
-        batch_size: pairs to keep.
+        batch_size: pairs to draw.
         positive_fraction: largest share of pairs with a label.
         generator: of torch, for tests.
 

@@ -1,7 +1,7 @@
 """Batches that are spread over several processes, seen as one.
 
 Detectron2's DDP averages gradients over the processes. A loss that is a mean over the whole batch
-is therefore computed by each process as its own share of the sum, divided by the *average* count.
+is therefore computed by each process as its share of the sum, divided by the *average* count.
 """
 
 import torch
@@ -23,14 +23,14 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        # Every process used these rows in its own loss: the gradients add up.
+        # Every process used these rows in its loss: the gradients add up.
         grad = grad.contiguous()
         dist.all_reduce(grad)
         return grad.split(ctx.sizes)[comm.get_rank()], None
 
 
 def gather_sizes(count: int, device: torch.device) -> list[int]:
-    """Number of rows of each process."""
+    """Return the number of rows of each process."""
     if comm.get_world_size() == 1:
         return [count]
     own = torch.tensor([count], device=device)
@@ -40,7 +40,7 @@ def gather_sizes(count: int, device: torch.device) -> list[int]:
 
 
 def gather_rows(rows: Tensor, sizes: list[int]) -> Tensor:
-    """Rows of all processes, in the order of their ranks, with gradient to where they came from.
+    """Return the rows of all processes, by rank, with gradient to where they came from.
 
     Args:
         rows: (N, ...) of this process; N may differ between processes and be 0.
@@ -53,6 +53,6 @@ def gather_rows(rows: Tensor, sizes: list[int]) -> Tensor:
 
 
 def mean_count(count: int, device: torch.device) -> float:
-    """Average over the processes of a count, at least tiny: the divisor of a mean over a batch."""
+    """Return the average of a count over the processes, not 0: the divisor of a batch's mean."""
     sizes = gather_sizes(count, device)
     return max(sum(sizes), 1) / len(sizes)

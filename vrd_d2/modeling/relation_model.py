@@ -1,10 +1,11 @@
-"""What every relation meta-architecture shares: entities, candidate pairs, targets, output.
+"""The common part of the relation meta-architectures: entities, pairs, targets, output.
 
 Shapes: M entities and P pairs of an image, K predicates, C object classes.
 """
 
 import contextlib
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import torch
 from detectron2.config import CfgNode
@@ -17,22 +18,19 @@ from vrd_d2.data.vocabulary import Vocabulary
 from vrd_d2.modeling.distant import DistantLabels
 from vrd_d2.modeling.geometry import candidate_pairs
 from vrd_d2.modeling.pairs import label_pairs, match_entities, sample_pairs
+from vrd_d2.modeling.ranking import restrict
 from vrd_d2.modeling.structures import Entities, PairPrediction, TrainingPairs
 from vrd_d2.tasks import Task
 
 
 def boxes_replace_detector(cfg: CfgNode) -> bool:
-    """Whether DATASETS.DETECTIONS has boxes for every test set, so that no detector is needed."""
+    """Return whether DATASETS.DETECTIONS has boxes for all test sets: no detector is needed."""
     files = results_files(cfg.DATASETS.DETECTIONS)
     return bool(files) and set(cfg.DATASETS.TEST) <= files.keys()
 
 
-# Score of a predicate that the knowledge base does not hold for a pair; softmax or logit alike.
-NO_CANDIDATE = -1e4
-
-
 class RelationModel(nn.Module, ABC):
-    """Base of the relation models; a subclass says what it learns and what it predicts.
+    """Base of the relation models; a subclass writes :meth:`losses` and :meth:`predict`.
 
     Args:
         task: where boxes and classes come from; only :meth:`entities` asks for it.
@@ -41,10 +39,22 @@ class RelationModel(nn.Module, ABC):
             every example brings "detections".
         image_format: channel order of the input images, "BGR" or "RGB".
         require_overlap, batch_size_per_image, positive_fraction, iou_threshold, add_gt_boxes:
-            see config.py.
+            see config/defaults.py.
         distant: labels of images that are marked "distant", or None.
         restrict: predicates that `distant` does not hold for a pair get no score.
+
+    Attributes:
+        has_heat_maps: whether there is a method `relation_activations`: where in the image a
+            predicate is seen.
+        open_vocabulary: whether there is a method `with_vocabulary`: the same model for other
+            names of classes and predicates.
+        checkpoint_has_clip: whether checkpoints hold all of CLIP that predictions need, so that
+            the file of MODEL.CLIP.PRETRAINED need not exist any more.
     """
+
+    has_heat_maps: bool = False
+    open_vocabulary: bool = False
+    checkpoint_has_clip: bool = False
 
     def __init__(
         self,
@@ -83,7 +93,7 @@ class RelationModel(nn.Module, ABC):
 
     @staticmethod
     def base_config(cfg, vocabulary: Vocabulary) -> dict:
-        """Arguments of the base class out of a config; builds the detector where one is needed."""
+        """Return the base's arguments by a config; builds the detector where one is needed."""
         task = Task(cfg.MODEL.RELATION.TASK)
         detector = None
         if not task.boxes_given and not boxes_replace_detector(cfg):
@@ -110,18 +120,28 @@ class RelationModel(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """Return where the model lies."""
         return self.anchor.device
 
+    @property
+    def needs_counts(self) -> bool:
+        """Return whether training starts with `set_counts`: counts of the training set."""
+        return False
+
+    @property
+    def export_problem(self) -> str | None:
+        """Return why the relations do not export; None where they do."""
+        return "it has no form that exports"
+
     def train(self, mode: bool = True) -> "RelationModel":
-        """Frozen parts stay in eval mode."""
+        """Set the mode; frozen parts stay in eval mode."""
         super().train(mode)
         if self.detector is not None:
             self.detector.eval()
         return self
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """Losses in training; predictions in the images' own pixels otherwise.
+        """Return losses in training, else predictions in pixels of the original images.
 
         Args:
             batched_inputs: examples of :class:`~vrd_d2.data.dataset_mapper.RelationMapper`:
@@ -154,6 +174,10 @@ class RelationModel(nn.Module, ABC):
             return self.losses(batched_inputs, entities, sampled)
         pairs = [self.pairs(entity) for entity in entities]
         predictions = self.predict(batched_inputs, entities, pairs)
+        pairs = [
+            candidates if prediction.pairs is None else prediction.pairs
+            for candidates, prediction in zip(pairs, predictions, strict=True)
+        ]
         if self.restrict:
             predictions = [self._restricted(*row) for row in zip(predictions, pairs, strict=True)]
         return [
@@ -165,29 +189,25 @@ class RelationModel(nn.Module, ABC):
     def losses(
         self, batched_inputs: list[dict], entities: list[Entities], sampled: list[TrainingPairs]
     ) -> dict[str, Tensor]:
-        """Losses of a batch; each connected to the graph also where there is no pair."""
+        """Return losses of a batch; each connected to the graph also where there is no pair."""
 
     @abstractmethod
     def predict(
         self, batched_inputs: list[dict], entities: list[Entities], pairs: list[Tensor]
     ) -> list[PairPrediction]:
-        """Classes of entities and scores of predicates, one prediction an image."""
+        """Return classes of entities and scores of predicates, one prediction an image."""
 
     def _restricted(self, prediction: PairPrediction, pairs: Tensor) -> PairPrediction:
-        """Without what the knowledge base does not hold for the classes of a pair."""
+        """Return the prediction less predicates that are no candidates of the pair's classes."""
         allowed = self.distant.candidates(prediction.classes, pairs)
-        probs = prediction.predicate_probs.clone()
-        probs[:, :-1] *= allowed
-        probs = probs / probs.sum(1, keepdim=True).clamp(min=1e-12)
-        # Logits rank as well, so the lowest score there is must lie below any of them.
-        scores = prediction.predicate_scores.masked_fill(~allowed, NO_CANDIDATE)
-        return PairPrediction(prediction.classes, prediction.scores, probs, scores)
+        probs, scores = restrict(prediction.predicate_probs, prediction.predicate_scores, allowed)
+        return replace(prediction, predicate_probs=probs, predicate_scores=scores)
 
     def entities(self, example: dict) -> Entities:
-        """Entities of one image: given boxes, or detections."""
-        gt, own = example.get("instances"), example.get("detections")
-        if own is not None and self.task.boxes_given and not self.training:
-            return self._own_entities(own)
+        """Return the entities of one image: given boxes, or detections."""
+        gt, given = example.get("instances"), example.get("detections")
+        if given is not None and self.task.boxes_given and not self.training:
+            return self._given_entities(given)
         if gt is None and (self.task.boxes_given or self.training):
             raise ValueError(
                 f"image {example.get('file_name', example.get('image_id'))}: the task "
@@ -201,12 +221,13 @@ class RelationModel(nn.Module, ABC):
                 scores=boxes.new_ones(len(boxes)),
                 gt_index=torch.arange(len(boxes), device=self.device),
             )
-        found = self._own_entities(own) if own is not None else self._detect(example)
+        found = self._detect(example) if given is None else self._given_entities(given)
         if not self.training:
             return found
         gt_boxes, gt_classes = gt.gt_boxes.tensor.to(self.device), gt.gt_classes.to(self.device)
         if self.add_gt_boxes:
-            # Without them a weak detector leaves nearly no positive pair to learn from.
+            # Without them a weak detector leaves nearly no positive pair to learn from. There are
+            # no logits and ROI features of them, so those of the detections are left out, too.
             found = Entities(
                 boxes=torch.cat([found.boxes, gt_boxes]),
                 classes=torch.cat([found.classes, gt_classes]),
@@ -217,13 +238,13 @@ class RelationModel(nn.Module, ABC):
 
     @property
     def needs_classes(self) -> bool:
-        """Whether entities must come with their classes."""
+        """Return whether entities must come with their classes."""
         return self.task.classes_given or not self.task.boxes_given
 
     def with_detections(self, example: dict) -> dict:
-        """The example with what the detector finds, so that it need not run again.
+        """Return the example with what the detector finds, so that it need not run again.
 
-        Itself where boxes are given or detections are there already.
+        The example itself, where boxes are given or detections are there already.
         """
         if self.task.boxes_given or "detections" in example:
             return example
@@ -234,14 +255,24 @@ class RelationModel(nn.Module, ABC):
             pred_classes=found.classes,
             scores=found.scores,
         )
+        for name in ("class_logits", "features"):
+            if getattr(found, name) is not None:
+                detections.set(name, getattr(found, name))
         return {**example, "detections": detections}
 
-    def _own_entities(self, own: Instances) -> Entities:
-        known = own.has("pred_classes") and (self.task.classes_given or not self.task.boxes_given)
+    def _given_entities(self, given: Instances) -> Entities:
+        """Return "detections" as entities, with the optional fields of :class:`Entities`."""
+
+        def field(name: str) -> Tensor | None:
+            return given.get(name).to(self.device) if given.has(name) else None
+
+        known = self.task.classes_given or not self.task.boxes_given
         return Entities(
-            boxes=own.pred_boxes.tensor.to(self.device),
-            classes=own.pred_classes.to(self.device) if known else None,
-            scores=own.scores.to(self.device),
+            boxes=given.pred_boxes.tensor.to(self.device),
+            classes=field("pred_classes") if known else None,
+            scores=given.scores.to(self.device),
+            class_logits=field("class_logits"),
+            features=field("features"),
         )
 
     def _detect(self, example: dict) -> Entities:
@@ -257,7 +288,7 @@ class RelationModel(nn.Module, ABC):
         return Entities(detected.pred_boxes.tensor, detected.pred_classes, detected.scores)
 
     def pairs(self, entities: Entities) -> Tensor:
-        """Candidate pairs (P, 2) of one image."""
+        """Return the candidate pairs (P, 2) of one image."""
         return candidate_pairs(entities.boxes, require_overlap=self.require_overlap)
 
     def training_pairs(self, example: dict, entities: Entities) -> TrainingPairs:
@@ -280,12 +311,12 @@ class RelationModel(nn.Module, ABC):
         none = gt_classes.new_tensor([len(self.vocabulary.objects)])
         # -1 picks the last row, the class of what stands for no object.
         classes = torch.cat([gt_classes, none])[entities.gt_index]
-        return TrainingPairs(pairs[chosen], targets[chosen], classes)
+        return TrainingPairs(pairs, targets, chosen, classes)
 
     def draw_pairs(
         self, example: dict, entities: Entities, pairs: Tensor, targets: Tensor
     ) -> Tensor:
-        """Indices of the pairs (P, 2) with targets (P, K) that are trained on."""
+        """Return sorted indices of the pairs (P, 2), targets (P, K), that are trained on."""
         return sample_pairs(
             targets,
             batch_size=self.batch_size_per_image,
@@ -295,7 +326,7 @@ class RelationModel(nn.Module, ABC):
     def output(
         self, example: dict, entities: Entities, pairs: Tensor, prediction: PairPrediction
     ) -> dict[str, Instances]:
-        """Output of one image, boxes in its own pixels; no box is dropped, so indices stay."""
+        """Return the output of one image; no box is dropped, so that indices stay."""
         height, width = example["image"].shape[-2:]
         size = (int(example.get("height", height)), int(example.get("width", width)))
         boxes = Boxes(entities.boxes.clone())

@@ -1,4 +1,4 @@
-"""RelCLIP: visual relationship detection with a frozen CLIP and Relational Contrastive Learning."""
+"""RelCLIP: a frozen visual map, a relation head, and Relational Contrastive Learning (RCL)."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,21 @@ from torch import Tensor
 
 from vrd_d2.data.vocabulary import get_vocabulary
 from vrd_d2.modeling.activation import activation, over_image
-from vrd_d2.modeling.contrastive import RelationalContrast, Triplets
 from vrd_d2.modeling.encoders.clip import CLIPViT, TextEncoder, load_clip
 from vrd_d2.modeling.encoders.feature_cache import FeatureCache, fingerprint
 from vrd_d2.modeling.encoders.visual_encoder import FrozenBackbone, build_backbone_encoder
 from vrd_d2.modeling.geometry import union_boxes
-from vrd_d2.modeling.relation_heads.relclip_head import HeadOutput, RelationHead
+from vrd_d2.modeling.ranking import RANKINGS, best_classes, predicate_scores
+from vrd_d2.modeling.relation_heads.base import RelationHead
+from vrd_d2.modeling.relation_heads.build import build_relation_head
 from vrd_d2.modeling.relation_model import RelationModel
-from vrd_d2.modeling.structures import RANKINGS, Entities, PairPrediction, TrainingPairs
+from vrd_d2.modeling.relational_contrast import RelationalContrast, rcl_losses
+from vrd_d2.modeling.structures import (
+    Entities,
+    PairBatch,
+    PairPrediction,
+    TrainingPairs,
+)
 from vrd_d2.modeling.text.language import RelationText
 from vrd_d2.modeling.text.word_vectors import PhraseVectors, SentencePhrases, build_phrases
 
@@ -25,10 +32,13 @@ from vrd_d2.modeling.text.word_vectors import PhraseVectors, SentencePhrases, bu
 class RelCLIP(RelationModel):
     """RelCLIP (seed paper, section 3): frozen CLIP ViT map, relation head, RCL in training.
 
+    The head is any registered one (MODEL.RELATION_HEAD.NAME). RCL is an auxiliary loss on the
+    embeddings of entities and pairs that it returns; without levels of contrast there is none.
+
     Args:
         visual: the frozen map V(I): CLIP's ViT, or another backbone (Table 4).
         pixel_mean, pixel_std: its RGB normalisation of pixels in 0..1.
-        head: adaptors and classifiers.
+        head: features, context and predictor.
         contrast: RCL losses.
         text: embeddings of labels; read in training only.
         phrases: word embeddings of active sampling; read in training only.
@@ -37,6 +47,9 @@ class RelCLIP(RelationModel):
         feature_cache: folder of cached visual maps, or "".
         base: arguments of :class:`RelationModel`.
     """
+
+    has_heat_maps = True
+    checkpoint_has_clip = True
 
     @configurable
     def __init__(
@@ -102,7 +115,7 @@ class RelCLIP(RelationModel):
             "visual": visual,
             "pixel_mean": mean,
             "pixel_std": std,
-            "head": RelationHead(
+            "head": build_relation_head(
                 cfg,
                 visual_dim=shape.channels,
                 stride=shape.stride,
@@ -133,26 +146,35 @@ class RelCLIP(RelationModel):
 
     @property
     def needs_classes(self) -> bool:
-        """Entities must come with their classes, unless the head names them."""
-        return self.task.classes_given or self._keeps_detector_classes
+        """Return whether entities must come with their classes: not if the head names them."""
+        return self.task.classes_given or self._detector_classes_stay
 
     @property
     def needs_counts(self) -> bool:
-        """Whether the head has a prior that is read off the training set."""
-        return self.head.prior is not None
+        """Return whether the head has a prior that is counted on the training set."""
+        return self.head.predictor.prior is not None
 
     def set_counts(self, counts: Tensor) -> None:
         """Give the head its prior; counts (C, C, K + 1) of the training set."""
-        self.head.prior.set_counts(counts)
+        self.head.predictor.prior.set_counts(counts)
+
+    @property
+    def export_problem(self) -> str | None:
+        """Return why the relations do not export: the head's reason, if it has one."""
+        return self.head.export_problem
+
+    @property
+    def _detector_classes_stay(self) -> bool:
+        return not self.task.boxes_given and self.entity_classes == "detector"
 
     def train(self, mode: bool = True) -> "RelCLIP":
-        """CLIP and the detector stay in eval mode."""
+        """Set the mode of the head; CLIP and the detector stay in eval mode."""
         super().train(mode)
         self.visual.eval()
         return self
 
     def visual_maps(self, batched_inputs: list[dict]) -> list[Tensor]:
-        """V(I) of each image, (D_v, h, w); read from MODEL.VISUAL.FEATURE_CACHE where it is set."""
+        """Return V(I) of each image, (D_v, h, w), from MODEL.VISUAL.FEATURE_CACHE if it is set."""
         images = [example["image"] for example in batched_inputs]
         if not self.feature_cache_folder:
             return self._encode(images)
@@ -176,84 +198,72 @@ class RelCLIP(RelationModel):
             [(image.float() / 255 - self.pixel_mean) / self.pixel_std for image in images]
         )
 
-    def _run_head(
+    def _batch(
         self,
         batched_inputs: list[dict],
         entities: list[Entities],
         pairs: list[Tensor],
         maps: list[Tensor] | None = None,
-    ) -> HeadOutput:
-        # A detected class that is going to be the answer is also what the pairs are told.
+    ) -> PairBatch:
+        """Return the input of the head; without maps the images are encoded."""
+        # A detected class that is going to be the answer is also the one that pairs are given.
         classes_known = self.task.classes_given or (
-            self._keeps_detector_classes and not self.training
+            self._detector_classes_stay and not self.training
         )
-        return self.head(
-            self.visual_maps(batched_inputs) if maps is None else maps,
-            [entity.boxes for entity in entities],
-            [entity.classes for entity in entities] if classes_known else None,
-            pairs,
-            [tuple(example["image"].shape[-2:]) for example in batched_inputs],
+
+        def of_all(name: str) -> list[Tensor] | None:
+            values = [getattr(entity, name) for entity in entities]
+            return None if any(value is None for value in values) else values
+
+        return PairBatch(
+            maps=self.visual_maps(batched_inputs) if maps is None else maps,
+            boxes=of_all("boxes"),
+            classes=of_all("classes") if classes_known else None,
+            pairs=pairs,
+            image_sizes=[tuple(example["image"].shape[-2:]) for example in batched_inputs],
+            class_logits=of_all("class_logits"),
+            entity_features=of_all("features"),
         )
 
     def losses(
         self, batched_inputs: list[dict], entities: list[Entities], sampled: list[TrainingPairs]
     ) -> dict[str, Tensor]:
-        """loss_object, loss_predicate and one loss_rcl_* a level."""
-        output = self._run_head(batched_inputs, entities, [sample.pairs for sample in sampled])
-        targets = torch.cat([sample.targets for sample in sampled])
-        classes = torch.cat([sample.classes for sample in sampled])
-        losses = self.head.losses(output, classes, targets)
+        """Return the losses of the head and one loss_rcl_* a level."""
+        sees_all = self.head.context_pairs == "all"
+        batch = self._batch(
+            batched_inputs, entities, [s.candidates if sees_all else s.pairs for s in sampled]
+        )
+        batch.gt_classes = [sample.classes for sample in sampled]
+        batch.gt_index = [entity.gt_index for entity in entities]
+        batch.relations = [
+            None if example.get("distant") else example["relations"].to(self.device)
+            for example in batched_inputs
+        ]
+        batch.targets = [s.candidate_targets if sees_all else s.targets for s in sampled]
+        if sees_all:
+            batch.loss_mask = [sample.mask for sample in sampled]
+        output = self.head(batch)
+        losses = self.head.losses(output, batch)
         if self.contrast.levels:
-            losses.update(self._contrast(output, sampled, classes, targets))
+            losses |= rcl_losses(self.contrast, output, batch, text=self.text, phrases=self.phrases)
         return losses
-
-    def _contrast(
-        self,
-        output: HeadOutput,
-        sampled: list[TrainingPairs],
-        classes: Tensor,
-        targets: Tensor,
-    ) -> dict[str, Tensor]:
-        offset, indices = 0, []
-        for sample in sampled:
-            indices.append(sample.pairs + offset)
-            offset += len(sample.classes)
-        positive = (targets.sum(1) > 0).nonzero()[:, 0]
-        subject, object = torch.cat(indices)[positive].unbind(1)
-        weights = targets[positive]
-        visual = Triplets(
-            output.relations[positive], output.entities[subject], output.entities[object]
-        )
-        subject, object = classes[subject], classes[object]
-        text = Triplets(
-            self.text.relations(subject, weights, object),
-            self.text.entities(subject),
-            self.text.entities(object),
-        )
-        phrases = {
-            level.key: self.phrases(level.parts, subject, weights, object)
-            for level in self.contrast.levels
-        }
-        return self.contrast(visual, text, phrases)
 
     def predict(
         self, batched_inputs: list[dict], entities: list[Entities], pairs: list[Tensor]
     ) -> list[PairPrediction]:
-        """Scores of section 3.4: softmax of the predicate logits, classes of the entities."""
-        output = self._run_head(batched_inputs, entities, pairs)
-        logits = output.predicate_logits.float().split([len(p) for p in pairs])
+        """Return the scores of section 3.4: softmax of the logits, classes of the entities."""
+        batch = self._batch(batched_inputs, entities, pairs)
+        output = self.head(batch)
         classes = [entity.classes for entity in entities]
         scores = [entity.scores for entity in entities]
-        if output.class_logits is not None and not self._keeps_detector_classes:
-            probs = output.class_logits.float().softmax(-1)[:, : len(self.vocabulary.objects)]
-            best = probs.max(dim=1)
-            counts = [len(entity.boxes) for entity in entities]
-            scores, classes = best.values.split(counts), best.indices.split(counts)
+        if output.class_logits is not None and not self._detector_classes_stay:
+            found = best_classes(output, len(self.vocabulary.objects))
+            classes, scores = (values.split(batch.entity_counts) for values in found)
+        batch = batch.select_pairs(output.pair_index)
+        logits = output.predicate_logits.float().split(batch.pair_counts)
         return [
-            PairPrediction(c, s, probs, row[:, :-1] if self.ranking == "logit" else probs[:, :-1])
-            for c, s, row, probs in zip(
-                classes, scores, logits, [row.softmax(-1) for row in logits], strict=True
-            )
+            PairPrediction(c, s, *predicate_scores(rows, self.ranking), pairs=left)
+            for c, s, rows, left in zip(classes, scores, logits, batch.pairs, strict=True)
         ]
 
     def relation_activations(
@@ -264,10 +274,10 @@ class RelCLIP(RelationModel):
         *,
         method: str = "grad_cam",
     ) -> list[Tensor]:
-        """Heat maps of relations on V(I) (Figure 2), from the logits of their predicates.
+        """Make heat maps of relations on V(I) (Figure 2), from the logits of their predicates.
 
         Grad-CAM is shown inside the union box, whose features the head pools for the pair: its
-        channel weights know no place, and light up things elsewhere that the pair never saw.
+        weights of channels are the same everywhere, and light up things outside of the pair.
 
         Args:
             example: one mapped example; with "detections" the detector does not run again.
@@ -281,14 +291,15 @@ class RelCLIP(RelationModel):
         """
         size = tuple(example["image"].shape[-2:])
         entities = self.entities(example)
-        pairs = self.pairs(entities)
-        unions = union_boxes(*entities.boxes[pairs].unbind(1)).tolist()
         (feature_map,) = self.visual_maps([example])
         (shape,) = self.visual.output_shape().values()
         found = []
         with torch.enable_grad():
             feature_map = feature_map.detach().float().requires_grad_()
-            output = self._run_head([example], [entities], [pairs], [feature_map])
+            batch = self._batch([example], [entities], [self.pairs(entities)], [feature_map])
+            output = self.head(batch)
+            (pairs,) = batch.select_pairs(output.pair_index).pairs
+            unions = union_boxes(*entities.boxes[pairs].unbind(1)).tolist()
             for row, predicate in zip(rows, predicates, strict=True):
                 score = output.predicate_logits[row, predicate].float()
                 cells = activation(feature_map, score, method=method)
@@ -300,7 +311,3 @@ class RelCLIP(RelationModel):
                 )
                 found.append(heat / heat.max().clamp(min=torch.finfo(heat.dtype).tiny))
         return found
-
-    @property
-    def _keeps_detector_classes(self) -> bool:
-        return not self.task.boxes_given and self.entity_classes == "detector"

@@ -117,9 +117,9 @@ def test_weights_from_a_local_path(small, tmp_path):
 @pytest.mark.parametrize(
     "name, pretrained, message",
     [
-        ("ViT-B-23", "", "near: .*ViT-B-32"),
-        ("ViT-B-32", "no_such_tag", "neither a file nor a tag of ViT-B-32; its tags: .*openai"),
-        ("missing.json", "", "no model config missing.json"),
+        ("ViT-B-23", "", r"MODEL\.CLIP\.NAME.*ViT-B-32"),
+        ("ViT-B-32", "no_such_tag", r"MODEL\.CLIP\.PRETRAINED.*no_such_tag.*openai"),
+        ("missing.json", "", r"MODEL\.CLIP\.NAME.*missing\.json"),
     ],
 )
 def test_bad_names(name, pretrained, message):
@@ -130,14 +130,14 @@ def test_bad_names(name, pretrained, message):
 def test_config_without_text_is_refused(tmp_path):
     path = tmp_path / "broken.json"
     path.write_text('{"embed_dim": 3}')
-    with pytest.raises(ValueError, match=r"broken\.json is no open_clip model config"):
+    with pytest.raises(ValueError, match=r"MODEL\.CLIP\.NAME.*broken\.json"):
         load_clip(str(path))
 
 
 def test_weights_of_another_model_are_refused(small, tmp_path):
     weights = tmp_path / "other.pt"
     torch.save({"nothing": torch.zeros(2)}, weights)
-    with pytest.raises(ValueError, match=r"MODEL\.CLIP\.PRETRAINED.*could not be loaded"):
+    with pytest.raises(ValueError, match=r"MODEL\.CLIP\.PRETRAINED.*other\.pt"):
         load_clip(str(tmp_path / "small_clip.json"), str(weights))
 
 

@@ -56,7 +56,7 @@ def test_other_pixels_are_another_entry(tmp_path):
 
 def test_cache_of_another_encoder_is_refused(tmp_path):
     FeatureCache(tmp_path, "a")
-    with pytest.raises(ValueError, match=r"made by another encoder.*delete the folder"):
+    with pytest.raises(ValueError, match=r"MODEL\.VISUAL\.FEATURE_CACHE"):
         FeatureCache(tmp_path, "b")
 
 
@@ -86,7 +86,7 @@ def test_folders_of_version_0_1_are_accepted(name, encoder, repository, tmp_path
 
 def test_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(ValueError, match="holds other files"):
+    with pytest.raises(ValueError, match=r"MODEL\.VISUAL\.FEATURE_CACHE.*encoder\.json"):
         FeatureCache(tmp_path, "a")
 
 
@@ -96,7 +96,7 @@ def test_damaged_file_is_named(tmp_path):
     cache.get([image], Encoder([image]))
     path = next(tmp_path.rglob("*.npy"))
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match=rf"{path.name} is damaged"):
+    with pytest.raises(ValueError, match=path.name):
         cache.get([image], Encoder([image]))
 
 

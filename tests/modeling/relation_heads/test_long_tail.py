@@ -104,5 +104,5 @@ def test_trainer_fills_the_prior_and_the_checkpoint_keeps_it(make_cfg):
     expected = training_counts(cfg)[..., :-1].sum((0, 1))
     assert expected.sum() > 0
     saved = torch.load(Path(cfg.OUTPUT_DIR) / "model_final.pth")["model"]
-    torch.testing.assert_close(saved["head.prior.counts"], expected)
-    assert saved["head.prior.log_joint"].any()
+    torch.testing.assert_close(saved["head.predictor.prior.counts"], expected)
+    assert saved["head.predictor.prior.log_joint"].any()

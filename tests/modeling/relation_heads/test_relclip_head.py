@@ -1,5 +1,7 @@
 """Relation head and attention: segments, exactness of the split layers, losses, gradients."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,29 +9,36 @@ from torchvision.ops import roi_align
 
 from vrd_d2.modeling.geometry import candidate_pairs, pair_geometry, union_boxes
 from vrd_d2.modeling.relation_heads.attention import SegmentAttention, segments_by
-from vrd_d2.modeling.relation_heads.relclip_head import RelationHead
+from vrd_d2.modeling.relation_heads.features import RelationFeatures
+from vrd_d2.modeling.relation_heads.predictor import RelationPredictor
+from vrd_d2.modeling.relation_heads.relclip import RelCLIPHead
+from vrd_d2.modeling.structures import PairBatch
 
 STRIDE = 14  # of ViT-L/14: no power of two, which a ROIPooler refuses
 
 
-def make_head(**changes):
+def make_head(*, entities=True, classify_entities=True, class_table=None, **attention):
     torch.manual_seed(0)
-    arguments = {
-        "visual_dim": 12,
-        "stride": STRIDE,
-        "num_classes": 5,
-        "num_predicates": 4,
-        "entity_embeddings": True,
-        "classify_entities": True,
-        "background_class": True,
-        "dim": 16,
-        "position_dim": 8,
-        "attention_heads": 2,
-    }
-    return RelationHead(**{**arguments, **changes})
+    features = RelationFeatures(
+        visual_dim=12,
+        stride=STRIDE,
+        num_classes=5,
+        entities=entities,
+        class_table=class_table,
+        dim=16,
+        position_dim=8,
+    )
+    predictor = RelationPredictor(
+        dim=16,
+        num_classes=5,
+        num_predicates=4,
+        classify_entities=classify_entities,
+        background_class=True,
+    )
+    return RelCLIPHead(features=features, predictor=predictor, heads=2, **attention)
 
 
-def make_inputs(counts=(4, 1, 0, 6)):
+def make_batch(counts=(4, 1, 0, 6)):
     torch.manual_seed(1)
     sizes = [(70, 98), (56, 56), (42, 84), (99, 71)]
     maps, boxes, pairs = [], [], []
@@ -38,7 +47,14 @@ def make_inputs(counts=(4, 1, 0, 6)):
         corner = torch.rand(count, 2) * torch.tensor([width, height]) * 0.6
         boxes.append(torch.cat([corner, corner + 5 + torch.rand(count, 2) * 30], 1))
         pairs.append(candidate_pairs(boxes[-1], require_overlap=False))
-    return maps, boxes, None, pairs, sizes
+    return PairBatch(maps, boxes, None, pairs, sizes)
+
+
+def image_of(batch, i, **changes):
+    """Return a batch of one image of a batch."""
+    rows = (batch.maps, batch.boxes, batch.pairs, batch.image_sizes)
+    maps, boxes, pairs, sizes = ([values[i]] for values in rows)
+    return replace(PairBatch(maps, boxes, None, pairs, sizes), **changes)
 
 
 def slow_attention(layer, tokens, sizes):
@@ -73,39 +89,38 @@ def test_segments_by_group():
 def test_pair_features_equal_a_plain_fully_connected_layer_on_roi_align():
     """[roi_align mean ; p] through one Linear, as the paper has it, without any shortcut."""
     head = make_head()
-    maps, boxes, _, pairs, sizes = make_inputs()
-    adaptor = head.relation_adaptor
-    subjects, objects = boxes[0][pairs[0][:, 0]], boxes[0][pairs[0][:, 1]]
+    batch = image_of(make_batch(), 0)
+    (boxes,), (pairs,), (size,) = batch.boxes, batch.pairs, batch.image_sizes
+    layer = head.features.relations
+    subjects, objects = boxes[pairs[:, 0]], boxes[pairs[:, 1]]
     unions = union_boxes(subjects, objects)
-    roi = roi_align(maps[0][None], [unions], 7, 1 / STRIDE, 2, True).mean((2, 3))
-    position = adaptor.position(pair_geometry(subjects, objects, sizes[0]))
-    weight = torch.cat([adaptor.fc_visual.weight, adaptor.fc_position.weight], 1)
-    tokens = F.relu(F.linear(torch.cat([roi, position], 1), weight, adaptor.fc_position.bias))
-    for layer in adaptor.attention:
-        tokens = slow_attention(layer, tokens, [len(tokens)])
-    got = head([maps[0]], [boxes[0]], None, [pairs[0]], [sizes[0]]).relations
+    roi = roi_align(batch.maps[0][None], [unions], 7, 1 / STRIDE, 2, True).mean((2, 3))
+    position = layer.position(pair_geometry(subjects, objects, size))
+    weight = torch.cat([layer.fc_visual.weight, layer.fc_position.weight], 1)
+    tokens = F.relu(F.linear(torch.cat([roi, position], 1), weight, layer.fc_position.bias))
+    for attention in head.relation_attention:
+        tokens = slow_attention(attention, tokens, [len(tokens)])
+    got = head(batch).relations
     torch.testing.assert_close(got, tokens, atol=1e-4, rtol=1e-4)
 
 
-def test_a_image_does_not_see_its_batch_mates():
+def test_an_image_does_not_see_its_batch_mates():
     head = make_head().eval()
-    maps, boxes, _, pairs, sizes = make_inputs()
-    together = head(maps, boxes, None, pairs, sizes)
-    splits = together.predicate_logits.split([len(p) for p in pairs])
+    batch = make_batch()
+    splits = head(batch).predicate_logits.split(batch.pair_counts)
     for i in range(4):
-        alone = head([maps[i]], [boxes[i]], None, [pairs[i]], [sizes[i]])
+        alone = head(image_of(batch, i))
         torch.testing.assert_close(alone.predicate_logits, splits[i], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("pattern", ["subject", "axial"])
 def test_grouped_attention_sees_its_group_only(pattern):
-    head = make_head(attention=pattern, attention_layers=1 if pattern == "subject" else 2)
-    maps, boxes, _, pairs, sizes = make_inputs((4, 0, 0, 0))
-    before = head(maps, boxes, None, pairs, sizes).relations
-    keep = pairs[0][:, 0] == 1  # the pairs of one subject, alone
-    only = [pairs[0][keep], *pairs[1:]]
-    after = head(maps, boxes, None, only, sizes).relations
-    close = torch.allclose(before[keep], after, atol=1e-5)
+    head = make_head(attention=pattern, layers=1 if pattern == "subject" else 2)
+    batch = make_batch((4, 0, 0, 0))
+    before = head(batch).relations
+    one_subject = batch.pairs[0][:, 0] == 1
+    after = head(batch.select_pairs(one_subject.nonzero()[:, 0])).relations
+    close = torch.allclose(before[one_subject], after, atol=1e-5)
     # The second layer of "axial" attends along the objects, whose other subjects are gone.
     assert close == (pattern == "subject")
 
@@ -114,12 +129,13 @@ def test_grouped_attention_sees_its_group_only(pattern):
 @pytest.mark.parametrize("counts", [(4, 1, 0, 6), (1, 0, 0, 1), (0, 0, 0, 0)])
 def test_every_parameter_gets_a_gradient(pattern, counts):
     head = make_head(attention=pattern, class_table=torch.randn(5, 7))
-    maps, boxes, classes, pairs, sizes = make_inputs(counts)
-    output = head(maps, boxes, classes, pairs, sizes)
-    total = len(output.predicate_logits)
-    targets = torch.zeros(total, 4)
-    targets[::3, 1] = 1
-    losses = head.losses(output, torch.zeros(sum(counts), dtype=torch.int64), targets)
+    batch = make_batch(counts)
+    batch.gt_classes = [torch.zeros(count, dtype=torch.int64) for count in counts]
+    batch.targets = [torch.zeros(len(pairs), 4) for pairs in batch.pairs]
+    for targets in batch.targets:
+        targets[::3, 1] = 1
+    output = head(batch)
+    losses = head.losses(output, batch)
     assert set(losses) == {"loss_object", "loss_predicate"}
     (sum(losses.values()) + output.entities.sum() * 0).backward()
     assert [name for name, p in head.named_parameters() if p.grad is None] == []
@@ -128,10 +144,14 @@ def test_every_parameter_gets_a_gradient(pattern, counts):
 
 def test_losses_by_hand():
     head = make_head()
-    maps, boxes, classes, pairs, sizes = make_inputs((2, 0, 0, 0))
-    output = head(maps, boxes, classes, pairs, sizes)
-    targets = torch.tensor([[0, 1.0, 0, 1.0], [0, 0, 0, 0]])  # two predicates; background
-    got = head.losses(output, torch.tensor([3, 5]), targets)
+    batch = image_of(
+        make_batch((2, 0, 0, 0)),
+        0,
+        targets=[torch.tensor([[0, 1.0, 0, 1.0], [0, 0, 0, 0]])],  # two predicates; background
+        gt_classes=[torch.tensor([3, 5])],
+    )
+    output = head(batch)
+    got = head.losses(output, batch)
     log = output.predicate_logits.log_softmax(1)
     expected = -(0.5 * log[0, 1] + 0.5 * log[0, 3] + log[1, 4]) / 2
     torch.testing.assert_close(got["loss_predicate"], expected)
@@ -140,19 +160,17 @@ def test_losses_by_hand():
 
 
 def test_parts_without_a_loss_are_not_built():
-    head = make_head(entity_embeddings=False, classify_entities=False)
-    assert head.entity_adaptor is None and head.class_classifier is None
-    output = head(*make_inputs())
+    head = make_head(entities=False, classify_entities=False)
+    assert head.features.entities is head.entity_attention is head.predictor.classes is None
+    output = head(make_batch())
     assert output.entities is None and output.class_logits is None
 
 
 def test_class_embedding_changes_the_pair_input():
     head = make_head(class_table=torch.randn(5, 7), classify_entities=False).eval()
-    maps, boxes, _, pairs, sizes = make_inputs((2, 0, 0, 0))
-    none = torch.zeros(0, dtype=torch.int64)
+    batch = make_batch((2, 0, 0, 0))
     first, second = (
-        head(maps, boxes, [torch.tensor(c), none, none, none], pairs, sizes).relations
-        for c in ([0, 1], [0, 2])
+        head(image_of(batch, 0, classes=[torch.tensor(c)])).relations for c in ([0, 1], [0, 2])
     )
     assert not torch.allclose(first, second)
 

@@ -69,7 +69,7 @@ def test_losses_and_gradients_equal_the_two_equations():
 
 
 def reference_table(cfg, clip, examples):
-    """The table of a batch, with open_clip's own forward pass and every pair and string by hand."""
+    """Make the table of a batch with open_clip's forward pass, each pair and string by hand."""
     parts = load_clip(cfg.MODEL.CLIP.NAME)
     crops, truths, class_pairs = [], [], set()
     for example in examples:
@@ -161,7 +161,7 @@ def test_predictions_are_the_cosines_of_crop_and_strings(make):
         assert torch.equal(scores, probs[:-1])
 
 
-def test_a_image_does_not_depend_on_its_batch_mates(make):
+def test_an_image_does_not_depend_on_its_batch_mates(make):
     cfg = make("mlp", "MODEL.UNION_CLIP.CROP_CHUNK", 2)
     model = build(cfg).eval()
     examples = examples_of(cfg, is_train=False)
@@ -230,25 +230,25 @@ def test_zero_shot_needs_no_weights_and_takes_any_list_of_names(make, tmp_path):
 
 
 def test_a_model_with_something_to_train_needs_its_weights(make):
-    with pytest.raises(ValueError, match=r"set MODEL\.WEIGHTS"):
+    with pytest.raises(ValueError, match=r"MODEL\.WEIGHTS"):
         build_trained_model(make("mlp"))
 
 
 def test_zero_shot_clip_has_nothing_to_train(make):
-    with pytest.raises(ValueError, match="nothing to train"):
+    with pytest.raises(ValueError, match=r"MODEL\.UNION_CLIP\.FINETUNE"):
         build(make("none")).train()(examples_of(make("none")))
-    with pytest.raises(ValueError, match="nothing to train"):
+    with pytest.raises(ValueError, match="UnionCLIP"):
         Trainer(make("none"))
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        (("MODEL.UNION_CLIP.FINETUNE", "all"), "FINETUNE is 'all': choose one of"),
-        (("MODEL.UNION_CLIP.CROP", "warp"), "CROP is 'warp': choose one of"),
-        (("MODEL.UNION_CLIP.TRAINED_BLOCKS", 4), "TRAINED_BLOCKS is 4: the text tower has 3"),
-        (("MODEL.UNION_CLIP.TRAINED_BLOCKS", 0), "TRAINED_BLOCKS is 0: the attention way trains"),
-        (("MODEL.UNION_CLIP.CROP_CHUNK", 0), "CHUNK must be at least 1"),
+        (("MODEL.UNION_CLIP.FINETUNE", "all"), r"MODEL\.UNION_CLIP\.FINETUNE.*'all'"),
+        (("MODEL.UNION_CLIP.CROP", "warp"), r"MODEL\.UNION_CLIP\.CROP.*'warp'"),
+        (("MODEL.UNION_CLIP.TRAINED_BLOCKS", 4), r"MODEL\.UNION_CLIP\.TRAINED_BLOCKS.*4.*3"),
+        (("MODEL.UNION_CLIP.TRAINED_BLOCKS", 0), r"MODEL\.UNION_CLIP\.TRAINED_BLOCKS.*0"),
+        (("MODEL.UNION_CLIP.CROP_CHUNK", 0), r"MODEL\.UNION_CLIP\.CROP_CHUNK.*0"),
     ],
 )
 def test_wrong_settings_are_named(make, override, message):

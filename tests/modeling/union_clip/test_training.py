@@ -81,29 +81,29 @@ def test_chunks_change_neither_loss_nor_gradient(make, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_kept_states_change_nothing(make, way, tmp_path):
+def test_cached_states_change_nothing(make, way, tmp_path):
     cfg = make(way, "MODEL.UNION_CLIP.TEXT_CACHE_GB", 0.0)
     folder = str(tmp_path / "crops")
     examples = examples_of(cfg)
     plain = build(cfg).train()
     expected = plain(examples)
     wanted = gradients(plain, expected)
-    texts_kept = build(make(way)).train()
-    crops_kept = build(make(way, "MODEL.VISUAL.FEATURE_CACHE", folder)).train()
+    texts_cached = build(make(way)).train()
+    crops_cached = build(make(way, "MODEL.VISUAL.FEATURE_CACHE", folder)).train()
     for _ in range(2):
-        found = texts_kept(examples)
+        found = texts_cached(examples)
         close(found, expected, atol=1e-6, rtol=1e-6)
-        close(gradients(texts_kept, found), wanted, atol=1e-6, rtol=1e-5)
-        found = crops_kept(examples)  # half precision on disk
+        close(gradients(texts_cached, found), wanted, atol=1e-6, rtol=1e-5)
+        found = crops_cached(examples)  # half precision on disk
         close(found, expected, atol=2e-3, rtol=2e-3)
     # The second round runs neither lower part.
-    texts_kept.phrases.lower = crops_kept.crops.lower = None
-    texts_kept.phrases._states = None
-    crops_kept.crops._states = None
-    crops_kept(examples)
+    texts_cached.phrases.lower = crops_cached.crops.lower = None
+    texts_cached.phrases._states = None
+    crops_cached.crops._states = None
+    crops_cached(examples)
 
 
-def test_kept_texts_are_forgotten_with_other_weights(make):
+def test_cached_texts_are_forgotten_with_other_weights(make):
     cfg = make("attention")
     model, other = build(cfg).train(), build(cfg).train()
     examples = examples_of(cfg)
@@ -118,9 +118,9 @@ def test_kept_texts_are_forgotten_with_other_weights(make):
 def test_the_text_cache_stays_within_its_memory(make):
     model = build(make("attention", "MODEL.UNION_CLIP.TEXT_CACHE_GB", 3000 / 2**30)).train()
     model(examples_of(make("attention")))
-    kept = model.phrases._kept.values()
-    assert 0 < sum(state.nbytes for state in kept) <= 3000
-    assert all(state.untyped_storage().nbytes() == state.nbytes for state in kept)
+    cached = model.phrases._cached.values()
+    assert 0 < sum(state.nbytes for state in cached) <= 3000
+    assert all(state.untyped_storage().nbytes() == state.nbytes for state in cached)
 
 
 @pytest.mark.parametrize("clip", [DEEPER_CLIP, SMALL_RESNET], ids=["vit", "resnet"])

@@ -8,18 +8,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from open_clip.transformer import VisionTransformer, text_global_pool
 from torch import Tensor, nn
 
 from vrd_d2 import assets
 from vrd_d2.checkpoint.weights_files import first_line
 from vrd_d2.modeling.encoders.visual_encoder import encode_by_size
+
+# Imported where a model is built: it brings transformers and torchvision's models along.
+if TYPE_CHECKING:
+    from open_clip.transformer import VisionTransformer
 
 # Models that ship with the package: name -> pretrained tag -> weights.
 SHIPPED = {"scenes_clip": {"scenes": assets.path("scenes_clip.safetensors")}}
@@ -51,8 +54,10 @@ def load_clip(name: str, pretrained: str = "", *, cache_dir: str = "") -> ClipPa
         cache_dir: folder for downloads; "" is open_clip's default.
 
     Raises:
-        ValueError: unknown name or tag, weights that do not fit, or weights that cannot be had.
+        ValueError: unknown name or tag, weights that do not fit, or weights that are not there.
     """
+    import open_clip
+
     config_path = assets.path(f"{name}.json") if name in SHIPPED else Path(name)
     tokenizer_options = {}
     if config_path.suffix == ".json":
@@ -83,6 +88,8 @@ def load_clip(name: str, pretrained: str = "", *, cache_dir: str = "") -> ClipPa
 
 
 def _add_model_config(path: Path) -> tuple[str, dict]:
+    import open_clip
+
     if not path.is_file():
         raise ValueError(f"MODEL.CLIP.NAME: there is no model config {path}")
     try:
@@ -101,6 +108,8 @@ def _add_model_config(path: Path) -> tuple[str, dict]:
 
 
 def _find_weights(name: str, pretrained: str) -> str | None:
+    import open_clip
+
     if not pretrained:
         return None
     shipped = SHIPPED.get(name, {})
@@ -127,11 +136,13 @@ class CLIPViT(Backbone):
     """CLIP's vision transformer as a 2D feature map (RelCLIP, section 3.2, "V(I)").
 
     The final states of the patch tokens after the last LayerNorm and the visual projection, without
-    the class token. At the native size they equal open_clip's own tokens. Images of any size:
+    the class token. At the native size they equal the tokens of open_clip. Images of any size:
     padded right and below to whole patches, position embeddings interpolated (bicubic).
     """
 
-    def __init__(self, visual: VisionTransformer):
+    def __init__(self, visual: "VisionTransformer"):
+        from open_clip.transformer import VisionTransformer
+
         super().__init__()
         if not isinstance(visual, VisionTransformer) or visual.attn_pool is not None:
             raise ValueError(
@@ -147,11 +158,11 @@ class CLIPViT(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """Pixels to which an image is padded."""
+        """Return the pixels to a multiple of which an image is padded."""
         return self.stride
 
     def train(self, mode: bool = True) -> "CLIPViT":
-        """Frozen: stays in eval mode."""
+        """Stay in eval mode: the tower is frozen."""
         return super().train(False)
 
     def _positions(self, height: int, width: int) -> Tensor:
@@ -178,7 +189,7 @@ class CLIPViT(Backbone):
         return {"clip": self.encode(images)}
 
     def encode(self, images: Tensor) -> Tensor:
-        """As :meth:`forward`, with gradient: (N, 3, H, W) -> (N, D, h, w)."""
+        """Encode as :meth:`forward`, with gradient: (N, 3, H, W) -> (N, D, h, w)."""
         visual = self.visual
         bottom, right = -images.shape[-2] % self.stride, -images.shape[-1] % self.stride
         # Zeros after normalisation: the mean colour.
@@ -198,19 +209,19 @@ class CLIPViT(Backbone):
         return tokens.transpose(1, 2).reshape(n, -1, h, w)
 
     def maps(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """See :func:`~vrd_d2.modeling.encoders.visual_encoder.encode_by_size`."""
+        """Encode images: see :func:`~vrd_d2.modeling.encoders.visual_encoder.encode_by_size`."""
         return encode_by_size(
             lambda batch: self(batch)["clip"], images, divisor=self.size_divisibility
         )
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of the one output, "clip"."""
+        """Return channels and stride of the one output, "clip"."""
         return {"clip": ShapeSpec(channels=self._out_feature_channels["clip"], stride=self.stride)}
 
 
 @BACKBONE_REGISTRY.register()
 def build_clip_vit_backbone(cfg, input_shape: ShapeSpec | None = None) -> CLIPViT:
-    """The ViT of MODEL.CLIP as a Detectron2 backbone of its own."""
+    """Build the ViT of MODEL.CLIP as a Detectron2 backbone."""
     parts = load_clip(
         cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED, cache_dir=cfg.MODEL.CLIP.CACHE_DIR
     )
@@ -247,7 +258,7 @@ class TextEncoder:
             tokens = self._tokenizer(missing)
             # Sorted by length, since a batch is as long as its longest text.
             order = tokens.argmax(dim=1).argsort()
-            # In float32 whatever is around it: these rows are kept for good.
+            # In float32 whatever is around it: these rows stay in the cache.
             with torch.autocast(torch.device(device).type, enabled=False):
                 for chunk in order.split(self._batch_size):
                     rows = F.normalize(self._encode(tokens[chunk].to(device)), dim=-1).cpu()
@@ -257,6 +268,9 @@ class TextEncoder:
         return torch.stack([self._rows[text] for text in texts]).to(device)
 
     def _encode(self, tokens: Tensor) -> Tensor:
+        import open_clip
+        from open_clip.transformer import text_global_pool
+
         model = self._model
         if not isinstance(model, open_clip.CLIP) or model.text_pool_type != "argmax":
             return model.encode_text(tokens)

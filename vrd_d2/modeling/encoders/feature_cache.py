@@ -15,7 +15,7 @@ MANIFEST = "encoder.json"
 
 
 def fingerprint(module: nn.Module, settings: object) -> str:
-    """Hash of a module's weights, names and shapes, and of what else its output depends on."""
+    """Return a hash of weights, names and shapes, and of what else the output depends on."""
     digest = hashlib.sha256(repr((type(module).__name__, settings)).encode())
     for name, value in sorted(module.state_dict().items()):
         flat = value.detach().cpu().contiguous().reshape(-1)
@@ -65,7 +65,7 @@ class FeatureCache:
     def get(
         self, images: list[Tensor], encode: Callable[[list[int]], list[Tensor]]
     ) -> list[Tensor]:
-        """Maps of images, read where they are stored, else encoded and stored.
+        """Return maps of images, read where they are stored, else encoded and stored.
 
         Args:
             images: uint8 (3, H, W) in main memory.

@@ -10,7 +10,7 @@ from torch import Tensor
 def axis_weights(
     low: Tensor, high: Tensor, length: int | Tensor, *, scale: float, samples: int
 ) -> Tensor:
-    """Weights of the cells of one axis in the mean of ROIAlign's samples.
+    """Return the weights of the cells of one axis in the mean of ROIAlign's samples.
 
     Args:
         low, high: (B,) ends of the boxes on this axis, in image pixels.
@@ -42,7 +42,7 @@ def roi_mean(
     resolution: int = 7,
     sampling_ratio: int = 2,
 ) -> Tensor:
-    """Mean over the bins of ``roi_align(aligned=True)``, without making the bins.
+    """Return the mean over the bins of ``roi_align(aligned=True)``, without making the bins.
 
     Every sample of ROIAlign is a bilinear weight: a hat in y times a hat in x, and whether it falls
     outside the map is a condition on y or on x. The mean over all samples is therefore

@@ -1,4 +1,4 @@
-"""The frozen image encoder of RelCLIP: CLIP's ViT, or any other backbone in its place (Table 4).
+"""The frozen image encoder of RelCLIP: CLIP's ViT, or any other backbone instead (Table 4).
 
 Shapes: N images, D channels of the map.
 """
@@ -6,7 +6,6 @@ Shapes: N images, D channels of the map.
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import timm
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
@@ -86,26 +85,26 @@ class FrozenBackbone(nn.Module):
         self.flip_channels = flip_channels
 
     def train(self, mode: bool = True) -> "FrozenBackbone":
-        """Frozen: stays in eval mode."""
+        """Stay in eval mode: the backbone is frozen."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) RGB, normalised, sides multiples of the divisor -> (N, D, h, w)."""
+        """Encode (N, 3, H, W) RGB, normalised, sides multiples of the divisor, to (N, D, h, w)."""
         outputs = self.backbone(images.flip(1) if self.flip_channels else images)
         return outputs[0] if self.feature is None else outputs[self.feature]
 
     def maps(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """See :func:`encode_by_size`."""
+        """Encode images: see :func:`encode_by_size`."""
         return encode_by_size(self, images, divisor=self.divisor)
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of the one map."""
+        """Return channels and stride of the one map."""
         return {self.feature or "map": self.shape}
 
 
 def build_backbone_encoder(cfg: CfgNode) -> FrozenBackbone:
-    """The encoder that MODEL.VISUAL.ENCODER names other than "clip".
+    """Build the encoder that MODEL.VISUAL.ENCODER names other than "clip".
 
     "timm/NAME" is a model of timm, MODEL.VISUAL.FEATURE "map0", "map1", ... one of its maps from
     the finest on; any other name is a builder in Detectron2's BACKBONE_REGISTRY, which reads the
@@ -119,6 +118,8 @@ def build_backbone_encoder(cfg: CfgNode) -> FrozenBackbone:
 
 
 def _timm(cfg: CfgNode) -> FrozenBackbone:
+    import timm
+
     visual = cfg.MODEL.VISUAL
     name, weights = visual.ENCODER.removeprefix(TIMM), visual.WEIGHTS
     if not timm.is_model(name):
@@ -183,7 +184,7 @@ def _registered(cfg: CfgNode) -> FrozenBackbone:
 
 
 def _load_backbone(backbone: nn.Module, path: str) -> None:
-    """The backbone's part of a detector's checkpoint, or a file of Detectron2's model zoo."""
+    """Load the backbone's part of a detector's checkpoint, or a file of Detectron2's model zoo."""
     path = detector_file(path)
     if "://" not in path:
         _require(path)

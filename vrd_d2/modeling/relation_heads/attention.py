@@ -3,15 +3,18 @@
 Shapes: T tokens of all segments in a row, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# The order that makes segments contiguous (None: they are) and their lengths.
+Segments = tuple[Tensor | None, list[int]]
+
 
 class SegmentAttention(nn.Module):
-    """Pre-norm residual multi-head self-attention in which tokens see their own segment only."""
+    """Pre-norm residual multi-head self-attention in which a token sees its segment only."""
 
     def __init__(self, dim: int, heads: int):
         super().__init__()
@@ -63,8 +66,20 @@ class SegmentAttention(nn.Module):
         return mixed.transpose(1, 2).reshape(segments, length, width // 3)
 
 
-def segments_by(groups: Tensor) -> tuple[Tensor | None, list[int]]:
-    """Order that brings tokens of the same group together.
+def attend_in_segments(
+    layers: Iterable[SegmentAttention], tokens: Tensor, segments: Sequence[Segments]
+) -> Tensor:
+    """Apply attention layers, each to segments of its kind: (T, D) -> (T, D)."""
+    for layer, (order, sizes) in zip(layers, segments, strict=True):
+        if order is None:
+            tokens = layer(tokens, sizes)
+        else:
+            tokens = torch.empty_like(tokens).index_copy(0, order, layer(tokens[order], sizes))
+    return tokens
+
+
+def segments_by(groups: Tensor) -> Segments:
+    """Return the segments of tokens that are of the same group.
 
     Args:
         groups: (T,) group ids.

@@ -1,4 +1,4 @@
-"""Tools against the long tail of predicates, and with the prior of classes; each off by default.
+"""Losses and priors against the long tail of predicates; each off by default.
 
 Shapes: C object classes, K predicates, P pairs; background is predicate K.
 """
@@ -12,7 +12,7 @@ ADJUSTMENTS = ("none", "train", "test")
 
 
 class PredicatePrior(nn.Module):
-    """What is known of predicates before the image is seen: counts of the training set.
+    """Counts of the training set, which are known before an image is seen.
 
     Filled by :meth:`set_counts` before training and part of the checkpoint from then on.
 
@@ -51,7 +51,7 @@ class PredicatePrior(nn.Module):
         self.register_buffer("counts", torch.zeros(num_predicates))
 
     def set_counts(self, counts: Tensor) -> None:
-        """Take over training counts.
+        """Set the counts of the training set.
 
         Args:
             counts: (C, C, K + 1), background last, of
@@ -67,7 +67,7 @@ class PredicatePrior(nn.Module):
         return F.pad(self.tau * share.log(), (0, 1))
 
     def forward(self, logits: Tensor, subjects: Tensor | None, objects: Tensor | None) -> Tensor:
-        """Logits with what is known beforehand.
+        """Return the logits with what is known beforehand.
 
         Args:
             logits: (P, K + 1).
@@ -85,7 +85,7 @@ class PredicatePrior(nn.Module):
 def predicate_loss(
     logits: Tensor, targets: Tensor, *, kind: str, counts: Tensor, gamma: float, beta: float
 ) -> Tensor:
-    """Sum over pairs of a predicate loss.
+    """Return the sum over pairs of a predicate loss.
 
     Args:
         logits: (P, K + 1).

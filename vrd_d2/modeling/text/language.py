@@ -31,8 +31,9 @@ class RelationText:
     """Text embeddings of entities and relations by class ids (RelCLIP, section 3.2).
 
     Args:
-        encoder: texts -> (n, D) L2-normalised rows; it caches, so each distinct text is encoded
-        once. vocabulary: names of the ids.
+        encoder: texts -> (n, D) L2-normalised rows; it caches, so that each distinct text is
+            encoded once.
+        vocabulary: names of the ids.
         entity_prompts, relation_prompts: templates, whose embeddings are averaged.
     """
 
@@ -61,16 +62,16 @@ class RelationText:
 
     @property
     def entity_table(self) -> Tensor:
-        """(C, D) embeddings of all object classes, rows of length 1."""
+        """Return the embeddings (C, D) of all object classes, rows of length 1."""
         return self._entities
 
     def entities(self, classes: Tensor) -> Tensor:
-        """t_i: (N,) class ids -> (N, D)."""
+        """Return t_i: (N,) class ids -> (N, D)."""
         self._entities = self._entities.to(classes.device)
         return self._entities[classes]
 
     def relations(self, subjects: Tensor, weights: Tensor, objects: Tensor) -> Tensor:
-        """t_ij = sum_r w_r t(a_i, r, a_j), the weighted labels of section 3.4.
+        """Return t_ij = sum_r w_r t(a_i, r, a_j), the weighted labels of section 3.4.
 
         Args:
             subjects, objects: (N,) class ids.

@@ -34,7 +34,7 @@ class PhraseVectors:
 
     @property
     def width(self) -> int:
-        """W, width of a word vector."""
+        """Return W, the width of a word vector."""
         return self._objects.shape[1] - 1
 
     @staticmethod
@@ -101,7 +101,7 @@ class SentencePhrases:
     def __call__(
         self, parts: tuple[str, ...], subjects: Tensor, weights: Tensor, objects: Tensor
     ) -> Tensor:
-        """See :meth:`PhraseVectors.__call__`."""
+        """Embed the parts of relation instances: see :meth:`PhraseVectors.__call__`."""
         result = weights.new_zeros((len(weights), self.width), dtype=torch.float32)
         instances, predicates = weights.nonzero(as_tuple=True)
         if not len(instances):
@@ -119,7 +119,7 @@ class SentencePhrases:
 
 
 def load_sentence_model(name: str) -> Callable[[list[str]], np.ndarray]:
-    """A sentence model of the sentence-transformers library.
+    """Load a sentence model of the sentence-transformers library.
 
     Args:
         name: of the model or its folder; "" is all-MiniLM-L6-v2 out of the package
@@ -153,7 +153,7 @@ def load_sentence_model(name: str) -> Callable[[list[str]], np.ndarray]:
 def build_phrases(
     source: str, encoder: Callable[..., Tensor], vocabulary: Vocabulary
 ) -> PhraseVectors | SentencePhrases:
-    """Word embeddings of active sampling by MODEL.TEXT.WORD_VECTORS.
+    """Build the word embeddings of active sampling by MODEL.TEXT.WORD_VECTORS.
 
     Args:
         source: "clip", "sentence", "sentence:NAME", or the path of a word-vector file.
@@ -169,12 +169,12 @@ def build_phrases(
 
 
 def split_words(name: str) -> list[str]:
-    """Words of a class or predicate name."""
+    """Return the words of a class or predicate name."""
     return name.lower().replace("-", " ").replace("_", " ").split()
 
 
 def vocabulary_words(vocabulary: Vocabulary) -> list[str]:
-    """All distinct words of a vocabulary, in order."""
+    """Return all distinct words of a vocabulary, in order."""
     names = [*vocabulary.objects, *vocabulary.predicates]
     return list(dict.fromkeys(word for name in names for word in split_words(name)))
 
@@ -182,7 +182,7 @@ def vocabulary_words(vocabulary: Vocabulary) -> list[str]:
 def clip_word_vectors(
     encoder: Callable[..., Tensor], vocabulary: Vocabulary
 ) -> dict[str, np.ndarray]:
-    """Word vectors out of CLIP's text encoder, for when no table of word vectors is at hand.
+    """Make word vectors with CLIP's text encoder, for when there is no table of them.
 
     CLIP's texts lie in a narrow cone, where any two are similar, and thresholds made for word2vec
     would cut nothing or all. The mean over the vocabulary is therefore taken off.
@@ -198,7 +198,7 @@ def load_word_vectors(path: str | Path, vocabulary: Vocabulary) -> dict[str, np.
 
     Args:
         path: .txt or .txt.gz; lines of a word and its numbers; a word2vec header line is skipped.
-        vocabulary: only its words are kept; the file is streamed.
+        vocabulary: only its words are read; the file is streamed.
 
     Raises:
         ValueError: no such file, a malformed line (with its number), or not one known word.
@@ -236,5 +236,5 @@ def load_word_vectors(path: str | Path, vocabulary: Vocabulary) -> dict[str, np.
         raise ValueError(f"{path} has a vector for none of the {len(wanted)} words needed")
     missing = sorted(wanted - set(vectors))
     if missing:
-        logger.warning("%s lacks %d words: %s", path, len(missing), ", ".join(missing))
+        logger.warning("%s has no vector for %d words: %s", path, len(missing), ", ".join(missing))
     return vectors

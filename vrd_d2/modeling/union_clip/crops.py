@@ -15,7 +15,7 @@ CROPS = ("squash", "center")
 
 
 def crop_windows(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Whole pixels that boxes touch, inside the image and at least one pixel.
+    """Return the whole pixels that boxes touch, inside the image and at least one pixel.
 
     Args:
         boxes: (P, 4) XYXY; boxes without area or outside of the image give the nearest pixels.
@@ -34,7 +34,7 @@ def crop_windows(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
 def union_regions(
     boxes: Tensor, pairs: Tensor, image_size: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """Distinct windows of the union boxes of pairs.
+    """Return the distinct windows of the union boxes of pairs.
 
     Both orders of a pair, and all pairs inside a large box with it, share one window: it is
     encoded once.
@@ -62,7 +62,7 @@ def cut_crops(image: Tensor, windows: Tensor, size: tuple[int, int], *, mode: st
         windows: (n, 4) of :func:`crop_windows`.
         size: (height, width) of the crops.
         mode: "squash" stretches the window to the size, so that neither subject nor object is cut;
-            "center" keeps its proportions and cuts off its ends, as CLIP's own preprocessing does.
+            "center" leaves its proportions and cuts off its ends, as CLIP's preprocessing does.
 
     Returns:
         uint8 (n, 3, height, width), on the image's device.
@@ -81,17 +81,17 @@ bicubic = functools.partial(F.interpolate, mode="bicubic", antialias=True)  # of
 
 
 def resize_floats(crop: Tensor, size: tuple[int, int]) -> Tensor:
-    """What a resize of bytes gives, where there is none (CUDA): each direction ends in bytes."""
+    """Resize as of bytes, where there is no such resize (CUDA): each direction ends in bytes."""
     for part in ((crop.shape[-2], size[1]), size):
         crop = bicubic(crop.float(), part).round().clamp(0, 255)
     return crop.to(torch.uint8)
 
 
 def _center(windows: Tensor, size: tuple[int, int]) -> Tensor:
-    """The largest centred part of each window with the proportions of `size`."""
+    """Return the largest centred part of each window with the proportions of `size`."""
     extent = windows[:, 2:] - windows[:, :2]
     target = torch.tensor([size[1], size[0]], device=windows.device)
     scale = (extent / target).min(dim=1, keepdim=True).values
-    kept = torch.minimum((target * scale).round().long().clamp(min=1), extent)
-    start = windows[:, :2] + torch.div(extent - kept, 2, rounding_mode="floor")
-    return torch.cat([start, start + kept], dim=1)
+    size_left = torch.minimum((target * scale).round().long().clamp(min=1), extent)
+    start = windows[:, :2] + torch.div(extent - size_left, 2, rounding_mode="floor")
+    return torch.cat([start, start + size_left], dim=1)

@@ -1,6 +1,6 @@
 """The two sides of UnionCLIP: crops and phrases into CLIP's joint space.
 
-Each side is a frozen lower part, whose states are computed without gradient and can be kept, an
+Each side is a frozen lower part, whose states are computed without gradient and can be cached, an
 upper part that may be trained, and perhaps an MLP on top. With gradient, what is trained runs over
 a chunk at a time and is run again in the backward pass, so that memory is that of one chunk while
 the gradient is that of the whole batch.
@@ -47,7 +47,7 @@ class AdapterMLP(nn.Module):
 
 
 class _Encoder(nn.Module):
-    """What both sides share: which parts are trained, and chunks."""
+    """Common part of both sides: which parts are trained, and chunks."""
 
     def __init__(
         self, lower: nn.Module, upper: nn.Module, adapter: nn.Module | None, *, chunk: int
@@ -63,14 +63,14 @@ class _Encoder(nn.Module):
         self.chunk = chunk
 
     def train(self, mode: bool = True) -> "_Encoder":
-        """Towers stay in eval mode: no patch dropout, fixed statistics of batch norms."""
+        """Set the mode; towers stay in eval mode: no patch dropout, fixed batch norms."""
         super().train(mode)
         self.lower.eval()
         self.upper.eval()
         return self
 
     def untrained_copy(self) -> nn.Module | None:
-        """The upper part as it is now, frozen; None where nothing of the tower is trained."""
+        """Return the upper part as it is now, frozen; None where no part of it is trained."""
         if not any(True for _ in self.upper.parameters()):
             return None
         return copy.deepcopy(self.upper).requires_grad_(False).eval()
@@ -79,7 +79,7 @@ class _Encoder(nn.Module):
         return self.adapter(self.upper(*states))
 
     def _no_rows(self, *states: Tensor) -> Tensor:
-        """(0, D), with a gradient of zeros to everything that is trained.
+        """Return (0, D), with a gradient of zeros to everything that is trained.
 
         A process without crops or texts must still take part in DDP; attention takes no empty
         batch, so it is given a state that is thrown away.
@@ -104,7 +104,7 @@ class CropEncoder(_Encoder):
         trained_blocks: see :func:`~vrd_d2.modeling.union_clip.split_towers.split_image_tower`.
         adapter: an MLP on top, or None.
         chunk: crops that go through the tower at a time.
-        cache_folder: of the lower part's states, one file a crop; "" keeps none.
+        cache_folder: of the lower part's states, one file a crop; "" is no cache.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class CropEncoder(_Encoder):
 
     @torch.no_grad()
     def states(self, crops: Tensor) -> Tensor:
-        """States of the frozen part: uint8 RGB (n, 3, H, W) -> (n, ...) float32."""
+        """Return states of the frozen part: uint8 RGB (n, 3, H, W) -> (n, ...) float32."""
         if not self._cache_folder:
             return self._states(crops)
         if self._cache is None:
@@ -143,7 +143,7 @@ class CropEncoder(_Encoder):
 
     def _states(self, crops: Tensor) -> Tensor:
         if not len(crops):
-            # An empty batch breaks the towers' own reshapes; a crop shows the shape of its state.
+            # An empty batch breaks reshapes of the towers; a crop shows the shape of its state.
             return self._states(crops.new_zeros((1, *crops.shape[1:])))[:0]
         chunks = crops.to(self.mean.device).split(self.chunk)
         return torch.cat(
@@ -151,11 +151,11 @@ class CropEncoder(_Encoder):
         )
 
     def embed(self, states: Tensor, *, head: Head | None = None) -> Tensor:
-        """States (n, ...) -> rows of length 1, (n, D); with gradient to what is trained.
+        """Embed states (n, ...) as rows of length 1, (n, D); with gradient to what is trained.
 
         Args:
             states: of :meth:`states`.
-            head: what to use in place of the upper part and the MLP.
+            head: used instead of the upper part and the MLP.
         """
         if len(states) == 0:
             return self._no_rows(states.new_zeros((1, *states.shape[1:])))
@@ -171,8 +171,8 @@ class PhraseEncoder(_Encoder):
         trained_blocks: see :func:`~vrd_d2.modeling.union_clip.split_towers.split_text_tower`.
         adapter: an MLP on top, or None.
         chunk: texts that go through the tower at a time.
-        cache_bytes: main memory in which the lower part's states are kept; what comes when it is
-            full is computed each time.
+        cache_bytes: main memory for states of the lower part; those that come when it is full
+            are computed each time.
     """
 
     def __init__(
@@ -187,65 +187,65 @@ class PhraseEncoder(_Encoder):
         super().__init__(*split_text_tower(parts.model, trained_blocks), adapter, chunk=chunk)
         self._tokenizer = parts.tokenizer
         self._cache_bytes = cache_bytes
-        self._kept: dict[str, Tensor] = {}
-        self._kept_bytes = 0
-        self._kept_version: tuple[int, ...] = ()
+        self._cached: dict[str, Tensor] = {}
+        self._cached_bytes = 0
+        self._cached_version: tuple[int, ...] = ()
 
     def version(self) -> tuple:
-        """Changes whenever weights of this side are loaded, stepped or moved."""
+        """Return what changes whenever weights of this side are loaded, stepped or moved."""
         return (self.device, *(parameter._version for parameter in self.parameters()))
 
     @property
     def device(self) -> torch.device:
-        """Where the encoder lies."""
+        """Return where the encoder lies."""
         return next(self.lower.parameters()).device
 
     @torch.no_grad()
-    def states(self, texts: Sequence[str], *, keep: bool = False) -> list[Tensor]:
-        """States of the frozen part, one a text: (L, w), or (1, D) where all of it is frozen.
+    def states(self, texts: Sequence[str], *, cache: bool = False) -> list[Tensor]:
+        """Return states of the frozen part, one a text: (L, w), or (1, D) if all is frozen.
 
         Args:
             texts: n distinct strings.
-            keep: look them up in main memory, and keep there what is new.
+            cache: look them up in main memory, and store there what is new.
         """
         found: dict[str, Tensor] = {}
-        if keep:
+        if cache:
             version = tuple(parameter._version for parameter in self.lower.parameters())
-            if version != self._kept_version:
-                self._kept, self._kept_bytes, self._kept_version = {}, 0, version
-            found = {text: self._kept[text] for text in texts if text in self._kept}
+            if version != self._cached_version:
+                self._cached, self._cached_bytes, self._cached_version = {}, 0, version
+            found = {text: self._cached[text] for text in texts if text in self._cached}
         missing = [text for text in texts if text not in found]
         if missing:
             found.update(zip(missing, self._states(missing), strict=True))
-        if keep:
+        if cache:
             for text in missing:
                 size = found[text].nbytes
-                if self._kept_bytes + size <= self._cache_bytes:
-                    self._kept[text] = found[text].cpu()
-                    self._kept_bytes += size
+                if self._cached_bytes + size <= self._cache_bytes:
+                    self._cached[text] = found[text].cpu()
+                    self._cached_bytes += size
         return [found[text].to(self.device) for text in texts]
 
     def _states(self, texts: Sequence[str]) -> list[Tensor]:
         tokens = self._tokenizer(list(texts)).to(self.device)
         lengths = tokens.argmax(dim=1) + 1  # the end of text has the largest id
         rows: list[Tensor | None] = [None] * len(texts)
-        # In float32 whatever is around it: these rows may be kept for good.
+        # In float32 whatever is around it: these rows may stay in the cache.
         with torch.autocast(self.device.type, enabled=False):
             # Sorted by length, since a batch is as long as its longest text.
             for chunk in lengths.argsort().split(self.chunk):
                 # The tower is causal: cutting off what follows the end of text is exact.
                 states = self.lower(tokens[chunk, : int(lengths[chunk].max())])
                 for index, row in zip(chunk.tolist(), states, strict=True):
-                    # A copy: a slice would keep the whole chunk in memory.
+                    # A copy: a slice would hold the whole chunk in memory.
                     rows[index] = row[: int(lengths[index])].clone()
         return rows
 
     def embed(self, states: Sequence[Tensor], *, head: Head | None = None) -> Tensor:
-        """States of n texts -> rows of length 1, (n, D); with gradient to what is trained.
+        """Embed states of n texts as rows of length 1, (n, D); with gradient to what is trained.
 
         Args:
             states: of :meth:`states`.
-            head: what to use in place of the upper part and the MLP.
+            head: used instead of the upper part and the MLP.
         """
         if not states:
             with torch.no_grad():
@@ -260,10 +260,10 @@ class PhraseEncoder(_Encoder):
         rows = torch.cat(self._run(head or self._head, chunks))
         return F.normalize(rows[order.argsort()], dim=-1)
 
-    def forward(self, texts: Sequence[str], *, keep: bool = False) -> Tensor:
+    def forward(self, texts: Sequence[str], *, cache: bool = False) -> Tensor:
         """Embed texts, each distinct one once: n strings -> (n, D), rows of length 1."""
         distinct = {text: index for index, text in enumerate(dict.fromkeys(texts))}
-        rows = self.embed(self.states(list(distinct), keep=keep))
+        rows = self.embed(self.states(list(distinct), cache=cache))
         if len(distinct) == len(texts):
             return rows
         return rows[torch.tensor([distinct[text] for text in texts], device=rows.device)]

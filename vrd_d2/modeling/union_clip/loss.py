@@ -14,18 +14,18 @@ from vrd_d2.modeling.processes import gather_rows, gather_sizes
 def table_losses(
     regions: Tensor, texts: Tensor, positives: Tensor, *, scale: Tensor, text_sizes: list[int]
 ) -> dict[str, Tensor]:
-    """L_v-CE and L_l-CE, both with as many positives as there are.
+    """Return L_v-CE and L_l-CE, both with as many positives as there are.
 
         L_v = 1/n sum_I sum_T y(I, T) ( log sum_T' exp d(I, T') - d(I, T) ), L_l its transpose.
 
     Under several processes the table is that of all their regions and texts. Each process brings
-    its own regions and a share of the texts, and answers for their rows and columns; the average
+    regions and a share of the texts, and answers for their rows and columns; the average
     over the processes of what this returns is the loss of the whole table.
 
     Args:
-        regions: (own n, D), rows of length 1.
-        texts: (own m, D), rows of length 1.
-        positives: (q, 2) int64 entries of the table that are 1: own region, text of the whole table
+        regions: (n of this process, D), rows of length 1.
+        texts: (m of this process, D), rows of length 1.
+        positives: (q, 2) int64 entries of the table that are 1: region of this process, text of all
             (the shares of the processes one after another).
         scale: factor of the cosines, CLIP's exp(logit_scale).
         text_sizes: number of texts of each process.

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
 from vrd_d2.modeling.encoders.clip import load_clip
 from vrd_d2.modeling.pairs import sample_pairs
+from vrd_d2.modeling.ranking import RANKINGS, predicate_scores
 from vrd_d2.modeling.relation_model import RelationModel
-from vrd_d2.modeling.structures import RANKINGS, Entities, PairPrediction, TrainingPairs
+from vrd_d2.modeling.structures import Entities, PairPrediction, TrainingPairs
 from vrd_d2.modeling.union_clip.crops import CROPS, crop_windows, cut_crops, union_regions
 from vrd_d2.modeling.union_clip.encoders import AdapterMLP, CropEncoder, PhraseEncoder
 from vrd_d2.modeling.union_clip.loss import table_losses
@@ -41,6 +42,11 @@ class UnionCLIP(RelationModel):
         ranking: "softmax" or "logit": what ranks the predicates.
         base: arguments of :class:`RelationModel`.
     """
+
+    open_vocabulary = True
+    export_problem = (
+        "its texts are encoded as their class pairs come up, by a tower with a tokenizer"
+    )
 
     @configurable
     def __init__(
@@ -128,7 +134,7 @@ class UnionCLIP(RelationModel):
         }
 
     def with_vocabulary(self, vocabulary: Vocabulary) -> "UnionCLIP":
-        """A model for other names that shares all weights with this one, which stays as it is.
+        """Return a model for other names that shares all weights with this one.
 
         Its texts are encoded at first use. Fine-tuned towers know the names that they were trained
         with best.
@@ -136,24 +142,27 @@ class UnionCLIP(RelationModel):
         Raises:
             ValueError: something else in the model is bound to its names.
         """
-        own = self.vocabulary
-        if self.detector is not None and len(vocabulary.objects) != len(own.objects):
+        count = len(self.vocabulary.objects)
+        if self.detector is not None and len(vocabulary.objects) != count:
             raise ValueError(
-                f"{len(vocabulary.objects)} object classes, but the detector finds "
-                f"{len(own.objects)}: with a detector only the predicates can be others"
+                f"{len(vocabulary.objects)} object classes, but the detector finds {count}: with a "
+                "detector only the predicates can be others"
             )
         if self.distant is not None:
-            raise ValueError("MODEL.DISTANT is set: its knowledge base is of the model's own names")
-        twin = copy.copy(self)
-        twin.vocabulary, twin.texts = vocabulary, self.texts.with_vocabulary(vocabulary)
-        return twin
+            raise ValueError(
+                "MODEL.DISTANT is set: its knowledge base has the names that the model was built "
+                "with, and no others can be given"
+            )
+        other = copy.copy(self)
+        other.vocabulary, other.texts = vocabulary, self.texts.with_vocabulary(vocabulary)
+        return other
 
     # ---- Training ------------------------------------------------------------------------------
 
     def draw_pairs(
         self, example: dict, entities: Entities, pairs: Tensor, targets: Tensor
     ) -> Tensor:
-        """All pairs of a sample of regions: a region is drawn with everything that is true of it.
+        """Draw regions, each with all of its pairs, so that all that is true of it is there.
 
         MODEL.RELATION.BATCH_SIZE_PER_IMAGE and POSITIVE_FRACTION count regions.
         """
@@ -173,7 +182,7 @@ class UnionCLIP(RelationModel):
     def losses(
         self, batched_inputs: list[dict], entities: list[Entities], sampled: list[TrainingPairs]
     ) -> dict[str, Tensor]:
-        """loss_visual and loss_language, the two cross-entropies of the table."""
+        """Return loss_visual and loss_language, the two cross-entropies of the table."""
         if self.finetune == "none":
             raise ValueError(
                 "MODEL.UNION_CLIP.FINETUNE is none, and nothing to train: choose mlp or attention, "
@@ -219,7 +228,7 @@ class UnionCLIP(RelationModel):
     def predict(
         self, batched_inputs: list[dict], entities: list[Entities], pairs: list[Tensor]
     ) -> list[PairPrediction]:
-        """Softmax of a pair's K texts and the null text; classes of boxes by zero-shot CLIP."""
+        """Return the softmax of a pair's K texts and the null text; classes by zero-shot CLIP."""
         predictions = []
         for example, entity, pair in zip(batched_inputs, entities, pairs, strict=True):
             classes, scores = entity.classes, entity.scores
@@ -234,13 +243,12 @@ class UnionCLIP(RelationModel):
                 ]
             )
             logits = self._logits(regions, region, classes[pair[:, 0]], classes[pair[:, 1]])
-            probs = logits.softmax(-1)
-            ranks = logits if self.ranking == "logit" else probs
-            predictions.append(PairPrediction(classes, scores, probs, ranks[:, :-1]))
+            answer = predicate_scores(logits, self.ranking)
+            predictions.append(PairPrediction(classes, scores, *answer))
         return predictions
 
     def _logits(self, regions: Tensor, region: Tensor, subjects: Tensor, objects: Tensor) -> Tensor:
-        """(P, K + 1): scaled cosines of the texts of each pair's classes, the null text last.
+        """Return scaled cosines (P, K + 1) of the texts of each pair, the null text last.
 
         Grouped by class pair: gathering a block for every pair was measured to be 20 times slower.
         """
@@ -256,7 +264,7 @@ class UnionCLIP(RelationModel):
         return logits * self.logit_scale.exp()
 
     def _classify(self, example: dict, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Classes (M,) of given boxes and their probabilities: zero-shot CLIP on their crops."""
+        """Return classes (M,) of given boxes and probabilities, by zero-shot CLIP on crops."""
         windows = crop_windows(boxes, tuple(example["image"].shape[-2:]))
         # CLIP as it was, without what was trained.
         heads = {
@@ -272,13 +280,13 @@ class UnionCLIP(RelationModel):
         return best.indices, best.values
 
     def _cut(self, example: dict, windows: Tensor) -> Tensor:
-        """RGB crops (n, 3, H, W) uint8 of windows of an image."""
+        """Return RGB crops (n, 3, H, W) uint8 of windows of an image."""
         image = example["image"].to(self.device)
         crops = cut_crops(image, windows, self.crops.size, mode=self.crop)
         return crops.flip(1) if self.image_format == "BGR" else crops
 
 
 def _joint_width(model: nn.Module) -> int:
-    """D of an open_clip model, whatever its image tower."""
+    """Return D of an open_clip model, whatever its image tower."""
     projection = model.text_projection
     return projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1]

@@ -1,4 +1,4 @@
-"""CLIP's towers in two parts: a frozen lower one, whose output can be kept, and a trained one.
+"""CLIP's towers in two parts: a frozen lower one, whose output can be cached, and a trained one.
 
 The last K "blocks" of a tower, its final norm and its projection are the upper part ("attention"
 of the contrastive fine-tuning paper, section 4: K = 2). K = 0 leaves nothing above: the lower part
@@ -6,20 +6,24 @@ is the whole tower. Blocks are
 
 - of a ViT and of the text tower: transformer blocks;
 - of a ResNet: the stem, its four stages, and the attention pool, which holds the projection; so
-  K = 2 trains the last stage and the attention pool. Batch norms keep their statistics.
+  K = 2 trains the last stage and the attention pool. Statistics of batch norms stay.
 
 Shapes: n crops or texts, L tokens, w width of a tower, D width of the joint embedding space.
 """
 
-import open_clip
+from typing import TYPE_CHECKING
+
 import torch
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
+
+# Imported where a model is built.
+if TYPE_CHECKING:
+    import open_clip
+    from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 
 
 def split_image_tower(visual: nn.Module, trained_blocks: int) -> tuple[nn.Module, nn.Module]:
-    """Lower part, (n, 3, H, W) -> states (n, ...), and upper part, states -> (n, D).
+    """Return a lower part, (n, 3, H, W) -> states (n, ...), and an upper, states -> (n, D).
 
     Args:
         visual: an open_clip image tower; any kind for 0 blocks.
@@ -28,6 +32,9 @@ def split_image_tower(visual: nn.Module, trained_blocks: int) -> tuple[nn.Module
     Raises:
         ValueError: the tower has not so many blocks, or is of a kind that cannot be split.
     """
+    from open_clip.modified_resnet import ModifiedResNet
+    from open_clip.transformer import VisionTransformer
+
     if trained_blocks == 0:
         return visual, nn.Identity()
     if isinstance(visual, ModifiedResNet):
@@ -54,7 +61,7 @@ def split_image_tower(visual: nn.Module, trained_blocks: int) -> tuple[nn.Module
 
 
 def split_text_tower(model: nn.Module, trained_blocks: int) -> tuple[nn.Module, nn.Module]:
-    """Lower part, token ids (n, L) -> states (n, L, w); upper part, states and lengths -> (n, D).
+    """Return a lower part, ids (n, L) -> states (n, L, w), and an upper, with lengths -> (n, D).
 
     For 0 blocks the states are the embeddings themselves, (n, 1, D).
 
@@ -63,8 +70,10 @@ def split_text_tower(model: nn.Module, trained_blocks: int) -> tuple[nn.Module, 
         trained_blocks: K.
 
     Raises:
-        ValueError: the tower has not so many blocks, or is not CLIP's own causal transformer.
+        ValueError: the tower has not so many blocks, or is not CLIP's causal transformer.
     """
+    import open_clip
+
     blocks = getattr(getattr(model, "transformer", None), "resblocks", None)
     if (
         not isinstance(model, open_clip.CLIP)
@@ -83,7 +92,9 @@ def split_text_tower(model: nn.Module, trained_blocks: int) -> tuple[nn.Module, 
     return WholeText(TextLower(model, 1), upper), SingleState()
 
 
-def _plain(blocks) -> bool:
+def _plain(blocks: nn.Module | None) -> bool:
+    from open_clip.transformer import ResidualAttentionBlock
+
     return all(type(block) is ResidualAttentionBlock for block in blocks)
 
 
@@ -97,7 +108,7 @@ def _check_count(trained: int, blocks: int, tower: str) -> None:
 class ViTLower(nn.Module):
     """Patches, positions and all but the last blocks: (n, 3, H, W) -> (n, 1 + patches, w)."""
 
-    def __init__(self, visual: VisionTransformer, trained_blocks: int):
+    def __init__(self, visual: "VisionTransformer", trained_blocks: int):
         super().__init__()
         self.conv1 = visual.conv1
         self.class_embedding = visual.class_embedding
@@ -118,7 +129,7 @@ class ViTLower(nn.Module):
 class ViTUpper(nn.Module):
     """The last blocks, final norm and projection of the class token: (n, L, w) -> (n, D)."""
 
-    def __init__(self, visual: VisionTransformer, trained_blocks: int):
+    def __init__(self, visual: "VisionTransformer", trained_blocks: int):
         super().__init__()
         self.blocks = visual.transformer.resblocks[-trained_blocks:]
         self.ln_post = visual.ln_post
@@ -135,7 +146,7 @@ class ViTUpper(nn.Module):
 class TextLower(nn.Module):
     """Embeddings and all but the last blocks: (n, L) token ids -> (n, L, w)."""
 
-    def __init__(self, model: open_clip.CLIP, trained_blocks: int):
+    def __init__(self, model: "open_clip.CLIP", trained_blocks: int):
         super().__init__()
         blocks = model.transformer.resblocks
         self.token_embedding = model.token_embedding
@@ -154,10 +165,10 @@ class TextLower(nn.Module):
 class TextUpper(nn.Module):
     """The last blocks, final norm and projection of the end-of-text token.
 
-    States are padded behind a text's own length; what is there is not read.
+    States are padded behind the length of a text; the padding is not read.
     """
 
-    def __init__(self, model: open_clip.CLIP, trained_blocks: int):
+    def __init__(self, model: "open_clip.CLIP", trained_blocks: int):
         super().__init__()
         self.blocks = model.transformer.resblocks[-trained_blocks:]
         self.ln_final = model.ln_final
@@ -196,9 +207,12 @@ class SingleState(nn.Module):
 
 
 def last_block(
-    block: ResidualAttentionBlock, states: Tensor, positions: Tensor, padding: Tensor | None = None
+    block: "ResidualAttentionBlock",
+    states: Tensor,
+    positions: Tensor,
+    padding: Tensor | None = None,
 ) -> Tensor:
-    """A transformer block for the one token that is read after it; exact, and nearly free.
+    """Apply a transformer block for the one token that is read after it; exact, nearly free.
 
     Args:
         block: of open_clip.

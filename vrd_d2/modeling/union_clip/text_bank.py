@@ -1,4 +1,4 @@
-"""Text embeddings of (subject, predicate, object) by class pair, encoded once and kept.
+"""Text embeddings of (subject, predicate, object) by class pair, encoded once and stored.
 
 Shapes: C object classes, K predicates, D width of the joint space; a block is the (K, D) texts of
 one ordered class pair.
@@ -16,7 +16,7 @@ class TextBank:
     """Blocks of class pairs in half precision, made at first use, in memory or in one mapped file.
 
     What an image costs does not depend on the size of the bank: its class pairs are read by their
-    place. The file is sparse, C * C * K * D * 2 bytes when full (150 * 150 * 50 texts of width 512:
+    code. The file is sparse, C * C * K * D * 2 bytes when full (150 * 150 * 50 texts of width 512:
     1.15 GB), and named by `key`, so that it is never read with other weights. Several processes
     may share it without locks: a block is there when all its rows have length 1, and whoever finds
     one missing writes the same block.
@@ -24,13 +24,13 @@ class TextBank:
     Args:
         encode: codes (subject * C + object) of n class pairs -> (n, K, D), rows of length 1.
         num_classes, num_predicates, width: C, K, D.
-        folder: of the file; "" keeps the blocks in memory.
+        folder: of the file; "" stores the blocks in memory.
         key: hash of all that the texts depend on: weights, names, prompts.
-        device: where blocks are kept or read to.
+        device: where blocks are stored or read to.
         batch: class pairs encoded at a time.
 
     Raises:
-        ValueError: the file has another size than its key says.
+        ValueError: the file has another size than its key stands for.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class TextBank:
             self._file = _map(Path(folder) / f"{key}.f16", shape)
 
     def blocks(self, codes: Sequence[int]) -> list[Tensor]:
-        """Blocks (K, D) in float16 of class pairs, encoded where they are missing.
+        """Return blocks (K, D) in float16 of class pairs, encoded where they are missing.
 
         Args:
             codes: distinct.

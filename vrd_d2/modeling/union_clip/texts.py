@@ -58,28 +58,28 @@ class UnionTexts:
         self._classes: Tensor | None = None
 
     def with_vocabulary(self, vocabulary: Vocabulary) -> "UnionTexts":
-        """The same texts of other names, kept in memory; this object stays as it is."""
-        twin = copy.copy(self)
-        twin._vocabulary, twin._bank_folder = vocabulary, ""
-        twin._version, twin._bank, twin._null, twin._classes = (), None, None, None
-        return twin
+        """Return the same texts of other names, in memory; this instance stays as it is."""
+        other = copy.copy(self)
+        other._vocabulary, other._bank_folder = vocabulary, ""
+        other._version, other._bank, other._null, other._classes = (), None, None, None
+        return other
 
     def code(self, subjects: Tensor, objects: Tensor) -> Tensor:
-        """Codes of class pairs."""
+        """Return the codes of class pairs."""
         return subjects * len(self._vocabulary.objects) + objects
 
     def of_batch(self, codes: Tensor) -> tuple[Tensor, list[int], Tensor]:
-        """Texts of the class pairs of all processes, spread among them, the null text last.
+        """Embed the texts of the class pairs of all processes, spread among them, null text last.
 
         Args:
             codes: of this process's annotated pairs.
 
         Returns:
-            this process's share (own m, D), with gradient; the sizes of all shares; the distinct
+            this process's share (m, D), with gradient; the sizes of all shares; the distinct
             codes of the whole batch, sorted. Columns i * K to (i + 1) * K are the i-th code's.
         """
-        own = codes.unique()
-        known = gather_rows(own, gather_sizes(len(own), own.device)).unique()
+        codes = codes.unique()
+        known = gather_rows(codes, gather_sizes(len(codes), codes.device)).unique()
         shares = known.tensor_split(comm.get_world_size())
         texts = self._strings(shares[comm.get_rank()].tolist())
         if comm.get_rank() == len(shares) - 1:
@@ -88,22 +88,22 @@ class UnionTexts:
         sizes[-1] += 1
         # What is in the bank will be out of date, and texts of passing weights are worth no file.
         self._bank_folder = ""
-        return self._embed(texts, len(self._relation_prompts), keep=True), sizes, known
+        return self._embed(texts, len(self._relation_prompts), cache=True), sizes, known
 
     def blocks(self, codes: Sequence[int]) -> list[Tensor]:
-        """(K, D) texts of distinct class pairs, encoded once: see :class:`TextBank`."""
+        """Return texts (K, D) of distinct class pairs, encoded once: see :class:`TextBank`."""
         self._refresh()
         return self._bank.blocks(codes)
 
     @property
     def null(self) -> Tensor:
-        """(D,) the null text."""
+        """Return the null text, (D,)."""
         self._refresh()
         return self._null
 
     @torch.no_grad()
     def classes(self, head: nn.Module) -> Tensor:
-        """(C, D) names of the object classes.
+        """Return the names of the object classes, (C, D).
 
         Args:
             head: on top of the encoder's frozen part.
@@ -114,28 +114,28 @@ class UnionTexts:
             prompts = [format_prompts(self._entity_prompts, object=name) for name in names]
             texts = list(dict.fromkeys(text for group in prompts for text in group))
             rows = self._encoder.embed(self._encoder.states(texts), head=head)
-            place = torch.tensor([[texts.index(text) for text in group] for group in prompts])
-            self._classes = F.normalize(rows[place.to(rows.device)].mean(1), dim=-1)
+            index = torch.tensor([[texts.index(text) for text in group] for group in prompts])
+            self._classes = F.normalize(rows[index.to(rows.device)].mean(1), dim=-1)
         return self._classes
 
     def _strings(self, codes: Sequence[int]) -> list[str]:
-        """All prompts of all predicates of class pairs, code by code."""
+        """Return all prompts of all predicates of class pairs, code by code."""
         names = self._vocabulary
         return [
             prompt
-            for subject, object in (divmod(code, len(names.objects)) for code in codes)
+            for subject, obj in (divmod(code, len(names.objects)) for code in codes)
             for predicate in names.predicates
             for prompt in format_prompts(
                 self._relation_prompts,
                 subject=names.objects[subject],
                 predicate=predicate,
-                object=names.objects[object],
+                object=names.objects[obj],
             )
         ]
 
-    def _embed(self, texts: list[str], templates: int, *, keep: bool = False) -> Tensor:
-        """Rows (n, D) of length 1 of n * templates texts, averaged over the templates."""
-        rows = self._encoder(texts, keep=keep)
+    def _embed(self, texts: list[str], templates: int, *, cache: bool = False) -> Tensor:
+        """Return rows (n, D) of length 1 of n * templates texts, averaged over the templates."""
+        rows = self._encoder(texts, cache=cache)
         if templates == 1:
             return rows
         return F.normalize(rows.reshape(-1, templates, rows.shape[1]).mean(1), dim=-1)
