@@ -2,6 +2,8 @@
 
 from detectron2.config import CfgNode as CN
 
+# These keys name architectures: importing them registers those of this project.
+from vrd_d2 import modeling  # noqa: F401
 from vrd_d2.data.datasets.setup import register_builtin_once
 
 
