@@ -61,9 +61,7 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "detectron2"):
             raise
-        raise ImportError(
-            how_to_install(f"vrd_d2.{name}", error.name), name=error.name
-        ) from error
+        raise ImportError(how_to_install(f"vrd_d2.{name}", error.name), name=error.name) from error
     globals()[name] = value
     return value
 

@@ -22,11 +22,13 @@ class Parser(argparse.ArgumentParser):
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **options)
         self._takes_overrides = False
-        self._inputs: str | None = None  # name of positional arguments that stand before overrides
+        self._inputs: str | None = None  # positional arguments that stand before overrides
+        self._old_option = ""
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and what is wrong, and exit with 1."""
-        if self._inputs and message.endswith(self._inputs.upper()):
+        inputs = [action.metavar for action in self._actions if action.dest == self._inputs]
+        if inputs and message.endswith(inputs[0]):
             # An option with several values has taken it.
             message += "; write it first, before the options"
         self.print_usage(sys.stderr)
@@ -36,17 +38,15 @@ class Parser(argparse.ArgumentParser):
         """Take KEY VALUE pairs at the end, which become `opts`, as Detectron2's own parser does.
 
         Args:
-            after: name of positional arguments, which the pairs follow. A pair is told from them
-                by its key, which begins with a section of the config.
+            after: name of positional arguments, which the pairs follow. The key of a pair, which
+                begins with a section of the config, distinguishes it from them.
             old_option: a former way to write them, which still works, with a warning.
         """
         self._takes_overrides, self._inputs = True, after
         remainder = "*" if after else argparse.REMAINDER
         self.add_argument("opts", nargs=remainder, metavar="KEY VALUE", help=OVERRIDES_HELP)
         if old_option:
-            self.add_argument(
-                old_option, nargs="*", dest="old_opts", default=None, help=argparse.SUPPRESS
-            )
+            self.add_argument(old_option, nargs="*", dest="old_opts", help=argparse.SUPPRESS)
             self._old_option = old_option
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:

@@ -26,9 +26,7 @@ _PROCESS_ENDED = "ProcessExitedException"
 _IN_WORKER = "Original Traceback"
 
 
-def run_tool(
-    main: Callable[..., int | None], *arguments: Any, stopped: str = "stopped"
-) -> int:
+def run_tool(main: Callable[..., int | None], *arguments: Any, stopped: str = "stopped") -> int:
     """Run a tool and return its exit code, with every error printed.
 
     Args:
@@ -92,7 +90,8 @@ def one_line(text: str) -> str:
     """Return a text as one line that a terminal shows as it is."""
     from vrd_d2.inference.batch_folder import printable
 
-    return printable(" ".join(line.strip() for line in text.splitlines() if line.strip()))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return printable("; ".join(lines).replace(":; ", ": "))
 
 
 def _print_fault() -> None:

@@ -11,7 +11,6 @@ from detectron2.export import TracingAdapter
 from torch import Tensor, nn
 
 from vrd_d2.export.detector import ExportableDetector
-from vrd_d2.export.names import FILES
 from vrd_d2.onnx_runtime import METADATA_KEY
 
 OPSET = 18
