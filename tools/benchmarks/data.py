@@ -18,7 +18,24 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
+    parser.add_argument("--images", type=int, default=108_000)
+    parser.add_argument("--files", type=Path, help="folder of your own files")
+    parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)  # of a process of its own
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    # Before the imports that take seconds, so that --help does not wait for them.
+    ARGUMENTS = parse_arguments(None)
 
 import h5py
 import numpy as np
@@ -205,14 +222,8 @@ def write_json(folder: Path) -> None:
     save_relations_json(records, VG150, folder / "all.json", image_root=folder)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--images", type=int, default=108_000)
-    parser.add_argument("--files", type=Path, help="folder of your own files")
-    parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)  # of a process of its own
-    args = parser.parse_args()
+def run(args: argparse.Namespace) -> None:
+    """Make the files, and measure each step in another process."""
     if args.step:
         name, *rest = args.step
         globals()[name](args.files, *rest)
@@ -234,4 +245,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_tool(run, ARGUMENTS))

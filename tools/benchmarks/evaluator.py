@@ -15,9 +15,12 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
 from vrd_d2.evaluation import (
     GroundTruth,
     Prediction,
@@ -52,8 +55,8 @@ def make_image(generator: np.random.Generator) -> ImageData:
         ]
     )
     # Annotated pairs are predicted right more often than chance.
-    for subject, object_, predicate in relations:
-        of_row = (source[pairs[:, 0]] == subject) & (source[pairs[:, 1]] == object_)
+    for subject, obj, predicate in relations:
+        of_row = (source[pairs[:, 0]] == subject) & (source[pairs[:, 1]] == obj)
         logits[of_row, predicate] *= 20
     probabilities = logits / logits.sum(1, keepdims=True)
     return {
@@ -72,9 +75,9 @@ def zero_shot_of(images: list[ImageData]) -> frozenset[tuple[int, int, int]]:
     """Every third relation of the images counts as unseen."""
     triplets = set()
     for image in images:
-        for subject, object_, predicate in image["gt_relations"][::3].tolist():
+        for subject, obj, predicate in image["gt_relations"][::3].tolist():
             classes = image["gt_classes"]
-            triplets.add((int(classes[subject]), int(classes[object_]), predicate))
+            triplets.add((int(classes[subject]), int(classes[obj]), predicate))
     return frozenset(triplets)
 
 
@@ -158,13 +161,15 @@ def peak_memory(count: int) -> float:
     return float(subprocess.run(command, check=True, stdout=-1, env=environment).stdout)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer images")
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Compare speeds and metrics, then measure memory."""
     generator = np.random.default_rng(0)
     images = [make_image(generator) for _ in range(POOL)]
     zero_shot = zero_shot_of(images)
@@ -205,4 +210,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_tool(run, parse_arguments(None)))

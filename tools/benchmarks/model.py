@@ -10,9 +10,29 @@ run side by side in one process; read the ratios, not the seconds.
 
 import argparse
 import statistics
+import sys
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
+    parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
+    parser.add_argument("--attention", nargs="+", default=["full", "subject", "axial"])
+    parser.add_argument("--boxes", type=int, default=80)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    # Before the imports that take seconds, so that --help does not wait for them.
+    ARGUMENTS = parse_arguments(None)
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -75,7 +95,7 @@ def make_example(boxes: int, num_relations: int, seed: int) -> dict:
     instances = Instances((600, 800), gt_boxes=Boxes(xyxy))
     instances.gt_classes = torch.randint(150, (boxes,), generator=generator)
     subject = torch.randint(boxes, (num_relations,), generator=generator)
-    object = (subject + torch.randint(1, boxes, (num_relations,), generator=generator)) % boxes
+    obj = (subject + torch.randint(1, boxes, (num_relations,), generator=generator)) % boxes
     predicate = torch.randint(50, (num_relations,), generator=generator)
     image = torch.randint(256, (3, 600, 800), generator=generator, dtype=torch.uint8)
     return {
@@ -83,7 +103,7 @@ def make_example(boxes: int, num_relations: int, seed: int) -> dict:
         "height": 600,
         "width": 800,
         "instances": instances,
-        "relations": torch.stack([subject, object, predicate], 1),
+        "relations": torch.stack([subject, obj, predicate], 1),
     }
 
 
@@ -161,14 +181,8 @@ def training_stages(model: RelCLIP, example: dict) -> dict:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
-    parser.add_argument("--attention", nargs="+", default=["full", "subject", "axial"])
-    parser.add_argument("--boxes", type=int, default=80)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    args = parser.parse_args()
+def run(args: argparse.Namespace) -> None:
+    """Measure every combination, and print a table each."""
     example = make_example(args.boxes, 20, seed=0)
     pairs = args.boxes * (args.boxes - 1)
     where = f"{torch.get_num_threads()} threads" if args.device == "cpu" else args.device
@@ -195,4 +209,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_tool(run, ARGUMENTS))

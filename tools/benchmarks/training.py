@@ -10,8 +10,28 @@ ratios, not the seconds.
 
 import argparse
 import importlib.util
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
+    parser.add_argument("--images", type=int, default=12)
+    parser.add_argument("--relations", type=int, nargs="+", default=[20, 128], help="an image")
+    parser.add_argument("--boxes", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    # Before the imports that take seconds, so that --help does not wait for them.
+    ARGUMENTS = parse_arguments(None)
 
 import torch
 from torch import Tensor
@@ -38,34 +58,26 @@ def rcl_stage(model, levels: list, queries: int, classes: int, predicates: int):
         return torch.randn((queries, dim), generator=generator).to(model.device).requires_grad_()
 
     visual = Triplets(rows(), rows(), rows())
-    subject, object = (torch.randint(classes, (queries,), generator=generator) for _ in "so")
+    subject, obj = (torch.randint(classes, (queries,), generator=generator) for _ in "so")
     weights = torch.eye(predicates)[torch.randint(predicates, (queries,), generator=generator)]
-    subject, object, weights = (x.to(model.device) for x in (subject, object, weights))
+    subject, obj, weights = (x.to(model.device) for x in (subject, obj, weights))
 
     def stage() -> None:
         model.contrast.levels = levels
         text = Triplets(
-            model.text.relations(subject, weights, object),
+            model.text.relations(subject, weights, obj),
             model.text.entities(subject),
-            model.text.entities(object),
+            model.text.entities(obj),
         )
-        phrases = {
-            level.key: model.phrases(level.parts, subject, weights, object) for level in levels
-        }
+        phrases = {level.key: model.phrases(level.parts, subject, weights, obj) for level in levels}
         sum(model.contrast(visual, text, phrases).values()).backward()
 
     return stage
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=12)
-    parser.add_argument("--relations", type=int, nargs="+", default=[20, 128], help="an image")
-    parser.add_argument("--boxes", type=int, default=40)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    args = parser.parse_args()
-    bench = load_script("benchmark_model")
+def run(args: argparse.Namespace) -> None:
+    """Measure each number of relations."""
+    bench = load_script("model")
     where = f"{torch.get_num_threads()} threads" if args.device == "cpu" else args.device
     print(f"{where}, {args.images} images x 512 pairs")
     model = bench.build("full", args.device).train()
@@ -111,4 +123,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_tool(run, ARGUMENTS))

@@ -11,11 +11,30 @@ process, interleaved: read the ratios, not the seconds.
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
+    parser.add_argument("--clip", default="ViT-B-32", help="open_clip name or model-config JSON")
+    parser.add_argument("--boxes", type=int, default=4)
+    parser.add_argument("--predicates", type=int, nargs="+", default=[10, 50, 200, 1000])
+    parser.add_argument("--pairs", type=int, default=20, help="class pairs timed for the bank")
+    parser.add_argument("--repeats", type=int, default=3)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    # Before the imports that take seconds, so that --help does not wait for them.
+    ARGUMENTS = parse_arguments(None)
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -154,14 +173,8 @@ def training(folder: Path, args: argparse.Namespace) -> None:
             print(f"{way:10}{name:22}{seconds:9.3f} s{rows['nothing kept'] / seconds:8.2f} x")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clip", default="ViT-B-32", help="open_clip name or model-config JSON")
-    parser.add_argument("--boxes", type=int, default=4)
-    parser.add_argument("--predicates", type=int, nargs="+", default=[10, 50, 200, 1000])
-    parser.add_argument("--pairs", type=int, default=20, help="class pairs timed for the bank")
-    parser.add_argument("--repeats", type=int, default=3)
-    args = parser.parse_args()
+def run(args: argparse.Namespace) -> None:
+    """Measure inference, the bank and training."""
     print(f"{torch.get_num_threads()} threads")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -172,4 +185,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_tool(run, ARGUMENTS))
