@@ -80,8 +80,10 @@ def foreseen(error: Exception) -> str | None:
         return f"there is not enough memory{f' ({error})' if str(error) else ''}"
     if isinstance(error, (ValueError, OSError)):
         text = str(error)
-        if _IN_WORKER in text:  # a worker of a data loader; its last line is the error itself
-            text = text.rstrip().splitlines()[-1].partition(": ")[2]
+        if _IN_WORKER in text:  # of a data loader: the error itself is below the last line of code
+            lines = text.rstrip().splitlines()
+            code = max(i for i, line in enumerate(lines) if line.startswith(" "))
+            text = "\n".join(lines[code + 1 :]).partition(": ")[2]
         return one_line(text) or type(error).__name__
     return None
 
