@@ -117,6 +117,9 @@ def run(args: argparse.Namespace) -> None:
 
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
     register_builtin_datasets(missing_images="keep")
+    for name in filter(None, (args.train, args.test)):
+        if name not in DatasetCatalog:
+            raise ValueError(f"there is no registered dataset {name!r}: such as vrd_test")
     vocabulary = get_vocabulary(args.vocabulary)
     test_name = args.test
     if args.train is None:

@@ -40,8 +40,9 @@ def run(args: argparse.Namespace) -> None:
 
     if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
         raise ValueError(f"--num-gpus {args.num_gpus}: there are {torch.cuda.device_count()}")
+    several = args.num_gpus * args.num_machines > 1
     launch(
-        process,
+        process if several else train,
         args.num_gpus,
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def process(args: argparse.Namespace) -> None:
-    """Do the work of one process; its errors end it with a line and an exit code."""
+    """Do the work of one of several processes, which ends with an exit code."""
     code = run_tool(train, args)
     if code:
         sys.exit(code)
