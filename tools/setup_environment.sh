@@ -73,7 +73,7 @@ make_environment() {
         { "$base" -m venv --clear --without-pip "$environment" &&
             "$base" -m pip --python "$python" install --quiet pip; } ||
         die "$base could not make a virtual environment at $environment: install its venv module" \
-            "(python3-venv), or activate an environment of your own and run this again"
+            "(python3-venv), or activate another environment and run this again"
 }
 
 install() { # WHAT PIP-ARGUMENTS...
@@ -97,8 +97,8 @@ install_detectron2() {
         install "Detectron2 from $VRD_D2_DETECTRON2" \
             --no-deps --no-build-isolation "$VRD_D2_DETECTRON2"
     elif ! has detectron2; then
-        # The wheel is tagged for CPython 3.10 alone, which pip accepts only if told both the
-        # version and a target folder.
+        # The wheel is tagged for CPython 3.10 alone, which pip accepts only with both the version
+        # and a target folder given.
         install "Detectron2" --no-deps --require-hashes --only-binary=:all: \
             --python-version 3.10 --implementation cp \
             --target "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
@@ -129,7 +129,7 @@ else
     project=(--constraint "$kept")
     # setup.py does not require OpenCV, because either of its two packages will do.
     has cv2 || project+=(opencv-python-headless)
-    install "what setup.py requires and $environment lacks" "setuptools>=70.1,<81"
+    install "what setup.py requires and is not in $environment" "setuptools>=70.1,<81"
 fi
 install_detectron2
 install "vrd_d2, editable" "${project[@]}" --no-build-isolation --use-pep517 -e ".[test]"
