@@ -59,15 +59,26 @@ def __getattr__(name: str) -> Any:
     try:
         value = getattr(importlib.import_module(_HOMES[name]), name)
     except ModuleNotFoundError as error:
-        if error.name not in ("torch", "detectron2"):
+        package = missing_package(error)
+        if package is None:
             raise
-        raise ImportError(how_to_install(f"vrd_d2.{name}", error.name), name=error.name) from error
+        raise ImportError(how_to_install(f"vrd_d2.{name}", package), name=package) from error
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def missing_package(error: ImportError) -> str | None:
+    """Return which of torch and Detectron2 an error is about that is not installed; else None."""
+    package = (error.name or "").partition(".")[0]
+    if package not in ("torch", "detectron2"):
+        return None
+    from importlib.util import find_spec
+
+    return package if find_spec(package) is None else None
 
 
 def how_to_install(what: str, package: str) -> str:

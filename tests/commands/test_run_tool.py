@@ -56,7 +56,8 @@ def test_what_users_can_mend_is_one_line(error, part, capsys):
 
 
 @pytest.mark.parametrize("package", ["torch", "detectron2"])
-def test_missing_packages_say_how_to_get_them(package, capsys):
+def test_missing_packages_say_how_to_get_them(package, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, package, None)
     assert run_tool(raising(ModuleNotFoundError("no", name=f"{package}.nn"))) == 1
     error = capsys.readouterr().err
     assert package in error and "bash tools/setup_environment.sh" in error
@@ -75,7 +76,13 @@ def test_ctrl_c(capsys):
 
 
 @pytest.mark.parametrize(
-    "error", [KeyError("boxes"), RuntimeError("x"), ModuleNotFoundError("y", name="vrd_d2.nowhere")]
+    "error",
+    [
+        KeyError("boxes"),
+        RuntimeError("x"),
+        ModuleNotFoundError("y", name="vrd_d2.nowhere"),
+        ModuleNotFoundError("z", name="torch.nowhere"),
+    ],
 )
 def test_a_fault_of_the_program_is_reported_whole(error, capsys):
     assert run_tool(raising(error)) == 1

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from vrd_d2 import how_to_install
+from vrd_d2 import how_to_install, missing_package
 from vrd_d2.version import __version__
 
 STOPPED = 130
@@ -24,6 +24,8 @@ STOPPED = 130
 _OUT_OF_GPU_MEMORY = "OutOfMemoryError"
 _PROCESS_ENDED = "ProcessExitedException"
 _IN_WORKER = "Original Traceback"
+# Where a module of these is missing, it is not the package.
+_HAVE_PARTS = ("torch", "detectron2")
 
 
 def run_tool(main: Callable[..., int | None], *arguments: Any, stopped: str = "stopped") -> int:
@@ -62,15 +64,16 @@ def run_tool(main: Callable[..., int | None], *arguments: Any, stopped: str = "s
 
 def foreseen(error: Exception) -> str | None:
     """Return the message of an error that users can mend, on one line; None of any other."""
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        package = error.name.partition(".")[0]
-        if package in ("torch", "detectron2"):
+    if isinstance(error, ImportError):
+        package = missing_package(error)
+        if package and not isinstance(error, ModuleNotFoundError):
+            return str(error)  # of vrd_d2 itself, with the commands that install it
+        if package:
             return how_to_install("this tool", package)
-        if package != "vrd_d2":
+        package = (error.name or "").partition(".")[0]
+        if isinstance(error, ModuleNotFoundError) and package not in ("", "vrd_d2", *_HAVE_PARTS):
             return f"the package {package} is not installed: pip install {package}"
-    if isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError):
-        # Raised with lines to type: see vrd_d2.how_to_install.
-        return str(error) if error.name in ("torch", "detectron2") else None
+        return None
     if type(error).__name__ == _PROCESS_ENDED:
         return f"a process was ended by {error.signal_name}, perhaps for want of memory"
     if type(error).__name__ == _OUT_OF_GPU_MEMORY:
