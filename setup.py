@@ -78,7 +78,7 @@ setup(
         "console_scripts": [f"vrd-{name} = vrd_d2.commands.{name}:main" for name in COMMANDS]
     },
     # The configs lie beside the package, not in it: an ordinary install finds them at
-    # share/vrd_d2/configs of the environment, folders kept because of their _BASE_ paths.
+    # share/vrd_d2/configs of the environment, in their folders because of their _BASE_ paths.
     data_files=[
         (f"share/vrd_d2/{path.parent.relative_to(ROOT)}", [str(path.relative_to(ROOT))])
         for path in sorted((ROOT / "configs").rglob("*.yaml"))

@@ -24,8 +24,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("name", choices=["gqa", "oiv6"])
     root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
     parser.add_argument("--root", type=Path, default=root, help="folder of all datasets")
-    parser.add_argument("--objects", type=int, help="object classes to keep")
-    parser.add_argument("--predicates", type=int, help="predicates to keep")
+    parser.add_argument("--objects", type=int, help="object classes to write")
+    parser.add_argument("--predicates", type=int, help="predicates to write")
     parser.add_argument("--sizes", action="store_true", help="oiv6: also write sizes.json")
     return parser.parse_args(argv)
 

@@ -42,7 +42,7 @@ def named_predictions(texts: Sequence[str]) -> dict[str, Path]:
 
 
 def read_dataset(data: str, images: str | None) -> tuple[Sequence[dict], list[str], list[str]]:
-    """Return records, class and predicate names. Images that are not drawn may be missing."""
+    """Return records, class and predicate names. Images that are not chosen may be missing."""
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     from vrd_d2.data.datasets.registrar import register_relations_json
@@ -80,7 +80,7 @@ def run_make(args: argparse.Namespace) -> None:
         predicates=predicates,
         predictions=predictions,
         task=args.task,
-        images=args.images,
+        images=args.num_images,
         top=args.top,
         seed=args.seed,
         min_relations=args.min_relations,
@@ -138,14 +138,16 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     make.add_argument("--images", help="folder of the images; default: that of the annotations")
     make.add_argument("--output", required=True, type=Path, help="page.html; page.json goes beside")
     make.add_argument("--task", default="sgdet", choices=[task.value for task in Task])
-    make.add_argument("--images", type=int, default=50, help="how many to draw")
+    make.add_argument("--num-images", type=int, default=50, help="how many to choose by chance")
+    old = {"dest": "num_images", "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+    make.add_argument("--pictures", type=int, **old)  # its name in version 1
     make.add_argument("--top", type=int, default=20, help="relations of each model and image")
-    make.add_argument("--seed", type=int, default=0, help="of drawing and order")
+    make.add_argument("--seed", type=int, default=0, help="of choice and order")
     make.add_argument(
         "--min-relations",
         type=int,
         default=0,
-        help="draw only images for which every model has so many relations",
+        help="choose only images for which every model has so many relations",
     )
     make.add_argument("--title", default="Which relations are right?", help="of the page")
     make.add_argument("--max-side", type=int, default=900, help="pixels of the images' long side")

@@ -41,7 +41,7 @@ def score(model, labels: "DistantLabels", example: dict) -> tuple:
     allowed = labels.candidates(classes, relations.pairs)
     rows = allowed.any(1)
     weights = relations.predicate_probs[rows, :-1] * allowed[rows]
-    # Where the model gives all of them nothing, nothing tells them apart.
+    # Where the model gives all of them nothing, they are equally likely.
     nothing = weights.sum(1, keepdim=True) <= 1e-9
     weights = torch.where(nothing, allowed[rows].float(), weights)
     weights = weights / weights.sum(1, keepdim=True)

@@ -12,7 +12,7 @@
 #
 # Which environment: the active one (VIRTUAL_ENV), otherwise .venv in the checkout.
 #   - .venv, and an active environment without torch, get exactly tools/requirements.txt;
-#   - an active environment that has torch keeps it, whatever its version: only packages that are
+#   - in an active environment that has torch, it stays, whatever its version: only packages that are
 #     missing or outside the ranges of setup.py are installed.
 #
 # VRD_D2_PYTHON      interpreter to make .venv with (default: the first fitting one on PATH)
@@ -84,14 +84,14 @@ install() { # WHAT PIP-ARGUMENTS...
         die "pip could not install $what into $environment (its message is above)." \
             "Check the network or the package index (PIP_INDEX_URL, PIP_FIND_LINKS) and the free" \
             "disk space (a CUDA build of torch takes 5.5 GB), then run this again:" \
-            "what is installed already is kept"
+            "what is installed already stays"
 }
 
 has() { python -c "import $1" 2>/dev/null; }
 
 install_detectron2() {
     if [ -n "${VRD_D2_DETECTRON2:-}" ]; then
-        # Both packages own the folder detectron2. No dependencies: they are in place already, and
+        # Both packages own the folder detectron2. No dependencies: they are there already, and
         # upstream's caps would undo the pinned ones.
         python -m pip uninstall --quiet --yes sal-detectron2 2>/dev/null || true
         install "Detectron2 from $VRD_D2_DETECTRON2" \
@@ -123,10 +123,10 @@ if [ "$environment" = "$VRD_D2_ROOT/.venv" ] || ! has torch; then
     install "the packages of tools/requirements.txt (minutes, once)" -r tools/requirements.txt
     project=(--no-deps)
 else
-    kept="$environment/.vrd_d2_kept.txt"
-    python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >"$kept"
-    say "keeping $(cat "$kept") of $environment"
-    project=(--constraint "$kept")
+    present="$environment/.vrd_d2_present.txt"
+    python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >"$present"
+    say "leaving $(cat "$present") of $environment"
+    project=(--constraint "$present")
     # setup.py does not require OpenCV, because either of its two packages will do.
     has cv2 || project+=(opencv-python-headless)
     install "what setup.py requires and is not in $environment" "setuptools>=70.1,<81"

@@ -28,7 +28,7 @@ from vrd_d2.commands.run_tool import run_tool
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument("--images", type=int, default=108_000)
-    parser.add_argument("--files", type=Path, help="folder of your own files")
+    parser.add_argument("--files", type=Path, help="folder of Visual Genome's files")
     parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)  # of a process of its own
     return parser.parse_args(argv)
 
@@ -59,7 +59,7 @@ NAMES = ("VG-SGG.h5", "VG-SGG-dicts.json", "image_data.json")
 
 
 def make_files(folder: Path, images: int) -> None:
-    """10.2 boxes and 5.6 relations an image; every fifth image has no relation."""
+    """Write files with 10.2 boxes and 5.6 relations an image; every fifth image has no relation."""
     rng = np.random.default_rng(0)
     landscape = rng.random(images) < 0.75
     width = np.where(landscape, rng.choice([500, 640, 800, 1024], images), 375)
@@ -109,26 +109,26 @@ def report(text: str, value: float, unit: str) -> None:
 
 
 def peak() -> float:
-    """MB of this process at its largest. (getrusage would count the parent's memory, too.)"""
+    """Return peak MB of this process. (getrusage would count its parent, too.)"""
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if "VmHWM" in line) / MEGABYTE
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The three files, by either of their names."""
+    """Return the three files, by either of their names."""
     choices = [NAMES, ("VG-SGG-with-attri.h5", "VG-SGG-dicts-with-attri.json", NAMES[2])]
     return [next((folder / n for n in pair if (folder / n).is_file()), folder / pair[0])
             for pair in zip(*choices, strict=True)]  # fmt: skip
 
 
 def read(folder: Path, splits: tuple[str, ...] = ("train", "val", "test")) -> list:
-    """The splits, packed."""
+    """Return the splits, packed."""
     genome = VisualGenomeH5(*files_of(folder), exclude_image_ids=CORRUPT_IMAGES)
     return [genome.records(split, folder) for split in splits]
 
 
 def measure_h5(folder: Path) -> None:
-    """Reading all splits, and counting of the training set."""
+    """Measure reading of all splits, and counting of the training set."""
     imports = peak()
     start = time.process_time()
     parts = read(folder)
@@ -152,7 +152,7 @@ def measure_h5(folder: Path) -> None:
 
 
 def measure_json(folder: Path) -> None:
-    """All images as relations_json: registered (packed), and as a list of dicts."""
+    """Measure all images as relations_json: registered (packed), and as a list of dicts."""
     path = folder / "all.json"
     for name, load in (
         ("packed", lambda: read_packed(path, folder)[0]),
@@ -171,7 +171,7 @@ def measure_json(folder: Path) -> None:
 
 
 def own_memory() -> np.ndarray:
-    """Memory of this process alone (USS), and with its share of common memory (PSS), in MB."""
+    """Return MB of this process alone (USS), and with its share of common memory (PSS)."""
     with open("/proc/self/smaps_rollup") as file:
         lines = [line.split() for line in file]
     sizes = {line[0]: int(line[1]) * 1024 / MEGABYTE for line in lines if line[-1] == "kB"}
@@ -192,7 +192,7 @@ class Epoch(IterableDataset):
 
 
 def measure_workers(folder: Path, kind: str, method: str) -> None:
-    """Memory of each of two workers before and after an epoch, beside one without data."""
+    """Measure memory of each of two workers before and after an epoch, beside one without data."""
     records = RecordsDataset.of(*read(folder, ("train",)))
     if kind != "packed":
         records = list(records)
@@ -216,7 +216,7 @@ def measure_workers(folder: Path, kind: str, method: str) -> None:
 
 
 def write_json(folder: Path) -> None:
-    """all.json: every image of the .h5 in the interchange format."""
+    """Write all.json: every image of the .h5 in the interchange format."""
     genome = VisualGenomeH5(*files_of(folder), require_relations=False, val_images=0)
     records = [record for split in ("train", "test") for record in genome.records(split, folder)]
     save_relations_json(records, VG150, folder / "all.json", image_root=folder)

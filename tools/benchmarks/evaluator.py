@@ -39,7 +39,7 @@ ImageData = dict[str, np.ndarray]
 
 
 def make_image(generator: np.random.Generator) -> ImageData:
-    """Detections scattered around the ground truth, most of them with its class."""
+    """Make detections scattered around the ground truth, most of them with its class."""
     corner = 400 * generator.random((GT_BOXES, 2))
     gt_boxes = np.hstack([corner, corner + 50 + 200 * generator.random((GT_BOXES, 2))])
     gt_classes = generator.integers(0, CLASSES, GT_BOXES)
@@ -72,7 +72,7 @@ def make_image(generator: np.random.Generator) -> ImageData:
 
 
 def zero_shot_of(images: list[ImageData]) -> frozenset[tuple[int, int, int]]:
-    """Every third relation of the images counts as unseen."""
+    """Return every third relation of the images counts as unseen."""
     triplets = set()
     for image in images:
         for subject, obj, predicate in image["gt_relations"][::3].tolist():
@@ -82,7 +82,7 @@ def zero_shot_of(images: list[ImageData]) -> frozenset[tuple[int, int, int]]:
 
 
 def ours(images: list[ImageData], count: int, zero_shot: frozenset) -> dict[str, dict[int, float]]:
-    """All metrics of ``count`` images."""
+    """Compute all metrics of ``count`` images."""
     protocol, task, store = get_protocol("sgb"), Task.SGDET, RowStore()
     for key in range(count):
         p = images[key % len(images)]
@@ -107,7 +107,7 @@ def ours(images: list[ImageData], count: int, zero_shot: frozenset) -> dict[str,
 def reference(
     images: list[ImageData], count: int, zero_shot: frozenset
 ) -> dict[str, dict[int, float]]:
-    """The same metrics, sorting and comparing everything."""
+    """Compute the same metrics, sorting and comparing everything."""
     recalls = {(name, k): [] for name in ("R", "ngR", "zR", "ngzR") for k in KS}
     of_predicate = {
         (name, k): [[] for _ in range(PREDICATES)] for name in ("mR", "ngmR") for k in KS
@@ -146,7 +146,7 @@ def reference(
 
 
 def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """IoU with inclusive pixels: (N, 4), (R, 4) -> (N, R)."""
+    """Return IoU with inclusive pixels: (N, 4), (R, 4) -> (N, R)."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     shared = np.clip(high - low + 1, 0, None).prod(2)
@@ -155,7 +155,7 @@ def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def peak_memory(count: int) -> float:
-    """Peak resident MiB of a process of its own that evaluates ``count`` images."""
+    """Return the peak resident MiB of a process that evaluates ``count`` images."""
     command = [sys.executable, __file__, "--memory-of", str(count)]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     return float(subprocess.run(command, check=True, stdout=-1, env=environment).stdout)

@@ -62,7 +62,7 @@ COUNTS = (0, 1, 2, 20, 100)
 
 
 def read_inputs(mapper: RelationMapper, path: str) -> Tensor:
-    """The image as the model gets it, uint8 (3, H, W)."""
+    """Read an image as the model gets it, uint8 (3, H, W)."""
     pixels, _ = read_image(path)
     if mapper.image_format == "BGR":
         pixels = np.ascontiguousarray(pixels[..., ::-1])
@@ -88,7 +88,7 @@ def seconds(run: Runner, inputs: Mapping[str, Tensor]) -> float:
 
 
 def speed_ratio(own: Runner, export: Runner, inputs: Mapping[str, Tensor], repeats: int) -> float:
-    """How many times as fast the export is."""
+    """Return how many times as fast the export is."""
     for _ in range(2):  # TorchScript compiles at the second call of a size
         export(inputs)
     times = [[seconds(run, inputs) for run in (own, export)] for _ in range(repeats)]

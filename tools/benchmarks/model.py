@@ -56,7 +56,7 @@ def reset_peak(device: str = "cpu") -> None:
 
 
 def peak_mib(device: str = "cpu") -> float:
-    """Peak of memory since the last reset, in MiB."""
+    """Return the peak of memory since the last reset, in MiB."""
     if device != "cpu":
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() / 2**20
@@ -65,7 +65,7 @@ def peak_mib(device: str = "cpu") -> float:
 
 
 def measure(stages: dict, repeats: int, device: str = "cpu") -> dict[str, tuple[float, float]]:
-    """Median seconds and peak MiB above the start of each stage.
+    """Return median seconds and peak MiB above the start of each stage.
 
     Stages are interleaved, so that a noisy minute hits all of them alike.
     """
@@ -86,7 +86,7 @@ def measure(stages: dict, repeats: int, device: str = "cpu") -> dict[str, tuple[
 
 
 def make_example(boxes: int, num_relations: int, seed: int) -> dict:
-    """A random 800x600 image with boxes that all overlap at its centre or not, as they fall."""
+    """Make a random 800x600 image with boxes, which overlap by chance."""
     generator = torch.Generator().manual_seed(seed)
     corner = torch.rand((boxes, 2), generator=generator) * torch.tensor([700.0, 500.0])
     size = 20 + torch.rand((boxes, 2), generator=generator) * 300
@@ -108,7 +108,7 @@ def make_example(boxes: int, num_relations: int, seed: int) -> dict:
 
 
 def build(attention: str, device: str = "cpu") -> RelCLIP:
-    """The full-size PredCls model with random weights, all ordered pairs as candidates."""
+    """Build the full-size PredCls model with random weights, all ordered pairs as candidates."""
     cfg = load_config(
         ROOT / "configs/relclip_predcls.yaml",
         [
@@ -126,7 +126,7 @@ def build(attention: str, device: str = "cpu") -> RelCLIP:
 
 
 def stages_of(model: RelCLIP, example: dict) -> dict:
-    """Closures over prepared inputs, one a stage."""
+    """Return closures over prepared inputs, one a stage."""
     model.eval()
     head, size = model.head, (600, 800)
     boxes = example["instances"].gt_boxes.tensor.to(model.device)
@@ -163,7 +163,7 @@ def stages_of(model: RelCLIP, example: dict) -> dict:
 
 
 def training_stages(model: RelCLIP, example: dict) -> dict:
-    """A whole iteration (512 sampled pairs) with and without RCL; their difference is RCL."""
+    """Return a whole iteration (512 sampled pairs) with and without RCL, as closures."""
     levels = model.contrast.levels
 
     def iteration(active: list) -> None:

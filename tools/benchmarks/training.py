@@ -42,7 +42,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def load_script(name: str):
-    """A script beside this one; another package may own the name `tools`."""
+    """Load a script beside this one; another package may own the name `tools`."""
     spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -50,7 +50,7 @@ def load_script(name: str):
 
 
 def rcl_stage(model, levels: list, queries: int, classes: int, predicates: int):
-    """RCL alone, forward and backward to its inputs, on embeddings of a number of queries."""
+    """Return RCL alone, forward and backward, on embeddings of a number of queries."""
     generator = torch.Generator().manual_seed(0)
     dim = model.contrast.visual["sp"].in_features
 

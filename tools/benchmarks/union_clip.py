@@ -48,7 +48,7 @@ CLASSES, PREDICATES = 150, 50
 
 
 def measure(stages: dict[str, Callable], repeats: int) -> dict[str, float]:
-    """Median seconds of each stage after one round that warms up."""
+    """Return median seconds of each stage after one round that warms up."""
     times: dict[str, list[float]] = {name: [] for name in stages}
     for repeat in range(repeats + 1):
         for name, stage in stages.items():
@@ -60,7 +60,7 @@ def measure(stages: dict[str, Callable], repeats: int) -> dict[str, float]:
 
 
 def build(folder: Path, clip: str, predicates: int, *overrides) -> UnionCLIP:
-    """A model with random weights and as many predicates as asked for."""
+    """Build a model with random weights and as many predicates as asked for."""
     vocabulary = folder / f"{predicates}.json"
     names = {
         "objects": [f"object{index}" for index in range(CLASSES)],
@@ -79,7 +79,7 @@ def build(folder: Path, clip: str, predicates: int, *overrides) -> UnionCLIP:
 
 
 def make_example(boxes: int, predicates: int) -> dict:
-    """An 800x600 image with boxes, one annotated relation each."""
+    """Return an 800x600 image with boxes, one annotated relation each."""
     generator = torch.Generator().manual_seed(0)
     corner = torch.rand((boxes, 2), generator=generator) * torch.tensor([500.0, 300.0])
     size = 30 + torch.rand((boxes, 2), generator=generator) * 250
@@ -97,7 +97,7 @@ def make_example(boxes: int, predicates: int) -> dict:
 
 
 def inference(folder: Path, args: argparse.Namespace) -> None:
-    """Time of an image with a warm bank in memory or on disk, and with an empty one."""
+    """Measure the time of an image with a warm bank in memory or on disk, and with an empty one."""
     pairs = args.boxes * (args.boxes - 1)
     print(f"\ninference, {args.clip}, {args.boxes} boxes, {pairs} pairs")
     columns = ["bank", "bank file", "no bank", "no bank / bank", "x first row"]
@@ -132,7 +132,7 @@ def inference(folder: Path, args: argparse.Namespace) -> None:
 
 
 def bank(folder: Path, args: argparse.Namespace) -> None:
-    """Speed at which texts are encoded, and what the bank of VG150 takes."""
+    """Measure the speed at which texts are encoded, and what the bank of VG150 takes."""
     model = build(folder, args.clip, PREDICATES, "MODEL.UNION_CLIP.FINETUNE", "none").eval()
     model.texts.blocks([1])  # warms up
     codes = list(range(0, CLASSES * args.pairs, CLASSES))
@@ -148,14 +148,14 @@ def bank(folder: Path, args: argparse.Namespace) -> None:
 
 
 def training(folder: Path, args: argparse.Namespace) -> None:
-    """Forward and backward of one image: nothing kept, texts kept, texts and crops kept."""
+    """Measure a training step: nothing cached, texts cached, texts and crops cached."""
     example = make_example(args.boxes, PREDICATES)
     print(f"\ntraining step, {args.boxes} boxes, {args.boxes * PREDICATES + 1} texts")
     for way in ("mlp", "attention"):
         settings = {
-            "nothing kept": ("MODEL.UNION_CLIP.TEXT_CACHE_GB", 0.0),
-            "texts kept": (),
-            "texts and crops kept": ("MODEL.VISUAL.FEATURE_CACHE", str(folder / way)),
+            "nothing cached": ("MODEL.UNION_CLIP.TEXT_CACHE_GB", 0.0),
+            "texts cached": (),
+            "texts and crops cached": ("MODEL.VISUAL.FEATURE_CACHE", str(folder / way)),
         }
 
         def step(model: UnionCLIP) -> None:
@@ -170,7 +170,7 @@ def training(folder: Path, args: argparse.Namespace) -> None:
             stages[name] = partial(step, model)
         rows = measure(stages, args.repeats)
         for name, seconds in rows.items():
-            print(f"{way:10}{name:22}{seconds:9.3f} s{rows['nothing kept'] / seconds:8.2f} x")
+            print(f"{way:10}{name:22}{seconds:9.3f} s{rows['nothing cached'] / seconds:8.2f} x")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -63,7 +63,7 @@ def is_file(data: str) -> bool:
 def read(
     data: str, args: argparse.Namespace, *, missing_images: str = "keep", exact: bool = False
 ) -> Source:
-    """Load a file or a registered dataset; `exact` keeps all digits of a file's boxes."""
+    """Load a file or a registered dataset; `exact` preserves all digits of a file's boxes."""
     if is_file(data):
         source = read_file(data, args.images, missing_images=missing_images, exact=exact)
     else:

@@ -3,7 +3,7 @@
     python tools/predict.py photos street.jpg "more/**/*.png" clip.mp4 --output output/graphs \\
         --weights output/quickstart/sgdet/model_final.pth MODEL.DEVICE cpu
 
-An exported model needs onnxruntime in place of torch and Detectron2, which need not be there:
+An exported model needs onnxruntime, and neither torch nor Detectron2:
 
     python tools/predict.py photos --output output/graphs --model output/exported/model.onnx
 
@@ -65,7 +65,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default="",
         help="YAML of the model; a .pth of this project has its own in it",
     )
-    model.add_argument("--model", help="in place of both an .onnx file of tools/export_model.py")
+    model.add_argument(
+        "--model", help="an .onnx file of tools/export_model.py, instead of the other two"
+    )
     add("--top-k", type=int, default=20, help="relations of an image at most (%(default)s)")
     add(
         "--min-score",
@@ -84,7 +86,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--max-overlap",
         type=number,
         default=0.7,
-        help="of found objects that overlap by a larger IoU, only the best stays; 1 keeps all "
+        help="of found objects that overlap by a larger IoU, only the best stays; 1: all stay "
         "(%(default)s)",
     )
     add(
@@ -153,7 +155,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def open_model(args: argparse.Namespace) -> "tuple[Model, dict[str, Any]]":
-    """Return the model, and what tells it from others."""
+    """Return the model, and settings that identify it."""
     if args.model:
         from vrd_d2.inference.batch_model import ExportedModel
 
