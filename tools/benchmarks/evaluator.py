@@ -72,7 +72,7 @@ def make_image(generator: np.random.Generator) -> ImageData:
 
 
 def zero_shot_of(images: list[ImageData]) -> frozenset[tuple[int, int, int]]:
-    """Return every third relation of the images counts as unseen."""
+    """Return every third relation of the images, as unseen."""
     triplets = set()
     for image in images:
         for subject, obj, predicate in image["gt_relations"][::3].tolist():
