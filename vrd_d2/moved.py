@@ -14,10 +14,13 @@ from typing import Any
 # Old module: the new ones that have its names.
 MODULES = {
     "vrd_d2.config_files": ("vrd_d2.config.loading",),
-    "vrd_d2.data.builtin": ("vrd_d2.data.datasets.builtin",),
+    "vrd_d2.data.builtin": ("vrd_d2.data.datasets.setup", "vrd_d2.data.datasets.builtin"),
     "vrd_d2.data.knowledge_base": ("vrd_d2.data.knowledge.knowledge_base",),
     "vrd_d2.data.mapper": ("vrd_d2.data.dataset_mapper",),
-    "vrd_d2.data.relations_json": ("vrd_d2.data.formats.relations_json",),
+    "vrd_d2.data.relations_json": (
+        "vrd_d2.data.formats.relations_json",
+        "vrd_d2.data.datasets.registrar",
+    ),
     "vrd_d2.data.visual_genome": ("vrd_d2.data.datasets.visual_genome_raw",),
     "vrd_d2.data.visual_genome_h5": ("vrd_d2.data.datasets.visual_genome_h5",),
     "vrd_d2.heat_map": ("vrd_d2.visualization.heat_map", "vrd_d2.scene_graph"),
