@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 from scripts import load_script
 
-from vrd_d2.commands.run_tool import run_tool
-
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOOLS = sorted(
     str(path.relative_to(REPOSITORY))
@@ -74,10 +72,7 @@ def test_help_is_0_and_a_wrong_option_is_1(tool, tmp_path):
 def test_a_missing_file_is_one_line(tool, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     module = load_script(REPOSITORY / tool)
-    if hasattr(module, "main"):
-        code = module.main(MISSING[tool])
-    else:
-        code = run_tool(module.run, module.parse_arguments(MISSING[tool]))
+    code = module.main(MISSING[tool])
     out, err = capsys.readouterr()
     # tools/dataset.py check prints the errors that it finds.
     errors = [line for line in (out + err).splitlines() if line.startswith("error: ")]

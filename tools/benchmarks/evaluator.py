@@ -209,5 +209,11 @@ def run(arguments: argparse.Namespace) -> None:
     )
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(run, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(run_tool(run, parse_arguments(None)))
+    sys.exit(main())

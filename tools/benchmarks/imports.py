@@ -143,5 +143,11 @@ def run(args: argparse.Namespace) -> None:
         print(f"{label}: first use / torch and Detectron2 = {first[0] / stock[0]:.2f}")
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(run, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(run_tool(run, parse_arguments(None)))
+    sys.exit(main())

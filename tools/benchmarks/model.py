@@ -31,8 +31,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    # Before the imports that take seconds, so that --help does not wait for them.
-    ARGUMENTS = parse_arguments(None)
+    parse_arguments(None)  # --help and wrong commands end before the imports that take seconds
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -208,5 +207,11 @@ def run(args: argparse.Namespace) -> None:
             print(f"pooling: ours {slow / fast:.1f} times as fast as roi_align + mean")
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(run, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(run_tool(run, ARGUMENTS))
+    sys.exit(main())
