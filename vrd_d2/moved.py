@@ -29,11 +29,14 @@ MODULES = {
 # Package that was a module: its names and where they are. Some have another name there.
 NAMES = {
     "vrd_d2.checkpoint": {
-        name: f"vrd_d2.checkpoint.checkpointer.{name}"
-        for name in (
-            *("SafeCheckpointer", "Stamp", "StrictCheckpointer", "check_stamp", "detector_file"),
-            *("load_weights", "read_stamp", "stamp_of"),
-        )
+        "SafeCheckpointer": "vrd_d2.checkpoint.checkpointer.SafeCheckpointer",
+        "Stamp": "vrd_d2.checkpoint.stamp.Stamp",
+        "StrictCheckpointer": "vrd_d2.checkpoint.checkpointer.StrictCheckpointer",
+        "check_stamp": "vrd_d2.checkpoint.stamp.check_stamp",
+        "detector_file": "vrd_d2.checkpoint.checkpointer.detector_file",
+        "load_weights": "vrd_d2.checkpoint.checkpointer.load_weights",
+        "read_stamp": "vrd_d2.checkpoint.checkpointer.read_stamp",
+        "stamp_of": "vrd_d2.checkpoint.stamp.stamp_of",
     },
     "vrd_d2.engine": {
         "SkippingSampler": "vrd_d2.data.samplers.SkippingSampler",
