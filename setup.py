@@ -12,7 +12,7 @@ README = ROOT / "README.md"
 # Neither Detectron2 nor OpenCV is required here. Detectron2 has no package of its own: see
 # tools/setup_environment.sh. OpenCV has two packages that overwrite each other's cv2
 # (opencv-python, opencv-python-headless); pip cannot ask for either, and a second one breaks the
-# first. Who has none takes the extra `opencv`, which needs no display libraries.
+# first. Without either, take the extra `opencv`, which needs no display libraries.
 REQUIRES = [
     "torch>=2.6",  # from here on torch.load refuses code
     "torchvision>=0.21",
@@ -40,6 +40,8 @@ REQUIRES = [
     "packaging",
     "setuptools<81",  # detectron2.model_zoo imports pkg_resources
 ]
+# Console commands, which the scripts in tools/ are from a checkout.
+COMMANDS = ("train", "predict", "evaluate", "dataset", "export", "demo")
 EXTRAS = {
     "opencv": ["opencv-python-headless>=4.8"],
     "export": ["onnx>=1.18", "onnxruntime>=1.20", "onnxscript>=0.5", "torch>=2.10"],
@@ -71,9 +73,12 @@ setup(
     # vrd_d2 in the current directory, such as that of the checkout seen from its parent.
     package_dir={"": "."},
     packages=find_packages(include=["vrd_d2", "vrd_d2.*"]),
-    package_data={"vrd_d2": ["assets/*", "data/*.json"]},
+    package_data={"vrd_d2": ["py.typed", "assets/*", "data/*.json"]},
+    entry_points={
+        "console_scripts": [f"vrd-{name} = vrd_d2.commands.{name}:main" for name in COMMANDS]
+    },
     # The configs lie beside the package, not in it: an ordinary install finds them at
-    # share/vrd_d2/configs of the environment, folders kept because of their _BASE_ paths.
+    # share/vrd_d2/configs of the environment, in their folders because of their _BASE_ paths.
     data_files=[
         (f"share/vrd_d2/{path.parent.relative_to(ROOT)}", [str(path.relative_to(ROOT))])
         for path in sorted((ROOT / "configs").rglob("*.yaml"))

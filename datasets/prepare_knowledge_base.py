@@ -21,21 +21,29 @@ import argparse
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from tqdm import tqdm
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
+from vrd_d2.data.captions.files import FORMATS
 
-from vrd_d2.data.captions.build import make_parser
-from vrd_d2.data.captions.counts import Progress, count_captions
-from vrd_d2.data.captions.files import FORMATS, open_captions
-from vrd_d2.data.knowledge.knowledge_base import KnowledgeBase, merge
-from vrd_d2.data.knowledge.published_bases import read_ready_base
-from vrd_d2.data.names import read_aliases
-from vrd_d2.data.vocabulary import get_vocabulary
+if TYPE_CHECKING:
+    from vrd_d2.data.captions.counts import Progress
+    from vrd_d2.data.knowledge.knowledge_base import KnowledgeBase
 
 
 def build(args: argparse.Namespace) -> None:
+    """Count the triplets of captions."""
+    from tqdm import tqdm
+
+    from vrd_d2.data.captions.build import make_parser
+    from vrd_d2.data.captions.counts import count_captions
+    from vrd_d2.data.captions.files import open_captions
+    from vrd_d2.data.knowledge.knowledge_base import KnowledgeBase
+    from vrd_d2.data.vocabulary import get_vocabulary
+
     files = open_captions(args.captions, args.format)
     vocabulary, aliases = get_vocabulary(args.vocabulary), _aliases(args)
     parser = make_parser(args.parser, vocabulary, model=args.model, **aliases)
@@ -48,7 +56,7 @@ def build(args: argparse.Namespace) -> None:
     total = sum(file.size for file in files)
     with tqdm(total=total, unit="B", unit_scale=True, disable=args.quiet) as bar:
 
-        def report(progress: Progress) -> None:
+        def report(progress: "Progress") -> None:
             bar.n = sum(file.size for file in files[: progress.file]) + files[progress.file].read
             bar.set_postfix(
                 captions=progress.captions, triplets=len(progress.counts), refresh=False
@@ -84,6 +92,10 @@ def build(args: argparse.Namespace) -> None:
 
 
 def convert(args: argparse.Namespace) -> None:
+    """Turn a published base into one of this project."""
+    from vrd_d2.data.knowledge.published_bases import read_ready_base
+    from vrd_d2.data.vocabulary import get_vocabulary
+
     vocabulary = get_vocabulary(args.vocabulary)
     base, coverage = read_ready_base(args.base, vocabulary, split=args.split, **_aliases(args))
     base.save(args.output)
@@ -92,6 +104,11 @@ def convert(args: argparse.Namespace) -> None:
 
 
 def stats(args: argparse.Namespace) -> None:
+    """Print the size of a base, and its most frequent triplets."""
+    import numpy as np
+
+    from vrd_d2.data.knowledge.knowledge_base import KnowledgeBase
+
     base = KnowledgeBase.load(args.base)
     objects, predicates = base.vocabulary.objects, base.vocabulary.predicates
     for source in base.sources:
@@ -120,6 +137,11 @@ def stats(args: argparse.Namespace) -> None:
 
 
 def show(args: argparse.Namespace) -> None:
+    """Print the predicates of a pair of classes."""
+    import numpy as np
+
+    from vrd_d2.data.knowledge.knowledge_base import KnowledgeBase
+
     base = KnowledgeBase.load(args.base)
     ids = [np.array([base.vocabulary.object_id(name)]) for name in (args.subject, args.object)]
     counts = base.counts(*ids, min_count=args.min_count)[0]
@@ -131,12 +153,15 @@ def show(args: argparse.Namespace) -> None:
 
 
 def merge_files(args: argparse.Namespace) -> None:
+    """Write the sum of several bases."""
+    from vrd_d2.data.knowledge.knowledge_base import KnowledgeBase, merge
+
     base = merge(KnowledgeBase.load(path) for path in args.bases)
     base.save(args.output)
     print(f"{args.output}: {_size(base)}")
 
 
-def _size(base: KnowledgeBase) -> str:
+def _size(base: "KnowledgeBase") -> str:
     return (
         f"{len(base)} triplets of {base.pairs} pairs of classes, "
         f"{int(base.triplet_counts.sum())} counts"
@@ -144,16 +169,16 @@ def _size(base: KnowledgeBase) -> str:
 
 
 def _aliases(args: argparse.Namespace) -> dict[str, dict[str, str] | None]:
+    from vrd_d2.data.names import read_aliases
+
     return {
         f"{kind}_aliases": read_aliases(path) if path is not None else None
         for kind, path in (("object", args.object_aliases), ("predicate", args.predicate_aliases))
     }
 
 
-def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     names = argparse.ArgumentParser(add_help=False)
     names.add_argument("--vocabulary", required=True, help="vg150, vg20, vrd, scenes, or a JSON")
@@ -197,17 +222,20 @@ def _arguments() -> argparse.ArgumentParser:
     command = commands.add_parser("merge", parents=[output], help="the sum of bases")
     command.set_defaults(run=merge_files)
     command.add_argument("bases", nargs="+", type=Path)
-    return parser
+    return parser.parse_args(argv)
 
 
-def main() -> None:
+def run(args: argparse.Namespace) -> None:
+    """Run the command that was given."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    args = _arguments().parse_args()
     args.run(args)
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(run, arguments)
+
+
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

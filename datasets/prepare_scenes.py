@@ -41,6 +41,7 @@ import argparse
 import json
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from multiprocessing import Pool
 from pathlib import Path
@@ -320,8 +321,13 @@ def report(output: str | Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw what is not drawn yet; return the exit code."""
+    # Here, as `prepare` alone needs nothing of the package.
+    from vrd_d2.commands.arguments import Parser
+    from vrd_d2.commands.run_tool import run_tool
+
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", default=str(ROOT / "scenes"))
     for split, count in zip(SPLITS, (2000, 200, 500), strict=True):
         parser.add_argument(f"--{split}", type=int, default=count, help="number of images")
@@ -330,7 +336,12 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first image")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--report", action="store_true", help="print how far class names alone go")
-    args = parser.parse_args()
+    arguments = parser.parse_args(argv)
+    return run_tool(run, arguments)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw what is not drawn yet, and print the report with --report."""
     sizes = {split: getattr(args, split) for split in SPLITS}
     made = prepare(
         args.output,
@@ -346,4 +357,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

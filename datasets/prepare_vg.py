@@ -13,21 +13,19 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from vrd_d2.data.datasets.visual_genome_raw import load_visual_genome_raw
-from vrd_d2.data.formats.relations_json import save_relations_json
-from vrd_d2.data.image_existence import drop_missing_images
-from vrd_d2.data.records.packed import PackedRecords, unseen_triplets
-from vrd_d2.data.vocabulary import get_vocabulary
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
 
 
 def split_records(
     records: list[dict], *, test: float, validation: int, seed: int
 ) -> dict[str, list[dict]]:
-    """Images with relations, shuffled: a share for test, then a number for validation."""
+    """Return images with relations, shuffled: a share for test, a number for validation."""
+    import numpy as np
+
     related = [record for record in records if len(record["relations"])]
     order = np.random.default_rng(seed).permutation(len(related))
     cut = round(test * len(related))
@@ -39,10 +37,8 @@ def split_records(
     return {name: [related[i] for i in sorted(part)] for name, part in parts.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
     default = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "visual_genome"
     parser.add_argument("--root", type=Path, default=default, help="folder of the raw JSON files")
     parser.add_argument("--output", type=Path, help="default: the same folder")
@@ -51,7 +47,17 @@ def main() -> None:
     parser.add_argument("--test", type=float, default=0.3, help="share of images for test")
     parser.add_argument("--validation", type=int, default=5000, help="images for validation")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read, split and write."""
+    from vrd_d2.data.datasets.visual_genome_raw import load_visual_genome_raw
+    from vrd_d2.data.formats.relations_json import save_relations_json
+    from vrd_d2.data.image_existence import drop_missing_images
+    from vrd_d2.data.records.packed import PackedRecords, unseen_triplets
+    from vrd_d2.data.vocabulary import get_vocabulary
+
     aliases = {}
     for kind in ("object", "predicate"):
         path = args.root / f"{kind}_alias.txt"
@@ -79,8 +85,11 @@ def main() -> None:
     print(f"{zero_shot}: {len(names)} test triplets unseen in training")
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(run, arguments)
+
+
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

@@ -12,26 +12,32 @@ sizes of the images, which Open Images does not state, so that they are read onl
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from vrd_d2.data.datasets import open_images
-from vrd_d2.data.datasets.gqa import gqa_vocabulary
-from vrd_d2.data.images.folders import ImageFolders
-from vrd_d2.data.images.sizes import write_sizes
-from vrd_d2.data.vocabulary import write_vocabulary
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
     parser.add_argument("name", choices=["gqa", "oiv6"])
     root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
     parser.add_argument("--root", type=Path, default=root, help="folder of all datasets")
-    parser.add_argument("--objects", type=int, help="object classes to keep")
-    parser.add_argument("--predicates", type=int, help="predicates to keep")
+    parser.add_argument("--objects", type=int, help="object classes to write")
+    parser.add_argument("--predicates", type=int, help="predicates to write")
     parser.add_argument("--sizes", action="store_true", help="oiv6: also write sizes.json")
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Count the names and write them."""
+    from vrd_d2.data.datasets import open_images
+    from vrd_d2.data.datasets.gqa import gqa_vocabulary
+    from vrd_d2.data.images.folders import ImageFolders
+    from vrd_d2.data.images.sizes import write_sizes
+    from vrd_d2.data.vocabulary import write_vocabulary
+
     folder = args.root / args.name
     limits = {"num_objects": args.objects, "num_predicates": args.predicates}
     if args.name == "gqa":
@@ -52,8 +58,11 @@ def main() -> None:
         print(f"{folder / 'sizes.json'}: {len(images)} images")
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(run, arguments)
+
+
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

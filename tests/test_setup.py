@@ -81,9 +81,8 @@ def test_import_without_detectron2_says_what_to_run(repository: Path) -> None:
 def test_a_broken_detectron2_is_not_called_missing(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "detectron2").mkdir()
     (tmp_path / "detectron2/__init__.py").write_text("import a_module_that_is_missing\n")
-    result = run(
-        sys.executable, "-c", "import vrd_d2", PYTHONPATH=f"{tmp_path}{os.pathsep}{repository}"
-    )
+    code = "from vrd_d2 import Predictor"
+    result = run(sys.executable, "-c", code, PYTHONPATH=f"{tmp_path}{os.pathsep}{repository}")
     assert "ModuleNotFoundError: No module named 'a_module_that_is_missing'" in result.stderr
     assert "setup_environment" not in result.stderr
 
@@ -140,6 +139,32 @@ def test_setup_installs_every_config_below_share(repository: Path, setup_argumen
     assert installed == {f"share/vrd_d2/{config}": config for config in configs}
 
 
+def test_setup_installs_the_console_commands(repository: Path, setup_arguments: dict) -> None:
+    found = dict(line.split(" = ") for line in setup_arguments["entry_points"]["console_scripts"])
+    modules = {path.stem for path in (repository / "vrd_d2/commands").glob("*.py")}
+    modules -= {"__init__", "arguments", "run_tool"}
+    assert found == {f"vrd-{name}": f"vrd_d2.commands.{name}:main" for name in modules}
+
+
+def test_setup_installs_every_file_of_the_package(repository: Path, setup_arguments: dict) -> None:
+    patterns = setup_arguments["package_data"]["vrd_d2"]
+    installed = {path for pattern in patterns for path in (repository / "vrd_d2").glob(pattern)}
+    files = {path for path in repository.glob("vrd_d2/**/*.*") if "__pycache__" not in path.parts}
+    left_out = {p for p in files - installed if p.suffix not in (".py", ".md") and p.is_file()}
+    assert not left_out and repository / "vrd_d2/py.typed" in installed
+
+
+def test_the_scene_generator_is_in_git_and_what_it_draws_is_not(repository: Path) -> None:
+    if run("git", "-C", repository, "rev-parse").returncode:
+        pytest.skip("not a git checkout")
+    tracked = run("git", "-C", repository, "ls-files", "datasets/scene_generator").stdout.split()
+    modules = (repository / "datasets/scene_generator").glob("*.py")
+    assert set(tracked) == {str(path.relative_to(repository)) for path in modules}
+    new = "datasets/scene_generator/new.py"
+    assert run("git", "-C", repository, "check-ignore", "-q", new).returncode == 1
+    assert run("git", "-C", repository, "check-ignore", "-q", "datasets/scenes/a").returncode == 0
+
+
 @pytest.mark.parametrize("script", ["setup_environment.sh", "test.sh", "../.ci/run"])
 def test_shell_scripts_parse(repository: Path, script: str) -> None:
     path = repository / "tools" / script
@@ -156,12 +181,11 @@ def test_set_up_without_a_fitting_python(checkout: Path) -> None:
 
     result = run("bash", script, PATH=path, VIRTUAL_ENV=None, VRD_D2_PYTHON=None)
     assert result.returncode != 0
-    assert "no Python 3.11, 3.12 or 3.13 on PATH (Python 3.8.1 is not supported)" in result.stderr
-    assert "VRD_D2_PYTHON" in result.stderr
+    assert "Python 3.8.1" in result.stderr and "VRD_D2_PYTHON" in result.stderr
 
     chosen = str(checkout / "bin/python3.12")
     result = run("bash", script, PATH=path, VIRTUAL_ENV=None, VRD_D2_PYTHON=chosen)
-    assert result.returncode != 0 and f"VRD_D2_PYTHON={chosen} is not" in result.stderr
+    assert result.returncode != 0 and f"VRD_D2_PYTHON={chosen}" in result.stderr
     assert not (checkout / ".venv").exists()
 
 
@@ -170,7 +194,7 @@ def test_set_up_in_an_active_environment_of_an_old_python(checkout: Path) -> Non
     script = checkout / "tools/setup_environment.sh"
     result = run("bash", script, VIRTUAL_ENV=str(checkout / "env"))
     assert result.returncode != 0
-    assert "env/bin/python is not a Python 3.11, 3.12 or 3.13: activate another" in result.stderr
+    assert "env/bin/python" in result.stderr and "3.11" in result.stderr
 
 
 def test_failed_install_says_what_to_do_and_leaves_no_stamp(checkout: Path) -> None:
@@ -179,7 +203,7 @@ def test_failed_install_says_what_to_do_and_leaves_no_stamp(checkout: Path) -> N
     script = checkout / "tools/setup_environment.sh"
     result = run("bash", script, VIRTUAL_ENV=str(environment))
     assert result.returncode != 0
-    assert "pip could not install" in result.stderr and "Check the network" in result.stderr
+    assert "setup.py" in result.stderr and "PIP_INDEX_URL" in result.stderr
     assert not (environment / ".vrd_d2_setup").exists()
 
 

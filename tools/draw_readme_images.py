@@ -12,6 +12,7 @@ on the image at its own size.
 import argparse
 import itertools
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,8 @@ import prepare_scenes  # noqa: E402
 from scene_generator import layout  # noqa: E402
 
 from vrd_d2 import SceneGraph  # noqa: E402
+from vrd_d2.commands.arguments import Parser  # noqa: E402
+from vrd_d2.commands.run_tool import run_tool  # noqa: E402
 from vrd_d2.visualization.canvas import (  # noqa: E402
     Canvas,
     Colour,
@@ -329,14 +332,16 @@ def legend(canvas: Canvas, y: float) -> None:
     canvas.text((x, y), "vrd_d2/modeling/", 20, BLUE)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
     parser.add_argument("--config-file", default="configs/quickstart/relclip_predcls.yaml")
     parser.add_argument("--weights", default="output/quickstart/predcls/model_final.pth")
     parser.add_argument("--output", type=Path, default=ROOT / ".github/images")
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw and write the figures."""
     from vrd_d2 import Predictor
 
     image, large = paint_scene(SCENE)
@@ -354,5 +359,11 @@ def main() -> None:
         Image.fromarray(canvas.array()).save(args.output / f"{name}.png", optimize=True)
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(run, arguments)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The frequency baseline in PredCls, from annotation alone: no image is opened.
+"""Evaluate the frequency baseline in PredCls, from annotation alone: no image is opened.
 
     python tools/evaluate_frequency.py --train vrd_train --test vrd_test --vocabulary vrd
     python tools/evaluate_frequency.py --test vrd_test --vocabulary vrd --protocols sgb vrd
@@ -14,19 +14,14 @@ import logging
 import sys
 from collections.abc import Sequence
 
-import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import Boxes, Instances
-
-from vrd_d2.data.datasets.setup import register_builtin_datasets
-from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
-from vrd_d2.evaluation import PROTOCOLS, RelationEvaluator
-from vrd_d2.modeling.frequency import FrequencyBaseline, count_relations
-from vrd_d2.tasks import Task
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
+from vrd_d2.data.vocabulary import Vocabulary
+from vrd_d2.evaluation.protocols import PROTOCOLS
 
 
 def halves(dataset_dicts: Sequence[dict], seed: int) -> tuple[list[dict], list[dict]]:
-    """Two halves, by a rule that depends on nothing but the seed and each image's id."""
+    """Return two halves, by a rule that depends on nothing but the seed and each image's id."""
 
     def key(record: dict) -> bytes:
         return hashlib.sha256(f"{seed}:{record['image_id']}".encode()).digest()
@@ -37,7 +32,10 @@ def halves(dataset_dicts: Sequence[dict], seed: int) -> tuple[list[dict], list[d
 
 
 def example(record: dict) -> dict:
-    """A mapped example whose boxes are in the image's own pixels; the image is a stand-in."""
+    """Return a mapped example with boxes in pixels of the image, which itself is left black."""
+    import torch
+    from detectron2.structures import Boxes, Instances
+
     annotations = record["annotations"]
     boxes = torch.tensor([a["bbox"] for a in annotations]).reshape(-1, 4)
     classes = torch.tensor([a["category_id"] for a in annotations], dtype=torch.int64)
@@ -57,7 +55,14 @@ def evaluate(
     protocol: str,
     output_dir: str | None = None,
 ) -> dict[str, float]:
-    """Metrics, in percent, of the relation frequencies of dicts on a registered dataset."""
+    """Return metrics, in percent, of the relation frequencies of dicts on a registered dataset."""
+    import torch
+    from detectron2.data import DatasetCatalog
+
+    from vrd_d2.evaluation import RelationEvaluator
+    from vrd_d2.modeling.frequency import FrequencyBaseline, count_relations
+    from vrd_d2.tasks import Task
+
     model = FrequencyBaseline(
         counts=count_relations(training, vocabulary, require_overlap=False),
         task=Task.PREDCLS,
@@ -83,6 +88,8 @@ def evaluate(
 
 def register_half(name: str, dicts: list[dict], like: str) -> None:
     """Register dicts under another name, with the names of the dataset that they are from."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
     metadata = MetadataCatalog.get(like)
     DatasetCatalog.register(name, lambda: dicts)
     MetadataCatalog.get(name).set(
@@ -90,23 +97,29 @@ def register_half(name: str, dicts: list[dict], like: str) -> None:
     )
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
     parser.add_argument("--test", required=True, help="registered dataset")
     parser.add_argument("--train", help="registered dataset; without it --test is halved")
     parser.add_argument("--vocabulary", required=True, help="vg150, vrd, psg, or a JSON file")
     parser.add_argument("--protocols", nargs="+", default=["sgb"], choices=list(PROTOCOLS))
     parser.add_argument("--seed", type=int, default=0, help="of the halves")
     parser.add_argument("--output-dir", help="folder for JSON files of all results")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = parse_arguments()
+def run(args: argparse.Namespace) -> None:
+    """Evaluate by each protocol."""
+    from detectron2.data import DatasetCatalog
+
+    from vrd_d2.data.datasets.setup import register_builtin_datasets
+    from vrd_d2.data.vocabulary import get_vocabulary
+
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
     register_builtin_datasets(missing_images="keep")
+    for name in filter(None, (args.train, args.test)):
+        if name not in DatasetCatalog:
+            raise ValueError(f"there is no registered dataset {name!r}: such as vrd_test")
     vocabulary = get_vocabulary(args.vocabulary)
     test_name = args.test
     if args.train is None:
@@ -119,8 +132,11 @@ def main() -> None:
         evaluate(training, test_name, vocabulary, protocol=protocol, output_dir=args.output_dir)
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(run, arguments)
+
+
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

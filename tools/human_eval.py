@@ -17,20 +17,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
-
-from vrd_d2.data.datasets.registrar import register_relations_json
-from vrd_d2.data.datasets.setup import register_builtin_datasets
-from vrd_d2.evaluation.human.page import write_page
-from vrd_d2.evaluation.human.ratings import read_manifest, read_ratings
-from vrd_d2.evaluation.human.report import human_report, report_markdown
-from vrd_d2.evaluation.human.study import make_study
-from vrd_d2.evaluation.report import write_json
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
 from vrd_d2.tasks import Task
 
 
 def named_predictions(texts: Sequence[str]) -> dict[str, Path]:
-    """Files by the names of their models: NAME=FILE, or FILE alone, named after itself."""
+    """Return files by the names of their models: NAME=FILE, or FILE alone, named after itself."""
     found: dict[str, Path] = {}
     for text in texts:
         name, separator, file = text.partition("=")
@@ -42,14 +35,19 @@ def named_predictions(texts: Sequence[str]) -> dict[str, Path]:
             raise ValueError(
                 f"--predictions {text}: "
                 + (f"{name!r} is the name of two models" if name else "the name is empty")
-                + "; give each file a name of its own, as in ours=a/predictions.jsonl.gz"
+                + "; give each file another name, as in ours=a/predictions.jsonl.gz"
             )
         found[name] = Path(file)
     return found
 
 
 def read_dataset(data: str, images: str | None) -> tuple[Sequence[dict], list[str], list[str]]:
-    """Records and names of classes and predicates. Images that are not drawn may be missing."""
+    """Return records, class and predicate names. Images that are not chosen may be missing."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    from vrd_d2.data.datasets.registrar import register_relations_json
+    from vrd_d2.data.datasets.setup import register_builtin_datasets
+
     register_builtin_datasets(missing_images="keep")
     if data.endswith(".json") or Path(data).is_file():
         register_relations_json(data, data, images, missing_images="keep")
@@ -67,6 +65,11 @@ def read_dataset(data: str, images: str | None) -> tuple[Sequence[dict], list[st
 
 
 def run_make(args: argparse.Namespace) -> None:
+    """Write the page and its manifest."""
+    from vrd_d2.evaluation.human.page import write_page
+    from vrd_d2.evaluation.human.study import make_study
+    from vrd_d2.evaluation.report import write_json
+
     if args.output.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--output {args.output}: name a file that ends in .html")
     predictions = named_predictions(args.predictions)
@@ -77,7 +80,7 @@ def run_make(args: argparse.Namespace) -> None:
         predicates=predicates,
         predictions=predictions,
         task=args.task,
-        images=args.images,
+        images=args.num_images,
         top=args.top,
         seed=args.seed,
         min_relations=args.min_relations,
@@ -103,6 +106,11 @@ def run_make(args: argparse.Namespace) -> None:
 
 
 def run_report(args: argparse.Namespace) -> None:
+    """Print the report, and write it with --output."""
+    from vrd_d2.evaluation.human.ratings import read_manifest, read_ratings
+    from vrd_d2.evaluation.human.report import human_report, report_markdown
+    from vrd_d2.evaluation.report import write_json
+
     if args.bootstrap < 0:
         raise ValueError(f"--bootstrap {args.bootstrap}: 0 for no intervals, or a positive number")
     manifest = read_manifest(args.manifest)
@@ -114,10 +122,8 @@ def run_report(args: argparse.Namespace) -> None:
         write_json(report, args.output)
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
     commands = parser.add_subparsers(required=True)
     make = commands.add_parser("make", help="a page for the raters, and its manifest")
     make.set_defaults(run=run_make)
@@ -132,14 +138,16 @@ def parse_arguments() -> argparse.Namespace:
     make.add_argument("--images", help="folder of the images; default: that of the annotations")
     make.add_argument("--output", required=True, type=Path, help="page.html; page.json goes beside")
     make.add_argument("--task", default="sgdet", choices=[task.value for task in Task])
-    make.add_argument("--images", type=int, default=50, help="how many to draw")
+    make.add_argument("--num-images", type=int, default=50, help="how many to choose by chance")
+    old = {"dest": "num_images", "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+    make.add_argument("--pictures", type=int, **old)  # its name in version 1
     make.add_argument("--top", type=int, default=20, help="relations of each model and image")
-    make.add_argument("--seed", type=int, default=0, help="of drawing and order")
+    make.add_argument("--seed", type=int, default=0, help="of choice and order")
     make.add_argument(
         "--min-relations",
         type=int,
         default=0,
-        help="draw only images for which every model has so many relations",
+        help="choose only images for which every model has so many relations",
     )
     make.add_argument("--title", default="Which relations are right?", help="of the page")
     make.add_argument("--max-side", type=int, default=900, help="pixels of the images' long side")
@@ -153,18 +161,19 @@ def parse_arguments() -> argparse.Namespace:
         "--bootstrap", type=int, default=1000, help="resamples for 95 %% intervals, 0 for none"
     )
     report.add_argument("--output", type=Path, help="JSON file to write")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> int:
-    arguments = parse_arguments()
+def run(arguments: argparse.Namespace) -> None:
+    """Run the command that was given."""
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
-    try:
-        arguments.run(arguments)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    arguments.run(arguments)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(run, arguments)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""One Markdown table of the relation results of several runs, in percent.
+"""Print one Markdown table of the relation results of several runs, in percent.
 
 python tools/results_table.py output/quickstart/*/
 """
@@ -7,13 +7,17 @@ python tools/results_table.py output/quickstart/*/
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
 
 COLUMNS = [("R", 20), ("R", 50), ("R", 100), ("ngR", 50), ("mR", 50), ("mR", 100), ("zR", 50)]
 
 
 def rows_of(folder: Path) -> list[list[str]]:
-    """One row for each results file below the run's folder."""
+    """Return one row for each results file below the run's folder."""
     rows = []
     for path in sorted(folder.glob("inference/*/relations_*.json")):
         results = json.loads(path.read_text(encoding="utf-8"))
@@ -25,14 +29,18 @@ def rows_of(folder: Path) -> list[list[str]]:
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="OUTPUT_DIR of finished runs")
-    folders = parser.parse_args().folders
-    rows = [row for folder in folders for row in rows_of(folder)]
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the table."""
+    rows = [row for folder in args.folders for row in rows_of(folder)]
     if not rows:
-        sys.exit(
-            f"error: no inference/*/relations_*.json below {', '.join(map(str, folders))}: "
+        raise ValueError(
+            f"no inference/*/relations_*.json below {', '.join(map(str, args.folders))}: "
             "evaluate first with tools/train_net.py --eval-only"
         )
     header = ["run", "data", "task", "protocol", *(f"{metric}@{k}" for metric, k in COLUMNS)]
@@ -41,5 +49,11 @@ def main() -> None:
         print("| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |")
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(run, arguments)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

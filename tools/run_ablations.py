@@ -2,12 +2,13 @@
 """Train and evaluate variants of one config over several seeds, and tabulate what they change.
 
     python tools/run_ablations.py --base configs/quickstart/relclip_predcls.yaml --seeds 1 2 3 \\
-        --output output/ablations configs/ablations/{dual,no_rcl,unary,triple}.yaml
+        --output output/ablations configs/ablations/{dual,no_rcl,unary,triple}.yaml \\
+        SOLVER.MAX_ITER 1000
 
 Every variant is the base config with what the variant's own file states (its _BASE_ is not read),
 so that the same few lines serve any dataset. A finished run is not repeated; an unfinished one is
 taken up at its last checkpoint. The first variant is what the others are compared with, seed by
-seed.
+seed. Overrides hold for every run.
 """
 
 import argparse
@@ -16,23 +17,22 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-import matplotlib
-import yaml
-from tqdm import tqdm
-
-from vrd_d2.config.loading import load_config, read_dump
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
 
 TRAIN = Path(__file__).resolve().parent / "train_net.py"
 
 
 def write_config(base: Path, variant: Path, folder: Path, seed: int, overrides: list[str]) -> Path:
-    """The child config of one run, and a record of everything that it depends on."""
+    """Write the child config of one run, and a record of everything that it depends on."""
+    import yaml
+
+    from vrd_d2.config.loading import load_config
+
     changes = yaml.safe_load(variant.read_text(encoding="utf-8")) or {}
     # _BASE_ is resolved against the file it stands in.
     changes["_BASE_"] = os.path.relpath(base, folder)
@@ -43,8 +43,8 @@ def write_config(base: Path, variant: Path, folder: Path, seed: int, overrides: 
     settings = load_config(path, overrides).dump()
     record = folder / "settings.yaml"
     if record.is_file() and not same_settings(record, settings):
-        sys.exit(
-            f"error: {folder} holds a run with other settings (see {record}): delete the folder or "
+        raise ValueError(
+            f"{folder} holds a run with other settings (see {record}): delete the folder or "
             "give another --output"
         )
     record.write_text(settings, encoding="utf-8")
@@ -53,42 +53,47 @@ def write_config(base: Path, variant: Path, folder: Path, seed: int, overrides: 
 
 def same_settings(record: Path, settings: str) -> bool:
     """Return whether a record, which may have the keys of an earlier version, is of a dump."""
+    import yaml
+
+    from vrd_d2.config.loading import read_dump
+
     try:
         earlier = read_dump(record.read_text(encoding="utf-8"), str(record))
     except ValueError as error:
-        sys.exit(f"error: {error}: delete {record.parent} or give another --output")
+        text = f"{error}: delete {record.parent} or give another --output"
+        raise ValueError(text) from error
     return yaml.safe_load(earlier.dump()) == yaml.safe_load(settings)
 
 
 def finished(folder: Path) -> Path | None:
-    """The results file of a run that is complete."""
+    """Return the results file of a run that is complete."""
     found = sorted(folder.glob("inference/*/relations_*.json"))
     return found[0] if found and (folder / "model_final.pth").is_file() else None
 
 
-def run(config: Path, folder: Path, overrides: list[str]) -> None:
-    """Train and evaluate one config in a process of its own; its output goes to a file."""
+def train(config: Path, folder: Path, overrides: list[str]) -> None:
+    """Train and evaluate one config in another process, whose output goes to a file."""
     command = [sys.executable, str(TRAIN), "--config-file", str(config), "--resume", *overrides]
     with (folder / "stdout.txt").open("a") as log:
         code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
     if code or finished(folder) is None:
         tail = "".join((folder / "stdout.txt").read_text().splitlines(keepends=True)[-3:])
-        raise RuntimeError(f"error: {config} failed, see {folder / 'stdout.txt'}:\n{tail}")
+        raise ValueError(f"{config} failed, see {folder / 'stdout.txt'}:\n{tail}")
 
 
 def value(folder: Path, metric: str) -> float:
-    """A metric such as "R@50" of a finished run, in percent."""
+    """Return a metric such as "R@50" of a finished run, in percent."""
     name, _, k = metric.partition("@")
     values = json.loads(finished(folder).read_text(encoding="utf-8"))["metrics"]
     if name not in values or k not in values[name]:
-        sys.exit(
-            f"error: --metrics {metric}: choose NAME@K with NAME out of {sorted(values)} (top1@1)"
+        raise ValueError(
+            f"--metrics {metric}: choose NAME@K with NAME out of {sorted(values)} (top1@1)"
         )
     return 100 * values[name][k]
 
 
 def table(results: dict[str, dict[str, list[float]]], metrics: list[str]) -> list[str]:
-    """Markdown rows: mean, deviation over seeds, and the paired difference to the first."""
+    """Return Markdown rows: mean, deviation over seeds, and the paired difference to the first."""
     reference = next(iter(results.values()))
     header = ["variant", *(f"{metric} | difference" for metric in metrics)]
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * (1 + 2 * len(metrics))}"]
@@ -102,16 +107,17 @@ def table(results: dict[str, dict[str, list[float]]], metrics: list[str]) -> lis
 
 
 def spread(values: list[float], sign: str = "") -> str:
-    """Mean and, over several seeds, their standard deviation."""
+    """Return the mean and, over several seeds, their standard deviation."""
     mean = f"{statistics.mean(values):{sign}.1f}"
     return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
 def plot(results: dict[str, dict[str, list[float]]], metrics: list[str], path: Path) -> None:
-    """A dot for each seed, a bar at the mean."""
-    figure, axes = plt.subplots(
-        1, len(metrics), figsize=(3.6 * len(metrics), 1 + 0.3 * len(results)), sharey=True
-    )
+    """Draw a dot for each seed and a bar at the mean."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.6 * len(metrics), 1 + 0.3 * len(results)))
+    axes = figure.subplots(1, len(metrics), sharey=True)
     names = list(results)
     for axis, metric in zip(axes if len(metrics) > 1 else [axes], metrics, strict=True):
         for row, name in enumerate(names):
@@ -126,42 +132,50 @@ def plot(results: dict[str, dict[str, list[float]]], metrics: list[str], path: P
     figure.savefig(path, dpi=150)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
+    parser.add_argument(
+        "variants", nargs="+", type=Path, metavar="VARIANT", help="YAML; the first is compared with"
     )
-    parser.add_argument("variants", nargs="+", type=Path, help="YAML; the first is compared with")
     parser.add_argument("--base", required=True, type=Path, help="config that they vary")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--metrics", nargs="+", default=["R@50", "mR@50", "zR@50"])
     parser.add_argument("--output", type=Path, default=Path("output/ablations"))
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
-    parser.add_argument("--set", nargs="*", default=[], help="KEY VALUE overrides of every run")
-    args = parser.parse_args()
+    parser.add_overrides(after="variants", old_option="--set")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train what is not finished, and write the table and the plot."""
+    from tqdm import tqdm
+
     for path in [args.base, *args.variants]:
         if not path.is_file():
-            sys.exit(f"error: there is no config file {path}")
+            raise ValueError(f"there is no config file {path}")
     if len({path.stem for path in args.variants}) < len(args.variants):
-        sys.exit("error: two variants have the same file name, which is the name of their results")
+        raise ValueError("two variants have the same file name, which is the name of their results")
+    # Write the configs, and find out which runs are not finished.
     runs = [(variant, seed) for seed in args.seeds for variant in args.variants]
     folders = {}
     jobs = []
     for variant, seed in runs:
         folder = args.output / variant.stem / f"seed{seed}"
         folders.setdefault(variant.stem, []).append(folder)
-        config = write_config(args.base, variant, folder, seed, args.set)
+        config = write_config(args.base, variant, folder, seed, args.opts)
         if finished(folder) is None:
             jobs.append((config, folder))
+    # Train; the first failure ends the rest.
     done = len(runs) - len(jobs)
     with (
         ThreadPoolExecutor(args.jobs) as pool,
         tqdm(desc="runs", total=len(runs), initial=done) as progress,
     ):
-        pending = [pool.submit(run, config, folder, args.set) for config, folder in jobs]
+        pending = [pool.submit(train, config, folder, args.opts) for config, folder in jobs]
         for future in as_completed(pending):
             if future.exception() is not None:
                 pool.shutdown(cancel_futures=True)
-                sys.exit(str(future.exception()))
+                raise future.exception()
             progress.update()
     results = {
         name: {metric: [value(folder, metric) for folder in rows] for metric in args.metrics}
@@ -173,5 +187,11 @@ def main() -> None:
     print("\n".join(lines))
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(run, arguments)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How likely is each predicate that a knowledge base holds for a pair, in each image of a set?
+"""Score the predicates that a knowledge base has for each pair of boxes, in each image of a set.
 
 KB+EXT: a CLIP model that was trained on nothing of this looks at the union crops.
 
@@ -22,53 +22,61 @@ Relations of the images are not read. Boxes and classes are those annotated.
 
 import argparse
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from detectron2.data import build_detection_test_loader
-from detectron2.utils.env import seed_all_rng
-from torch.utils.data import Subset
-from tqdm import tqdm
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
 
-from vrd_d2.config.loading import load_config
-from vrd_d2.data.build import training_records
-from vrd_d2.data.dataset_mapper import RelationMapper
-from vrd_d2.data.datasets.setup import setup_datasets
-from vrd_d2.data.knowledge.candidate_weights import CandidateWeights
-from vrd_d2.engine.build import build_trained_model
-from vrd_d2.engine.checks import check_vocabulary
-from vrd_d2.modeling.distant import DistantLabels
-from vrd_d2.modeling.encoders.feature_cache import fingerprint
+if TYPE_CHECKING:
+    from vrd_d2.modeling.distant import DistantLabels
 
 
-def score(model, labels: DistantLabels, example: dict) -> tuple:
-    """Image id, pairs (P, 2) with a candidate and the weights (P, K) of their candidates."""
+def score(model, labels: "DistantLabels", example: dict) -> tuple:
+    """Return image id, pairs (P, 2) with a candidate and weights (P, K) of their candidates."""
+    import torch
+
     output = model([example])[0]
     classes, relations = output["instances"].pred_classes, output["relations"]
     allowed = labels.candidates(classes, relations.pairs)
     rows = allowed.any(1)
     weights = relations.predicate_probs[rows, :-1] * allowed[rows]
-    # Where the model gives all of them nothing, nothing tells them apart.
+    # Where the model gives all of them nothing, they are equally likely.
     nothing = weights.sum(1, keepdim=True) <= 1e-9
     weights = torch.where(nothing, allowed[rows].float(), weights)
     weights = weights / weights.sum(1, keepdim=True)
     return example["image_id"], relations.pairs[rows].cpu().numpy(), weights.cpu().numpy()
 
 
-def parse() -> argparse.Namespace:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("--config-file", required=True, help="of the model that looks")
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
+    parser.add_argument("--config-file", required=True, help="of the model that scores")
     parser.add_argument("--knowledge-base", required=True)
     parser.add_argument("--output", required=True, help="folder of the weights")
     parser.add_argument("--datasets", nargs="+", help="default: DATASETS.TRAIN of the config")
     parser.add_argument("--shard", type=int, default=200, help="images in a file")
     parser.add_argument("--part", default="1/1", help="which part of the shards, such as 2/4")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides")
-    return parser.parse_args()
+    parser.add_overrides()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = parse()
+def run(args: argparse.Namespace) -> None:
+    """Score what has no file of scores yet."""
+    import torch
+    from detectron2.data import build_detection_test_loader
+    from detectron2.utils.env import seed_all_rng
+    from torch.utils.data import Subset
+    from tqdm import tqdm
+
+    from vrd_d2.config.loading import load_config
+    from vrd_d2.data.build import training_records
+    from vrd_d2.data.dataset_mapper import RelationMapper
+    from vrd_d2.data.datasets.setup import setup_datasets
+    from vrd_d2.data.knowledge.candidate_weights import CandidateWeights
+    from vrd_d2.engine.build import build_trained_model
+    from vrd_d2.engine.checks import check_vocabulary
+    from vrd_d2.modeling.encoders.feature_cache import fingerprint
+
     changes = ["MODEL.RELATION.TASK", "predcls", "MODEL.DISTANT.KNOWLEDGE_BASE"]
     changes += [args.knowledge_base, "MODEL.DISTANT.WEIGHTS", "", "MODEL.DISTANT.RESTRICT", "False"]
     changes += ["DATASETS.DISTANT", "()"]
@@ -105,7 +113,7 @@ def main() -> None:
         for number in shards
         if not store.shard(number).is_file()
     }
-    with tqdm(total=sum(map(len, todo.values())), unit="picture") as progress:
+    with tqdm(total=sum(map(len, todo.values())), unit="image") as progress:
         for number, images in todo.items():
             loader = build_detection_test_loader(
                 dataset=Subset(records, images),
@@ -120,8 +128,11 @@ def main() -> None:
             store.add(number, rows)
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(run, arguments)
+
+
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

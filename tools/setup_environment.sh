@@ -12,7 +12,7 @@
 #
 # Which environment: the active one (VIRTUAL_ENV), otherwise .venv in the checkout.
 #   - .venv, and an active environment without torch, get exactly tools/requirements.txt;
-#   - an active environment that has torch keeps it, whatever its version: only packages that are
+#   - in an active environment that has torch, it stays, whatever its version: only packages that are
 #     missing or outside the ranges of setup.py are installed.
 #
 # VRD_D2_PYTHON      interpreter to make .venv with (default: the first fitting one on PATH)
@@ -73,7 +73,7 @@ make_environment() {
         { "$base" -m venv --clear --without-pip "$environment" &&
             "$base" -m pip --python "$python" install --quiet pip; } ||
         die "$base could not make a virtual environment at $environment: install its venv module" \
-            "(python3-venv), or activate an environment of your own and run this again"
+            "(python3-venv), or activate another environment and run this again"
 }
 
 install() { # WHAT PIP-ARGUMENTS...
@@ -84,21 +84,21 @@ install() { # WHAT PIP-ARGUMENTS...
         die "pip could not install $what into $environment (its message is above)." \
             "Check the network or the package index (PIP_INDEX_URL, PIP_FIND_LINKS) and the free" \
             "disk space (a CUDA build of torch takes 5.5 GB), then run this again:" \
-            "what is installed already is kept"
+            "what is installed already stays"
 }
 
 has() { python -c "import $1" 2>/dev/null; }
 
 install_detectron2() {
     if [ -n "${VRD_D2_DETECTRON2:-}" ]; then
-        # Both packages own the folder detectron2. No dependencies: they are in place already, and
+        # Both packages own the folder detectron2. No dependencies: they are there already, and
         # upstream's caps would undo the pinned ones.
         python -m pip uninstall --quiet --yes sal-detectron2 2>/dev/null || true
         install "Detectron2 from $VRD_D2_DETECTRON2" \
             --no-deps --no-build-isolation "$VRD_D2_DETECTRON2"
     elif ! has detectron2; then
-        # The wheel is tagged for CPython 3.10 alone, which pip accepts only if told both the
-        # version and a target folder.
+        # The wheel is tagged for CPython 3.10 alone, which pip accepts only with both the version
+        # and a target folder given.
         install "Detectron2" --no-deps --require-hashes --only-binary=:all: \
             --python-version 3.10 --implementation cp \
             --target "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
@@ -123,13 +123,13 @@ if [ "$environment" = "$VRD_D2_ROOT/.venv" ] || ! has torch; then
     install "the packages of tools/requirements.txt (minutes, once)" -r tools/requirements.txt
     project=(--no-deps)
 else
-    kept="$environment/.vrd_d2_kept.txt"
-    python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >"$kept"
-    say "keeping $(cat "$kept") of $environment"
-    project=(--constraint "$kept")
+    present="$environment/.vrd_d2_present.txt"
+    python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >"$present"
+    say "leaving $(cat "$present") of $environment"
+    project=(--constraint "$present")
     # setup.py does not require OpenCV, because either of its two packages will do.
     has cv2 || project+=(opencv-python-headless)
-    install "what setup.py requires and $environment lacks" "setuptools>=70.1,<81"
+    install "what setup.py requires and is not in $environment" "setuptools>=70.1,<81"
 fi
 install_detectron2
 install "vrd_d2, editable" "${project[@]}" --no-build-isolation --use-pep517 -e ".[test]"

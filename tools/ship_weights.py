@@ -7,18 +7,26 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("output", type=Path)
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the weights of a checkpoint in half precision."""
+    import torch
+
     if not args.checkpoint.is_file():
-        sys.exit(f"error: there is no checkpoint {args.checkpoint}")
+        raise ValueError(f"there is no checkpoint {args.checkpoint}")
     weights = torch.load(args.checkpoint, map_location="cpu", weights_only=True)["model"]
     half = {
         name: value.half() if value.is_floating_point() else value
@@ -28,5 +36,11 @@ def main() -> None:
     print(f"{args.output}: {args.output.stat().st_size / 2**20:.1f} MiB")
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(run, arguments)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

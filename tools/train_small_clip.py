@@ -23,8 +23,31 @@ import random
 import sys
 import time
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+
+from vrd_d2 import assets
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("datasets/scenes_clip"))
+    parser.add_argument("--output", type=Path, default=assets.path(""), help="model's files")
+    parser.add_argument("--checkpoint", type=Path, default=Path("output/small_clip.pt"))
+    parser.add_argument("--iterations", type=int, default=1500)
+    parser.add_argument("--crops", type=int, default=96, help="crops in a batch")
+    parser.add_argument("--images", type=int, default=8, help="whole images in a batch")
+    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stop", type=int, help="stop here; the same command goes on later")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_arguments(None)  # --help and wrong commands end before the imports that take seconds
 
 import cv2
 import numpy as np
@@ -34,7 +57,6 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from vrd_d2 import assets
 from vrd_d2.data.vocabulary import SCENES, VG150
 from vrd_d2.modeling.encoders.clip import CLIPViT, load_clip
 from vrd_d2.modeling.encoders.pooling import roi_mean
@@ -269,23 +291,9 @@ def make_optimizer(model: torch.nn.Module, lr: float, iterations: int):
     return optimizer, scheduler
 
 
-def parse() -> argparse.Namespace:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("--data", type=Path, default=Path("datasets/scenes_clip"))
-    parser.add_argument("--output", type=Path, default=assets.path(""), help="model's files")
-    parser.add_argument("--checkpoint", type=Path, default=Path("output/small_clip.pt"))
-    parser.add_argument("--iterations", type=int, default=1500)
-    parser.add_argument("--crops", type=int, default=96, help="crops in a batch")
-    parser.add_argument("--images", type=int, default=8, help="whole images in a batch")
-    parser.add_argument("--lr", type=float, default=1.5e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--stop", type=int, help="stop here; the same command goes on later")
-    return parser.parse_args()
-
-
-def main() -> None:
-    args, began = parse(), time.time()
+def run(args: argparse.Namespace) -> None:
+    """Train from the last checkpoint on, and write the model with its report."""
+    began = time.time()
     # The files of the model but its weights.
     args.output.mkdir(parents=True, exist_ok=True)
     merges = args.output / "scenes_clip_merges.txt.gz"
@@ -306,12 +314,12 @@ def main() -> None:
     optimizer, scheduler = make_optimizer(model, args.lr, args.iterations)
 
     # Go on from the last checkpoint, if there is one.
-    run = [args.iterations, args.crops, args.images, args.lr, args.seed]
+    settings = [args.iterations, args.crops, args.images, args.lr, args.seed]
     start = 0
     args.checkpoint.parent.mkdir(parents=True, exist_ok=True)
     if args.checkpoint.is_file():
         state = torch.load(args.checkpoint, weights_only=True)
-        if state["arguments"] != run:
+        if state["arguments"] != settings:
             raise ValueError(f"{args.checkpoint} is of another run: remove it or give --checkpoint")
         for part, key in ((model, "model"), (optimizer, "optimizer"), (scheduler, "scheduler")):
             part.load_state_dict(state[key])
@@ -338,7 +346,7 @@ def main() -> None:
         if (iteration + 1) % 50 == 0 or iteration + 1 == stop:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             state |= {"scheduler": scheduler.state_dict(), "iteration": iteration + 1}
-            torch.save(state | {"arguments": run}, args.checkpoint)
+            torch.save(state | {"arguments": settings}, args.checkpoint)
     if stop < args.iterations:
         return
 
@@ -352,8 +360,11 @@ def main() -> None:
     print(json.dumps(report, indent=2))
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(run, arguments)
+
+
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

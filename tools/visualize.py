@@ -10,30 +10,36 @@ annotated.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from tqdm import tqdm
-
-from vrd_d2.config.loading import load_config
-from vrd_d2.data.datasets.setup import setup_datasets
-from vrd_d2.engine.build import build_mapper, build_trained_model
-from vrd_d2.inference.comparison import draw_predictions
-from vrd_d2.visualization.scene_graph_image import save_image
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--output", required=True, type=Path, help="folder of the PNG files")
     parser.add_argument("--dataset", help="default: the first of DATASETS.TEST")
     parser.add_argument("--num", type=int, default=8, help="images with relations to draw")
     parser.add_argument("--top-k", type=int, default=10, help="relations to draw of an image")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE overrides of the config")
-    args = parser.parse_args()
+    parser.add_overrides()
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw the first images with relations."""
+    import torch
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from tqdm import tqdm
+
+    from vrd_d2.config.loading import load_config
+    from vrd_d2.data.datasets.setup import setup_datasets
+    from vrd_d2.engine.build import build_mapper, build_trained_model
+    from vrd_d2.inference.comparison import draw_predictions
+    from vrd_d2.visualization.scene_graph_image import save_image
+
     cfg = load_config(args.config_file, args.opts)
     setup_datasets(cfg)
     name = args.dataset or cfg.DATASETS.TEST[0]
@@ -49,8 +55,11 @@ def main() -> None:
         save_image(args.output / stem, image)
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(run, arguments)
+
+
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

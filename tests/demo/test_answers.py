@@ -106,7 +106,7 @@ def test_few_vocabularies_are_kept(models, noise_image, tmp_path):
     assert model.with_words(SCENES.objects, SCENES.predicates) is model.predictor
     for i in range(8):
         model.with_words(["man"], [f"on {i}"])
-    assert len(model._twins) == 8 and model.with_words(["man"], ["on"]) is not first
+    assert len(model._variants) == 8 and model.with_words(["man"], ["on"]) is not first
 
 
 def test_found_boxes_fill_the_table(models, noise_image):

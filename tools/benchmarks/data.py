@@ -18,7 +18,23 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
+    parser.add_argument("--images", type=int, default=108_000)
+    parser.add_argument("--files", type=Path, help="folder of Visual Genome's files")
+    parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)  # of a process of its own
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_arguments(None)  # --help and wrong commands end before the imports that take seconds
 
 import h5py
 import numpy as np
@@ -42,7 +58,7 @@ NAMES = ("VG-SGG.h5", "VG-SGG-dicts.json", "image_data.json")
 
 
 def make_files(folder: Path, images: int) -> None:
-    """10.2 boxes and 5.6 relations an image; every fifth image has no relation."""
+    """Write files with 10.2 boxes and 5.6 relations an image; every fifth image has no relation."""
     rng = np.random.default_rng(0)
     landscape = rng.random(images) < 0.75
     width = np.where(landscape, rng.choice([500, 640, 800, 1024], images), 375)
@@ -92,26 +108,26 @@ def report(text: str, value: float, unit: str) -> None:
 
 
 def peak() -> float:
-    """MB of this process at its largest. (getrusage would count the parent's memory, too.)"""
+    """Return peak MB of this process. (getrusage would count its parent, too.)"""
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if "VmHWM" in line) / MEGABYTE
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The three files, by either of their names."""
+    """Return the three files, by either of their names."""
     choices = [NAMES, ("VG-SGG-with-attri.h5", "VG-SGG-dicts-with-attri.json", NAMES[2])]
     return [next((folder / n for n in pair if (folder / n).is_file()), folder / pair[0])
             for pair in zip(*choices, strict=True)]  # fmt: skip
 
 
 def read(folder: Path, splits: tuple[str, ...] = ("train", "val", "test")) -> list:
-    """The splits, packed."""
+    """Return the splits, packed."""
     genome = VisualGenomeH5(*files_of(folder), exclude_image_ids=CORRUPT_IMAGES)
     return [genome.records(split, folder) for split in splits]
 
 
 def measure_h5(folder: Path) -> None:
-    """Reading all splits, and counting of the training set."""
+    """Measure reading of all splits, and counting of the training set."""
     imports = peak()
     start = time.process_time()
     parts = read(folder)
@@ -135,7 +151,7 @@ def measure_h5(folder: Path) -> None:
 
 
 def measure_json(folder: Path) -> None:
-    """All images as relations_json: registered (packed), and as a list of dicts."""
+    """Measure all images as relations_json: registered (packed), and as a list of dicts."""
     path = folder / "all.json"
     for name, load in (
         ("packed", lambda: read_packed(path, folder)[0]),
@@ -154,7 +170,7 @@ def measure_json(folder: Path) -> None:
 
 
 def own_memory() -> np.ndarray:
-    """Memory of this process alone (USS), and with its share of common memory (PSS), in MB."""
+    """Return MB of this process alone (USS), and with its share of common memory (PSS)."""
     with open("/proc/self/smaps_rollup") as file:
         lines = [line.split() for line in file]
     sizes = {line[0]: int(line[1]) * 1024 / MEGABYTE for line in lines if line[-1] == "kB"}
@@ -175,7 +191,7 @@ class Epoch(IterableDataset):
 
 
 def measure_workers(folder: Path, kind: str, method: str) -> None:
-    """Memory of each of two workers before and after an epoch, beside one without data."""
+    """Measure memory of each of two workers before and after an epoch, beside one without data."""
     records = RecordsDataset.of(*read(folder, ("train",)))
     if kind != "packed":
         records = list(records)
@@ -199,20 +215,14 @@ def measure_workers(folder: Path, kind: str, method: str) -> None:
 
 
 def write_json(folder: Path) -> None:
-    """all.json: every image of the .h5 in the interchange format."""
+    """Write all.json: every image of the .h5 in the interchange format."""
     genome = VisualGenomeH5(*files_of(folder), require_relations=False, val_images=0)
     records = [record for split in ("train", "test") for record in genome.records(split, folder)]
     save_relations_json(records, VG150, folder / "all.json", image_root=folder)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--images", type=int, default=108_000)
-    parser.add_argument("--files", type=Path, help="folder of your own files")
-    parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)  # of a process of its own
-    args = parser.parse_args()
+def run(args: argparse.Namespace) -> None:
+    """Make the files, and measure each step in another process."""
     if args.step:
         name, *rest = args.step
         globals()[name](args.files, *rest)
@@ -233,5 +243,11 @@ def main() -> None:
             subprocess.run([*command, *step], check=True)
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(run, arguments)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

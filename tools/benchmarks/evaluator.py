@@ -15,9 +15,12 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
 from vrd_d2.evaluation import (
     GroundTruth,
     Prediction,
@@ -36,7 +39,7 @@ ImageData = dict[str, np.ndarray]
 
 
 def make_image(generator: np.random.Generator) -> ImageData:
-    """Detections scattered around the ground truth, most of them with its class."""
+    """Make detections scattered around the ground truth, most of them with its class."""
     corner = 400 * generator.random((GT_BOXES, 2))
     gt_boxes = np.hstack([corner, corner + 50 + 200 * generator.random((GT_BOXES, 2))])
     gt_classes = generator.integers(0, CLASSES, GT_BOXES)
@@ -52,8 +55,8 @@ def make_image(generator: np.random.Generator) -> ImageData:
         ]
     )
     # Annotated pairs are predicted right more often than chance.
-    for subject, object_, predicate in relations:
-        of_row = (source[pairs[:, 0]] == subject) & (source[pairs[:, 1]] == object_)
+    for subject, obj, predicate in relations:
+        of_row = (source[pairs[:, 0]] == subject) & (source[pairs[:, 1]] == obj)
         logits[of_row, predicate] *= 20
     probabilities = logits / logits.sum(1, keepdims=True)
     return {
@@ -69,17 +72,17 @@ def make_image(generator: np.random.Generator) -> ImageData:
 
 
 def zero_shot_of(images: list[ImageData]) -> frozenset[tuple[int, int, int]]:
-    """Every third relation of the images counts as unseen."""
+    """Return every third relation of the images, as unseen."""
     triplets = set()
     for image in images:
-        for subject, object_, predicate in image["gt_relations"][::3].tolist():
+        for subject, obj, predicate in image["gt_relations"][::3].tolist():
             classes = image["gt_classes"]
-            triplets.add((int(classes[subject]), int(classes[object_]), predicate))
+            triplets.add((int(classes[subject]), int(classes[obj]), predicate))
     return frozenset(triplets)
 
 
 def ours(images: list[ImageData], count: int, zero_shot: frozenset) -> dict[str, dict[int, float]]:
-    """All metrics of ``count`` images."""
+    """Compute all metrics of ``count`` images."""
     protocol, task, store = get_protocol("sgb"), Task.SGDET, RowStore()
     for key in range(count):
         p = images[key % len(images)]
@@ -104,7 +107,7 @@ def ours(images: list[ImageData], count: int, zero_shot: frozenset) -> dict[str,
 def reference(
     images: list[ImageData], count: int, zero_shot: frozenset
 ) -> dict[str, dict[int, float]]:
-    """The same metrics, sorting and comparing everything."""
+    """Compute the same metrics, sorting and comparing everything."""
     recalls = {(name, k): [] for name in ("R", "ngR", "zR", "ngzR") for k in KS}
     of_predicate = {
         (name, k): [[] for _ in range(PREDICATES)] for name in ("mR", "ngmR") for k in KS
@@ -143,7 +146,7 @@ def reference(
 
 
 def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """IoU with inclusive pixels: (N, 4), (R, 4) -> (N, R)."""
+    """Return IoU with inclusive pixels: (N, 4), (R, 4) -> (N, R)."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     shared = np.clip(high - low + 1, 0, None).prod(2)
@@ -152,19 +155,21 @@ def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def peak_memory(count: int) -> float:
-    """Peak resident MiB of a process of its own that evaluates ``count`` images."""
+    """Return the peak resident MiB of a process that evaluates ``count`` images."""
     command = [sys.executable, __file__, "--memory-of", str(count)]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     return float(subprocess.run(command, check=True, stdout=-1, env=environment).stdout)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer images")
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Compare speeds and metrics, then measure memory."""
     generator = np.random.default_rng(0)
     images = [make_image(generator) for _ in range(POOL)]
     zero_shot = zero_shot_of(images)
@@ -204,5 +209,11 @@ def main() -> None:
     )
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(run, arguments)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -5,9 +5,9 @@
         --weights output/quickstart/sgdet/model_final.pth --output output/exports \\
         datasets/scenes/images/test_0000*.jpg
 
-Both get the same tensors. The calls take turns, so that what else runs on the machine slows both
-alike; the ratio of an image is that of the medians. Random boxes, and classes, where the part
-takes them: 0, 1, 2, 20 and 100 in turn, and 20 (--boxes) where time is taken.
+Model and export get the same tensors. The calls take turns, so that what else runs on the machine
+slows both alike; the ratio of an image is that of the medians. Random boxes, and classes, where the
+part takes them: 0, 1, 2, 20 and 100 in turn, and 20 (--boxes) where time is taken.
 """
 
 import argparse
@@ -15,9 +15,32 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
+from vrd_d2.export import FILES, PARTS
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
+    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--output", required=True, type=Path, help="folder of the exports")
+    parser.add_argument("--formats", nargs="+", choices=FILES, default=list(FILES))
+    parser.add_argument("--repeats", type=int, default=5, help="of an image; 0 takes no time")
+    parser.add_argument("--threads", type=int, default=1, help="of each of the two")
+    parser.add_argument("--boxes", type=int, default=20, help="where time is taken")
+    parser.add_argument("--json", type=Path, help="file for the table")
+    parser.add_argument("images", nargs="+", metavar="IMAGE")
+    parser.add_overrides(after="images", old_option="--opts")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_arguments(None)  # --help and wrong commands end before the imports that take seconds
 
 import numpy as np
 import torch
@@ -28,7 +51,9 @@ from tqdm import tqdm
 from vrd_d2.config.loading import load_config
 from vrd_d2.data.dataset_mapper import RelationMapper, relation_example
 from vrd_d2.engine.build import build_trained_model
-from vrd_d2.export import FILES, PARTS, describe, exportable, write_model
+from vrd_d2.export.build import exportable
+from vrd_d2.export.formats import write_model
+from vrd_d2.export.metadata import describe
 from vrd_d2.export.parity import Difference, Runner, compare, export_runner, model_runner
 from vrd_d2.media.images import read_image
 
@@ -36,7 +61,7 @@ COUNTS = (0, 1, 2, 20, 100)
 
 
 def read_inputs(mapper: RelationMapper, path: str) -> Tensor:
-    """The image as the model gets it, uint8 (3, H, W)."""
+    """Read an image as the model gets it, uint8 (3, H, W)."""
     pixels, _ = read_image(path)
     if mapper.image_format == "BGR":
         pixels = np.ascontiguousarray(pixels[..., ::-1])
@@ -62,7 +87,7 @@ def seconds(run: Runner, inputs: Mapping[str, Tensor]) -> float:
 
 
 def speed_ratio(own: Runner, export: Runner, inputs: Mapping[str, Tensor], repeats: int) -> float:
-    """How many times as fast the export is."""
+    """Return how many times as fast the export is."""
     for _ in range(2):  # TorchScript compiles at the second call of a size
         export(inputs)
     times = [[seconds(run, inputs) for run in (own, export)] for _ in range(repeats)]
@@ -117,48 +142,38 @@ def parts_of(model: nn.Module) -> list[str]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True)
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--output", required=True, type=Path, help="folder of the exports")
-    parser.add_argument("--formats", nargs="+", choices=FILES, default=list(FILES))
-    parser.add_argument("--repeats", type=int, default=5, help="of an image; 0 takes no time")
-    parser.add_argument("--threads", type=int, default=1, help="of each of the two")
-    parser.add_argument("--boxes", type=int, default=20, help="where time is taken")
-    parser.add_argument("--json", type=Path, help="file for the table")
-    parser.add_argument("--opts", nargs="+", default=[], help="KEY VALUE overrides of the config")
-    parser.add_argument("images", nargs="+")
-    args = parser.parse_args()
+def run(args: argparse.Namespace) -> None:
+    """Export, compare and print the table."""
     torch.set_num_threads(args.threads)
     fixed = ["MODEL.WEIGHTS", args.weights, "MODEL.DEVICE", "cpu", "MODEL.VISUAL.FEATURE_CACHE", ""]
     rows = []
-    try:
-        cfg = load_config(args.config_file, [*args.opts, *fixed])
-        mapper = RelationMapper(cfg, is_train=False)
-        images = [read_inputs(mapper, path) for path in args.images]
-        model = build_trained_model(cfg)
-        for part in parts_of(model):
-            module = exportable(model, part)
-            for file_format in args.formats:
-                metadata = describe(cfg, module, what=part, file_format=file_format)
-                args.classes = len(metadata["objects"])
-                file = args.output / part / FILES[file_format]
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_model(module, file, file_format=file_format, metadata=metadata)
-                export = export_runner(file, file_format, module.outputs, threads=args.threads)
-                found = measure(model_runner(model, part), export, module.inputs, images, args)
-                rows.append(row_of(part, file_format, *found))
-                print(tabulate(rows[-1:], headers="keys", tablefmt="plain"), flush=True)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    cfg = load_config(args.config_file, [*args.opts, *fixed])
+    mapper = RelationMapper(cfg, is_train=False)
+    images = [read_inputs(mapper, path) for path in args.images]
+    model = build_trained_model(cfg)
+    for part in parts_of(model):
+        module = exportable(model, part)
+        for file_format in args.formats:
+            metadata = describe(cfg, module, what=part, file_format=file_format)
+            args.classes = len(metadata["objects"])
+            file = args.output / part / FILES[file_format]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_model(module, file, file_format=file_format, metadata=metadata)
+            export = export_runner(file, file_format, module.outputs, threads=args.threads)
+            found = measure(model_runner(model, part), export, module.inputs, images, args)
+            rows.append(row_of(part, file_format, *found))
+            print(tabulate(rows[-1:], headers="keys", tablefmt="plain"), flush=True)
     print(f"\n{len(images)} images, {args.threads} thread(s), {args.repeats} repeats an image")
     print(tabulate(rows, headers="keys", tablefmt="github"))
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(run, arguments)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

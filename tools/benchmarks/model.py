@@ -10,9 +10,28 @@ run side by side in one process; read the ratios, not the seconds.
 
 import argparse
 import statistics
+import sys
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
+    parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
+    parser.add_argument("--attention", nargs="+", default=["full", "subject", "axial"])
+    parser.add_argument("--boxes", type=int, default=80)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_arguments(None)  # --help and wrong commands end before the imports that take seconds
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -37,7 +56,7 @@ def reset_peak(device: str = "cpu") -> None:
 
 
 def peak_mib(device: str = "cpu") -> float:
-    """Peak of memory since the last reset, in MiB."""
+    """Return the peak of memory since the last reset, in MiB."""
     if device != "cpu":
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() / 2**20
@@ -46,7 +65,7 @@ def peak_mib(device: str = "cpu") -> float:
 
 
 def measure(stages: dict, repeats: int, device: str = "cpu") -> dict[str, tuple[float, float]]:
-    """Median seconds and peak MiB above the start of each stage.
+    """Return median seconds and peak MiB above the start of each stage.
 
     Stages are interleaved, so that a noisy minute hits all of them alike.
     """
@@ -67,7 +86,7 @@ def measure(stages: dict, repeats: int, device: str = "cpu") -> dict[str, tuple[
 
 
 def make_example(boxes: int, num_relations: int, seed: int) -> dict:
-    """A random 800x600 image with boxes that all overlap at its centre or not, as they fall."""
+    """Make a random 800x600 image with boxes, which overlap by chance."""
     generator = torch.Generator().manual_seed(seed)
     corner = torch.rand((boxes, 2), generator=generator) * torch.tensor([700.0, 500.0])
     size = 20 + torch.rand((boxes, 2), generator=generator) * 300
@@ -89,7 +108,7 @@ def make_example(boxes: int, num_relations: int, seed: int) -> dict:
 
 
 def build(attention: str, device: str = "cpu") -> RelCLIP:
-    """The full-size PredCls model with random weights, all ordered pairs as candidates."""
+    """Build the full-size PredCls model with random weights, all ordered pairs as candidates."""
     cfg = load_config(
         ROOT / "configs/relclip_predcls.yaml",
         [
@@ -107,7 +126,7 @@ def build(attention: str, device: str = "cpu") -> RelCLIP:
 
 
 def stages_of(model: RelCLIP, example: dict) -> dict:
-    """Closures over prepared inputs, one a stage."""
+    """Return closures over prepared inputs, one a stage."""
     model.eval()
     head, size = model.head, (600, 800)
     boxes = example["instances"].gt_boxes.tensor.to(model.device)
@@ -144,7 +163,7 @@ def stages_of(model: RelCLIP, example: dict) -> dict:
 
 
 def training_stages(model: RelCLIP, example: dict) -> dict:
-    """A whole iteration (512 sampled pairs) with and without RCL; their difference is RCL."""
+    """Return a whole iteration (512 sampled pairs) with and without RCL, as closures."""
     levels = model.contrast.levels
 
     def iteration(active: list) -> None:
@@ -162,14 +181,8 @@ def training_stages(model: RelCLIP, example: dict) -> dict:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
-    parser.add_argument("--attention", nargs="+", default=["full", "subject", "axial"])
-    parser.add_argument("--boxes", type=int, default=80)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    args = parser.parse_args()
+def run(args: argparse.Namespace) -> None:
+    """Measure every combination, and print a table each."""
     example = make_example(args.boxes, 20, seed=0)
     pairs = args.boxes * (args.boxes - 1)
     where = f"{torch.get_num_threads()} threads" if args.device == "cpu" else args.device
@@ -195,5 +208,11 @@ def main() -> None:
             print(f"pooling: ours {slow / fast:.1f} times as fast as roi_align + mean")
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(run, arguments)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

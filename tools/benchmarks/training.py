@@ -10,8 +10,27 @@ ratios, not the seconds.
 
 import argparse
 import importlib.util
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
+    parser.add_argument("--images", type=int, default=12)
+    parser.add_argument("--relations", type=int, nargs="+", default=[20, 128], help="an image")
+    parser.add_argument("--boxes", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_arguments(None)  # --help and wrong commands end before the imports that take seconds
 
 import torch
 from torch import Tensor
@@ -22,7 +41,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def load_script(name: str):
-    """A script beside this one; another package may own the name `tools`."""
+    """Load a script beside this one; another package may own the name `tools`."""
     spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -30,7 +49,7 @@ def load_script(name: str):
 
 
 def rcl_stage(model, levels: list, queries: int, classes: int, predicates: int):
-    """RCL alone, forward and backward to its inputs, on embeddings of a number of queries."""
+    """Return RCL alone, forward and backward, on embeddings of a number of queries."""
     generator = torch.Generator().manual_seed(0)
     dim = model.contrast.visual["sp"].in_features
 
@@ -38,34 +57,26 @@ def rcl_stage(model, levels: list, queries: int, classes: int, predicates: int):
         return torch.randn((queries, dim), generator=generator).to(model.device).requires_grad_()
 
     visual = Triplets(rows(), rows(), rows())
-    subject, object = (torch.randint(classes, (queries,), generator=generator) for _ in "so")
+    subject, obj = (torch.randint(classes, (queries,), generator=generator) for _ in "so")
     weights = torch.eye(predicates)[torch.randint(predicates, (queries,), generator=generator)]
-    subject, object, weights = (x.to(model.device) for x in (subject, object, weights))
+    subject, obj, weights = (x.to(model.device) for x in (subject, obj, weights))
 
     def stage() -> None:
         model.contrast.levels = levels
         text = Triplets(
-            model.text.relations(subject, weights, object),
+            model.text.relations(subject, weights, obj),
             model.text.entities(subject),
-            model.text.entities(object),
+            model.text.entities(obj),
         )
-        phrases = {
-            level.key: model.phrases(level.parts, subject, weights, object) for level in levels
-        }
+        phrases = {level.key: model.phrases(level.parts, subject, weights, obj) for level in levels}
         sum(model.contrast(visual, text, phrases).values()).backward()
 
     return stage
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=12)
-    parser.add_argument("--relations", type=int, nargs="+", default=[20, 128], help="an image")
-    parser.add_argument("--boxes", type=int, default=40)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    args = parser.parse_args()
-    bench = load_script("benchmark_model")
+def run(args: argparse.Namespace) -> None:
+    """Measure each number of relations."""
+    bench = load_script("model")
     where = f"{torch.get_num_threads()} threads" if args.device == "cpu" else args.device
     print(f"{where}, {args.images} images x 512 pairs")
     model = bench.build("full", args.device).train()
@@ -110,5 +121,11 @@ def main() -> None:
             print(f"share of RCL, {name}: {share:.1%} (by difference {difference:.1%})")
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(run, arguments)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

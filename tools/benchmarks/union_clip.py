@@ -11,11 +11,29 @@ process, interleaved: read the ratios, not the seconds.
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
+    parser.add_argument("--clip", default="ViT-B-32", help="open_clip name or model-config JSON")
+    parser.add_argument("--boxes", type=int, default=4)
+    parser.add_argument("--predicates", type=int, nargs="+", default=[10, 50, 200, 1000])
+    parser.add_argument("--pairs", type=int, default=20, help="class pairs timed for the bank")
+    parser.add_argument("--repeats", type=int, default=3)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_arguments(None)  # --help and wrong commands end before the imports that take seconds
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -29,7 +47,7 @@ CLASSES, PREDICATES = 150, 50
 
 
 def measure(stages: dict[str, Callable], repeats: int) -> dict[str, float]:
-    """Median seconds of each stage after one round that warms up."""
+    """Return median seconds of each stage after one round that warms up."""
     times: dict[str, list[float]] = {name: [] for name in stages}
     for repeat in range(repeats + 1):
         for name, stage in stages.items():
@@ -41,7 +59,7 @@ def measure(stages: dict[str, Callable], repeats: int) -> dict[str, float]:
 
 
 def build(folder: Path, clip: str, predicates: int, *overrides) -> UnionCLIP:
-    """A model with random weights and as many predicates as asked for."""
+    """Build a model with random weights and as many predicates as asked for."""
     vocabulary = folder / f"{predicates}.json"
     names = {
         "objects": [f"object{index}" for index in range(CLASSES)],
@@ -60,7 +78,7 @@ def build(folder: Path, clip: str, predicates: int, *overrides) -> UnionCLIP:
 
 
 def make_example(boxes: int, predicates: int) -> dict:
-    """An 800x600 image with boxes, one annotated relation each."""
+    """Return an 800x600 image with boxes, one annotated relation each."""
     generator = torch.Generator().manual_seed(0)
     corner = torch.rand((boxes, 2), generator=generator) * torch.tensor([500.0, 300.0])
     size = 30 + torch.rand((boxes, 2), generator=generator) * 250
@@ -78,7 +96,7 @@ def make_example(boxes: int, predicates: int) -> dict:
 
 
 def inference(folder: Path, args: argparse.Namespace) -> None:
-    """Time of an image with a warm bank in memory or on disk, and with an empty one."""
+    """Measure the time of an image with a warm bank in memory or on disk, and with an empty one."""
     pairs = args.boxes * (args.boxes - 1)
     print(f"\ninference, {args.clip}, {args.boxes} boxes, {pairs} pairs")
     columns = ["bank", "bank file", "no bank", "no bank / bank", "x first row"]
@@ -113,7 +131,7 @@ def inference(folder: Path, args: argparse.Namespace) -> None:
 
 
 def bank(folder: Path, args: argparse.Namespace) -> None:
-    """Speed at which texts are encoded, and what the bank of VG150 takes."""
+    """Measure the speed at which texts are encoded, and what the bank of VG150 takes."""
     model = build(folder, args.clip, PREDICATES, "MODEL.UNION_CLIP.FINETUNE", "none").eval()
     model.texts.blocks([1])  # warms up
     codes = list(range(0, CLASSES * args.pairs, CLASSES))
@@ -129,14 +147,14 @@ def bank(folder: Path, args: argparse.Namespace) -> None:
 
 
 def training(folder: Path, args: argparse.Namespace) -> None:
-    """Forward and backward of one image: nothing kept, texts kept, texts and crops kept."""
+    """Measure a training step: nothing cached, texts cached, texts and crops cached."""
     example = make_example(args.boxes, PREDICATES)
     print(f"\ntraining step, {args.boxes} boxes, {args.boxes * PREDICATES + 1} texts")
     for way in ("mlp", "attention"):
         settings = {
-            "nothing kept": ("MODEL.UNION_CLIP.TEXT_CACHE_GB", 0.0),
-            "texts kept": (),
-            "texts and crops kept": ("MODEL.VISUAL.FEATURE_CACHE", str(folder / way)),
+            "nothing cached": ("MODEL.UNION_CLIP.TEXT_CACHE_GB", 0.0),
+            "texts cached": (),
+            "texts and crops cached": ("MODEL.VISUAL.FEATURE_CACHE", str(folder / way)),
         }
 
         def step(model: UnionCLIP) -> None:
@@ -151,17 +169,11 @@ def training(folder: Path, args: argparse.Namespace) -> None:
             stages[name] = partial(step, model)
         rows = measure(stages, args.repeats)
         for name, seconds in rows.items():
-            print(f"{way:10}{name:22}{seconds:9.3f} s{rows['nothing kept'] / seconds:8.2f} x")
+            print(f"{way:10}{name:22}{seconds:9.3f} s{rows['nothing cached'] / seconds:8.2f} x")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clip", default="ViT-B-32", help="open_clip name or model-config JSON")
-    parser.add_argument("--boxes", type=int, default=4)
-    parser.add_argument("--predicates", type=int, nargs="+", default=[10, 50, 200, 1000])
-    parser.add_argument("--pairs", type=int, default=20, help="class pairs timed for the bank")
-    parser.add_argument("--repeats", type=int, default=3)
-    args = parser.parse_args()
+def run(args: argparse.Namespace) -> None:
+    """Measure inference, the bank and training."""
     print(f"{torch.get_num_threads()} threads")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -171,5 +183,11 @@ def main() -> None:
         training(folder, args)
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(run, arguments)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

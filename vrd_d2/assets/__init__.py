@@ -1,17 +1,42 @@
-"""Files that ship with the package: pages, the small CLIP, and the detector of drawn scenes."""
+"""Files that ship with the package: pages, the small CLIP, a detector of drawn scenes, configs."""
 
 from pathlib import Path
 
 _FOLDER = Path(__file__).resolve().parent
+_CONFIGS = "configs"
 
 
 def path(name: str) -> Path:
-    """Give the path of a file of this folder.
+    """Return the path of a file of this folder.
 
     Raises:
-        FileNotFoundError: the installation lacks the file.
+        FileNotFoundError: the file is not installed.
     """
     found = _FOLDER / name
     if not found.exists():
         raise FileNotFoundError(f"{found} is missing from the installation: install vrd_d2 again")
     return found
+
+
+def config_path(name: str | Path) -> Path:
+    """Return the path of a config: the name itself, or that of a config that ships with vrd_d2.
+
+    Args:
+        name: a path, or one below the repository, such as configs/relclip_sgdet.yaml, which is
+            found from any folder. It is returned as it is where neither exists.
+    """
+    path = Path(name)
+    if path.exists() or path.is_absolute() or _CONFIGS not in path.parts:
+        return path
+    below = path.parts[path.parts.index(_CONFIGS) :]
+    root = checkout()
+    # setup.py installs them in share/vrd_d2 of the environment, which the package is below.
+    roots = [root] if root else [parent / "share/vrd_d2" for parent in _FOLDER.parents]
+    shipped = (root.joinpath(*below) for root in roots)
+    return next((file for file in shipped if file.exists()), path)
+
+
+def checkout() -> Path | None:
+    """Return the root of the checkout that the package is imported from; None if installed."""
+    root = _FOLDER.parents[1]
+    return root if (root / "setup.py").is_file() and (root / _CONFIGS).is_dir() else None

@@ -1,0 +1,5 @@
+"""Checkpoints: reading, checking and writing them."""
+
+from vrd_d2.moved import lazy_attributes
+
+__getattr__, __dir__ = lazy_attributes(__name__)

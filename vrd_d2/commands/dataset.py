@@ -20,25 +20,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from tqdm import tqdm
-
-from vrd_d2.data.analysis.splits import split_indices, write_zero_shot, zero_shot_names
-from vrd_d2.data.analysis.statistics import dataset_statistics, statistics_json, statistics_table
-from vrd_d2.data.datasets.registrar import register_relations_json
-from vrd_d2.data.datasets.setup import register_builtin_datasets
-from vrd_d2.data.formats.relations_check import check_document
-from vrd_d2.data.formats.relations_document import to_document
-from vrd_d2.data.formats.relations_json import (
-    load_relations_json,
-    save_relations_json,
-    validate_relations_json,
-)
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
 from vrd_d2.data.image_existence import POLICIES
-from vrd_d2.data.images.check import check_images
-from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
+
+if TYPE_CHECKING:
+    from vrd_d2.data.vocabulary import Vocabulary
 
 UNKNOWN = 10**8  # pixels, of a size that is not annotated
 
@@ -52,9 +41,12 @@ class Source:
     objects: list[str]
     predicates: list[str]
     image_root: str | None
+    json_file: str | None = None  # of a registered dataset that is one
 
-    def vocabulary(self) -> Vocabulary:
-        """Raises ValueError for boxes only."""
+    def vocabulary(self) -> "Vocabulary":
+        """Return its names; raise ValueError for boxes only."""
+        from vrd_d2.data.vocabulary import Vocabulary
+
         if not self.predicates:
             raise ValueError(
                 f"{self.name} has boxes only: name the predicates that go with it, "
@@ -64,43 +56,72 @@ class Source:
 
 
 def is_file(data: str) -> bool:
-    """Whether a dataset is given as a file."""
+    """Return whether a dataset is given as a file."""
     return data.endswith(".json") or Path(data).is_file()
 
 
 def read(
     data: str, args: argparse.Namespace, *, missing_images: str = "keep", exact: bool = False
 ) -> Source:
-    """Load a file or a registered dataset; `exact` keeps all digits of a file's boxes."""
-    register_builtin_datasets(args.root, missing_images=missing_images)
+    """Load a file or a registered dataset; `exact` preserves all digits of a file's boxes."""
     if is_file(data):
-        register_relations_json(data, data, args.images, missing_images=missing_images)
-    elif data not in DatasetCatalog:
-        near = difflib.get_close_matches(data, list(DatasetCatalog), n=3)
-        raise ValueError(
-            f"there is neither a file nor a registered dataset {data!r}"
-            + (f"; did you mean {' or '.join(near)}?" if near else ": give the path of its JSON")
-        )
-    records = DatasetCatalog.get(data)
-    metadata = MetadataCatalog.get(data)  # after the catalog, which may set it
-    if exact and metadata.get("json_file"):
-        records = load_relations_json(
-            metadata.json_file, metadata.image_root, missing_images=missing_images
-        )
-    source = Source(
-        data,
-        records,
-        list(metadata.get("thing_classes", ())),
-        list(metadata.get("predicate_classes", ())),
-        metadata.get("image_root"),
-    )
+        source = read_file(data, args.images, missing_images=missing_images, exact=exact)
+    else:
+        source = read_registered(data, args.root, missing_images=missing_images, exact=exact)
     if getattr(args, "vocabulary", None):
+        from vrd_d2.data.vocabulary import get_vocabulary
+
         return renamed(source, get_vocabulary(args.vocabulary))
     return source
 
 
-def renamed(source: Source, vocabulary: Vocabulary) -> Source:
-    """The dataset with the ids of another vocabulary, which must have all names that occur."""
+def read_file(path: str, images: str | None, *, missing_images: str, exact: bool) -> Source:
+    """Load a JSON file, without torch and Detectron2."""
+    from vrd_d2.data.formats.relations_json import load_relations_json, read_packed
+    from vrd_d2.data.image_existence import drop_missing_images
+
+    root = os.path.dirname(path) if images is None else images
+    records, names = read_packed(path, root)
+    if exact:
+        records = load_relations_json(path, root, missing_images=missing_images)
+    else:
+        records = drop_missing_images(records, missing_images=missing_images, source=path)
+    return Source(path, records, names["thing_classes"], names.get("predicate_classes", []), root)
+
+
+def read_registered(name: str, root: str | None, *, missing_images: str, exact: bool) -> Source:
+    """Load a registered dataset, whose files are below `root`."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    from vrd_d2.data.datasets.setup import register_builtin_datasets
+    from vrd_d2.data.formats.relations_json import load_relations_json
+
+    register_builtin_datasets(root, missing_images=missing_images)
+    if name not in DatasetCatalog:
+        near = difflib.get_close_matches(name, list(DatasetCatalog), n=3)
+        raise ValueError(
+            f"there is neither a file nor a registered dataset {name!r}"
+            + (f"; did you mean {' or '.join(near)}?" if near else ": give the path of its JSON")
+        )
+    records = DatasetCatalog.get(name)
+    metadata = MetadataCatalog.get(name)  # after the catalog, which may set it
+    json_file, folder = metadata.get("json_file"), metadata.get("image_root")
+    if exact and json_file:
+        records = load_relations_json(json_file, folder, missing_images=missing_images)
+    return Source(
+        name,
+        records,
+        list(metadata.get("thing_classes", ())),
+        list(metadata.get("predicate_classes", ())),
+        folder,
+        json_file,
+    )
+
+
+def renamed(source: Source, vocabulary: "Vocabulary") -> Source:
+    """Return the dataset with the ids of another vocabulary, which must have all its names."""
+    import numpy as np
+
     object_ids = {name: i for i, name in enumerate(vocabulary.objects)}
     predicate_ids = {name: i for i, name in enumerate(vocabulary.predicates)}
     records, unknown = [], set()
@@ -123,21 +144,23 @@ def renamed(source: Source, vocabulary: Vocabulary) -> Source:
         records.append({**record, "annotations": annotations, "relations": relations})
     if unknown:
         raise ValueError(
-            f"{source.name} has names that the vocabulary lacks: {some(sorted(unknown))}; name "
-            "another --vocabulary, or write a JSON with all of them"
+            f"{source.name} has names that are not in the vocabulary: {some(sorted(unknown))}; "
+            "name another --vocabulary, or write a JSON with all of them"
         )
     names = list(vocabulary.objects), list(vocabulary.predicates)
     return Source(source.name, records, *names, source.image_root)
 
 
 def some(texts: Sequence[object], count: int = 5) -> str:
-    """The first of a list, and how many more there are."""
+    """Return the first of a list, and how many more there are."""
     more = f" and {len(texts) - count} more" if len(texts) > count else ""
     return ", ".join(map(str, texts[:count])) + more
 
 
 def run_check(args: argparse.Namespace) -> int:
     """Check records and images; return 1 if there is an error."""
+    from vrd_d2.data.images.check import check_images
+
     errors, warnings, source = check_records(args)
     bad = []
     if source is not None:
@@ -170,24 +193,35 @@ def run_check(args: argparse.Namespace) -> int:
 
 
 def check_records(args: argparse.Namespace) -> tuple[list[str], list[str], Source | None]:
-    """Errors, warnings, and the dataset if it can be read."""
-    if not is_file(args.data):
-        source = read(args.data, args)
-        json_file = MetadataCatalog.get(args.data).get("json_file")
-        if json_file is None:
-            root = source.image_root or os.curdir
-            # Where the annotation does not state a size, the missing image is the error.
-            sized = [{"width": UNKNOWN, "height": UNKNOWN, **record} for record in source.records]
-            document = to_document(sized, source.vocabulary(), root)
-            findings = check_document(document, source.name)
-            return findings.errors, findings.warnings, source
-        messages = validate_relations_json(json_file, source.image_root)
-    else:
+    """Return errors, warnings, and the dataset if it can be read."""
+    from vrd_d2.data.formats.relations_json import validate_relations_json
+
+    if is_file(args.data):
         messages = validate_relations_json(args.data, args.images)
+        source = None
+    else:
+        source = read(args.data, args)
+        if source.json_file is None:
+            return check_converted(source)
+        messages = validate_relations_json(source.json_file, source.image_root)
     errors = [text.removeprefix("error: ") for text in messages if text.startswith("error: ")]
     warnings = [text.removeprefix("warning: ") for text in messages if text.startswith("warning: ")]
     readable = all("there is no image" in text for text in errors)
-    return errors, warnings, read(args.data, args) if readable else None
+    if not readable:
+        return errors, warnings, None
+    return errors, warnings, source or read(args.data, args)
+
+
+def check_converted(source: Source) -> tuple[list[str], list[str], Source]:
+    """Check the records of another format as the relations_json that they would become."""
+    from vrd_d2.data.formats.relations_check import check_document
+    from vrd_d2.data.formats.relations_document import to_document
+
+    # Where the annotation does not state a size, the missing image is the error.
+    sized = [{"width": UNKNOWN, "height": UNKNOWN, **record} for record in source.records]
+    document = to_document(sized, source.vocabulary(), source.image_root or os.curdir)
+    findings = check_document(document, source.name)
+    return findings.errors, findings.warnings, source
 
 
 def show(messages: list[str], kind: str, count: int) -> None:
@@ -199,12 +233,19 @@ def show(messages: list[str], kind: str, count: int) -> None:
 
 
 def below(file_name: str, folder: str | None) -> str:
-    """The path relative to a folder if it is below it, else as it is."""
+    """Return the path relative to a folder if it is below it, else as it is."""
     path, root = os.path.abspath(file_name), os.path.abspath(folder or os.curdir)
     return os.path.relpath(path, root) if Path(path).is_relative_to(root) else path
 
 
 def run_stats(args: argparse.Namespace) -> int:
+    """Print statistics, and write them with --output."""
+    from vrd_d2.data.analysis.statistics import (
+        dataset_statistics,
+        statistics_json,
+        statistics_table,
+    )
+
     source = read(args.data, args)
     statistics = dataset_statistics(
         source.records,
@@ -227,6 +268,9 @@ def run_stats(args: argparse.Namespace) -> int:
 
 
 def run_convert(args: argparse.Namespace) -> int:
+    """Write a dataset as relations_json."""
+    from vrd_d2.data.formats.relations_json import save_relations_json
+
     source = read(args.data, args, missing_images=args.missing_images, exact=True)
     records, vocabulary = list(source.records), source.vocabulary()
     if args.copy_images:
@@ -238,6 +282,8 @@ def run_convert(args: argparse.Namespace) -> int:
 
 def copy_images(records: list[dict], root: str | None, folder: Path) -> list[dict]:
     """Copy the images, by their names below the root, and refer to the copies."""
+    from tqdm import tqdm
+
     origin: dict[Path, str] = {}
     copies = []
     names = [Path(below(record["file_name"], root)) for record in records]
@@ -259,11 +305,16 @@ def copy_images(records: list[dict], root: str | None, folder: Path) -> list[dic
 
 
 def report(path: Path, records: Sequence[dict]) -> None:
+    """Print what has been written."""
     relations = sum(len(record["relations"]) for record in records)
     print(f"{path}: {len(records)} images, {relations} relations")
 
 
 def run_split(args: argparse.Namespace) -> int:
+    """Write three files by chance."""
+    from vrd_d2.data.analysis.splits import split_indices
+    from vrd_d2.data.formats.relations_json import save_relations_json
+
     source = read(args.data, args, missing_images=args.missing_images, exact=True)
     records, vocabulary = list(source.records), source.vocabulary()
     parts = split_indices(
@@ -278,6 +329,9 @@ def run_split(args: argparse.Namespace) -> int:
 
 
 def run_zero_shot(args: argparse.Namespace) -> int:
+    """Write the triplets of a test set that are not in the training set."""
+    from vrd_d2.data.analysis.splits import write_zero_shot, zero_shot_names
+
     train, test = read(args.data, args), read(args.test, args)
     vocabulary = train.vocabulary()
     if vocabulary != test.vocabulary():
@@ -287,12 +341,12 @@ def run_zero_shot(args: argparse.Namespace) -> int:
         )
     rows = zero_shot_names(train.records, test.records, vocabulary)
     write_zero_shot(rows, args.output)
-    print(f"{args.output}: {len(rows)} triplets of {test.name} that {train.name} lacks")
+    print(f"{args.output}: {len(rows)} triplets of {test.name} that are not in {train.name}")
     return 0
 
 
 def amount(text: str) -> float | int:
-    """A number of images (500), or a share of them (0.1)."""
+    """Return a number of images (500), or a share of them (0.1), for argparse."""
     try:
         return float(text) if "." in text else int(text)
     except ValueError:
@@ -302,6 +356,7 @@ def amount(text: str) -> float | int:
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse a command and its options."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("data", metavar="DATA", help="JSON file, or name of a registered dataset")
     common.add_argument("--images", help="folder of the images of a file; default: its own")
@@ -309,9 +364,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     names = argparse.ArgumentParser(add_help=False)
     names.add_argument("--vocabulary", help="ids to write, by name: vg150, vrd, ..., or a JSON")
     names.add_argument("--missing-images", choices=POLICIES, default="error")
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run, text: str, parents: Sequence = (common,)):
@@ -336,17 +389,19 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     split.add_argument("--val", type=amount, default=0.1, help="images, or their share (0.1)")
     split.add_argument("--test", type=amount, default=0.2, help="images, or their share (0.2)")
     split.add_argument("--seed", type=int, default=0)
-    zero_shot = command("zero-shot", run_zero_shot, "test triplets that training lacks")
+    zero_shot = command("zero-shot", run_zero_shot, "test triplets that are not in training")
     zero_shot.add_argument("test", metavar="TEST", help="as DATA, which is the training set")
     zero_shot.add_argument("--output", type=Path, default=Path("zero_shot.json"))
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parse_arguments(argv)
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command that was given; return the exit code."""
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
-    try:
-        return arguments.run(arguments)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return arguments.run(arguments)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(run, arguments)

@@ -17,24 +17,25 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vrd_d2.data.formats.relations_json import load_relations_json
-from vrd_d2.data.vocabulary import SCENES
-from vrd_d2.demo.answers import Example, table_rows
-from vrd_d2.demo.models import DemoModel
-from vrd_d2.inference.comparison import ground_truth_graph
+from vrd_d2 import assets
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
 from vrd_d2.tasks import Task
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = ROOT / "configs/quickstart"
-TRAINED = ROOT / "output/quickstart"
+if TYPE_CHECKING:
+    from vrd_d2.demo.answers import Example
+    from vrd_d2.demo.models import DemoModel
+
+CONFIGS = "configs/quickstart"
+TRAINED = "output/quickstart"
+SCENES_GENERATOR = "datasets/prepare_scenes.py"
 PHOTOGRAPHS = ("astronaut.png", "coffee.png", "chelsea.png", "motorcycle_left.png")
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add(
         "--model",
@@ -44,23 +45,26 @@ def parse_arguments() -> argparse.Namespace:
         metavar=("CONFIG", "WEIGHTS"),
         help='may be repeated; "-" for a model without weights of its own',
     )
-    add("--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides of the configs")
     add("--host", default="127.0.0.1", help="0.0.0.0 shows the page to the whole network")
     add("--port", type=int, default=7860)
     add("--share", action="store_true", help="a public link through Gradio's servers")
     add("--max-mb", type=int, default=20, help="largest upload")
     add("--max-pixels", type=float, default=50, help="largest image, million pixels")
-    return parser.parse_args()
+    parser.add_overrides(old_option="--opts")
+    return parser.parse_args(argv)
 
 
-def shipped_models(opts: Sequence[str]) -> list[DemoModel]:
-    """What needs no training, and what the quick start has trained."""
+def shipped_models(opts: Sequence[str]) -> "list[DemoModel]":
+    """Return what needs no training, and what the quick start has trained."""
+    from vrd_d2.demo.models import DemoModel
+
+    trained = (assets.checkout() or Path()) / TRAINED
     models = [
-        DemoModel(CONFIGS / f"relclip_{task.value}.yaml", file, opts, name="RelCLIP, quick start")
+        DemoModel(f"{CONFIGS}/relclip_{task.value}.yaml", file, opts, name="RelCLIP, quick start")
         for task in Task
-        if (file := TRAINED / task.value / "model_final.pth").is_file()
+        if (file := trained / task.value / "model_final.pth").is_file()
     ]
-    zero_shot = CONFIGS / "unionclip_zero_shot_sgdet.yaml"
+    zero_shot = f"{CONFIGS}/unionclip_zero_shot_sgdet.yaml"
     return models + [
         DemoModel(
             zero_shot,
@@ -72,18 +76,20 @@ def shipped_models(opts: Sequence[str]) -> list[DemoModel]:
     ]
 
 
-def examples_in(folder: Path) -> list[Example]:
-    """Drawn scenes with their annotated boxes, and photographs of scikit-image if it is there."""
-    spec = importlib.util.spec_from_file_location(
-        "prepare_scenes", ROOT / "datasets/prepare_scenes.py"
-    )
-    scenes = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(scenes)
-    scenes.prepare(folder, sizes={"train": 1, "val": 1, "test": 4}, workers=1)
-    examples = []
-    for record in load_relations_json(folder / "test.json"):
-        rows = table_rows(ground_truth_graph(record, SCENES))
-        examples.append(Example(Path(record["file_name"]), rows))
+def examples_in(folder: Path) -> "list[Example]":
+    """Return drawn scenes with annotated boxes, and photographs; each only where it is installed.
+
+    The scenes are drawn by a script of the checkout, the photographs are scikit-image's.
+    """
+    from vrd_d2.demo.answers import Example
+
+    folder.mkdir(parents=True, exist_ok=True)
+    root = assets.checkout()
+    if root is None:
+        print(f"no drawn scenes among the examples: {SCENES_GENERATOR} is in the checkout only")
+        examples = []
+    else:
+        examples = drawn_scenes(root / SCENES_GENERATOR, folder)
     package = importlib.util.find_spec("skimage")
     for name in PHOTOGRAPHS if package else ():
         file = Path(package.origin).parent / "data" / name
@@ -92,9 +98,26 @@ def examples_in(folder: Path) -> list[Example]:
     return examples
 
 
+def drawn_scenes(generator: Path, folder: Path) -> "list[Example]":
+    """Draw scenes into a folder and return them with their boxes."""
+    from vrd_d2.data.formats.relations_json import load_relations_json
+    from vrd_d2.data.vocabulary import SCENES
+    from vrd_d2.demo.answers import Example, table_rows
+    from vrd_d2.inference.selection import ground_truth_graph
+
+    spec = importlib.util.spec_from_file_location("prepare_scenes", generator)
+    scenes = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(scenes)
+    scenes.prepare(folder, sizes={"train": 1, "val": 1, "test": 4}, workers=1)
+    return [
+        Example(Path(record["file_name"]), table_rows(ground_truth_graph(record, SCENES)))
+        for record in load_relations_json(folder / "test.json")
+    ]
+
+
 def serve(args: argparse.Namespace, folder: Path) -> None:
     """Show the page until the process is stopped."""
-    # Read when Gradio is imported. Uploads go where they are removed at the end; nobody is told.
+    # Read when Gradio is imported. Uploads go where they are removed at the end.
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
@@ -103,6 +126,7 @@ def serve(args: argparse.Namespace, folder: Path) -> None:
         if error.name != "gradio":
             raise
         raise ValueError("the demo needs Gradio: pip install gradio") from error
+    from vrd_d2.demo.models import DemoModel
     from vrd_d2.demo.page import build_page
 
     models = [
@@ -112,15 +136,15 @@ def serve(args: argparse.Namespace, folder: Path) -> None:
     examples = examples_in(folder / "examples")
     page = build_page(models, examples, folder, round(args.max_pixels * 1e6))
     with socket.socket() as port:
-        # What a demo of a minute ago has left behind does not hold the port.
+        # Connections of a demo that ended a minute ago do not block the port.
         port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             port.bind((args.host, args.port))
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ValueError(
-                f"port {args.port} of {args.host} cannot be had ({reason}): choose another "
-                "with --port"
+                f"port {args.port} of {args.host} is not free ({reason}): choose another with "
+                "--port"
             ) from error
     shown = "127.0.0.1" if args.host == "0.0.0.0" else args.host
     print(f"http://{shown}:{args.port} as soon as it is loaded; Ctrl+C ends it", flush=True)
@@ -140,15 +164,15 @@ def serve(args: argparse.Namespace, folder: Path) -> None:
     )
 
 
-def main() -> int:
-    """The exit code."""
-    args = parse_arguments()
+def run(args: argparse.Namespace) -> None:
+    """Serve the page out of a folder that is removed at the end."""
     # As an exception, so that the folder goes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="vrd_d2_demo_", ignore_cleanup_errors=True) as folder:
-        try:
-            serve(args, Path(folder))
-        except (ValueError, OSError) as error:  # OSError: the port is taken
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-    return 0
+        serve(args, Path(folder))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Show the demo; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(run, arguments)

@@ -1,6 +1,6 @@
-"""Scene-graph metrics of a file of predictions, whoever made them.
+"""Compute scene-graph metrics of a file of predictions, whatever model they are from.
 
-    python tools/evaluate.py --ground-truth test.json --predictions predictions.jsonl.gz \
+    python tools/evaluate.py --ground-truth test.json --predictions predictions.jsonl.gz \\
         --task sgdet --protocol sgb --output results.json --plots figures
 
 Formats, protocols and the definition of each number: vrd_d2/evaluation/README.md.
@@ -10,17 +10,17 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from vrd_d2.evaluation import PROTOCOLS, evaluate_files
-from vrd_d2.evaluation.report import results_json, results_table, write_json
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
+from vrd_d2.evaluation.protocols import PROTOCOLS
 from vrd_d2.tasks import Task
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--ground-truth", required=True, type=Path, help="relations_json, or JSON Lines (.gz)"
     )
@@ -30,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--zero-shot", type=Path, help="JSON list of [subject class, object class, predicate]"
     )
-    parser.add_argument("--num-predicates", type=int, help="where the files do not tell")
+    parser.add_argument("--num-predicates", type=int, help="where the files do not state it")
     parser.add_argument("--vocabulary", help="names of the predicates: vg150, vg20, vrd, or a JSON")
     parser.add_argument(
         "--training-counts", type=Path, help="JSON list: frequency of each predicate in training"
@@ -41,11 +41,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, help="JSON file to write")
     parser.add_argument("--plots", type=Path, help="folder for PNG and CSV files")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def read_list(path: Path | None, name: str, row_length: int | None) -> list | None:
-    """A JSON list of whole numbers, or of rows of them."""
+    """Read a JSON list of whole numbers, or of rows of them."""
     if path is None:
         return None
     values = json.loads(path.read_text(encoding="utf-8"))
@@ -62,6 +62,11 @@ def read_list(path: Path | None, name: str, row_length: int | None) -> list | No
 
 
 def run(arguments: argparse.Namespace) -> None:
+    """Evaluate, print the table and write the files."""
+    from vrd_d2.evaluation.files import evaluate_files
+    from vrd_d2.evaluation.report import results_json, results_table, write_json
+
+    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
     results = evaluate_files(
         arguments.ground_truth,
         arguments.predictions,
@@ -99,12 +104,7 @@ def run(arguments: argparse.Namespace) -> None:
         write_plots(summary, arguments.plots, predicate_names=names, title=title)
 
 
-def main() -> int:
-    arguments = parse_arguments()
-    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
-    try:
-        run(arguments)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(run, arguments)

@@ -12,21 +12,18 @@ the model without torch and Detectron2:
 import argparse
 import json
 import shutil
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from vrd_d2 import onnx_runtime
-from vrd_d2.config.loading import load_inference_config
-from vrd_d2.engine.build import build_trained_model
-from vrd_d2.export import FILES, PARTS, describe, exportable, model_card, write_model
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
+from vrd_d2.export.names import FILES, PARTS
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
     parser.add_argument(
-        "--config-file", default="", help="YAML; a relation model's .pth brings its own along"
+        "--config-file", default="", help="YAML; a .pth of a relation model has its config in it"
     )
     parser.add_argument("--weights", required=True, help="checkpoint")
     parser.add_argument("--format", choices=FILES, default="onnx")
@@ -45,22 +42,34 @@ def main() -> None:
         default=[],
         help="relations_<task>_<protocol>.json of the evaluator, for the model card",
     )
-    parser.add_argument("--opts", nargs="+", default=[], help="KEY VALUE overrides of the config")
-    args = parser.parse_args()
+    parser.add_overrides(old_option="--opts")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the model and what goes with it."""
+    from vrd_d2 import onnx_runtime
+    from vrd_d2.config.loading import load_inference_config
+    from vrd_d2.engine.build import build_trained_model
+    from vrd_d2.export import describe, exportable, model_card, write_model
+
     fixed = ["MODEL.DEVICE", "cpu", "MODEL.VISUAL.FEATURE_CACHE", ""]
-    try:
-        cfg = load_inference_config(args.config_file, args.weights, [*args.opts, *fixed])
-        module = exportable(build_trained_model(cfg), args.what)
-        metadata = describe(cfg, module, what=args.what, file_format=args.format)
-        name = FILES[args.format]
-        card = model_card(cfg, metadata, file_name=name, results=args.results)
-        args.output.mkdir(parents=True, exist_ok=True)
-        write_model(module, args.output / name, file_format=args.format, metadata=metadata)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    cfg = load_inference_config(args.config_file, args.weights, [*args.opts, *fixed])
+    module = exportable(build_trained_model(cfg), args.what)
+    metadata = describe(cfg, module, what=args.what, file_format=args.format)
+    name = FILES[args.format]
+    card = model_card(cfg, metadata, file_name=name, results=args.results)
+    args.output.mkdir(parents=True, exist_ok=True)
+    write_model(module, args.output / name, file_format=args.format, metadata=metadata)
     (args.output / "metadata.json").write_text(json.dumps(metadata, indent=1) + "\n")
     (args.output / "MODEL_CARD.md").write_text(card)
     if args.format == "onnx":
         shutil.copy(onnx_runtime.__file__, args.output / "onnx_runtime.py")
     size = (args.output / name).stat().st_size / 2**20
     print(f"{args.output / name}: {size:.1f} MiB, {args.what}, task {metadata['task']}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Export; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(run, arguments)

@@ -1,9 +1,9 @@
-"""Scene graphs of images, folders, patterns and videos: as JSON, drawn, and as HTML.
+"""Predict scene graphs of images, folders, patterns and videos: as JSON, drawn, and as HTML.
 
     python tools/predict.py photos street.jpg "more/**/*.png" clip.mp4 --output output/graphs \\
-        --weights output/quickstart/sgdet/model_final.pth
+        --weights output/quickstart/sgdet/model_final.pth MODEL.DEVICE cpu
 
-An exported model needs onnxruntime in place of torch and Detectron2, which need not be there:
+An exported model needs onnxruntime, and neither torch nor Detectron2:
 
     python tools/predict.py photos --output output/graphs --model output/exported/model.onnx
 
@@ -12,7 +12,7 @@ The same command again goes on where it was stopped. Under torchrun each process
     torchrun --nproc-per-node 2 tools/predict.py photos --output output/graphs ...
 
 Exit code: 0, all is well; 2, some images could not be used, which are named; 1, none could, or
-the command is wrong. (torchrun turns 2 into 1.)
+the command is wrong; 130, stopped with Ctrl-C. (torchrun turns 2 into 1.)
 """
 
 import argparse
@@ -21,31 +21,24 @@ import hashlib
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from vrd_d2.inference.batch_folder import printable
-from vrd_d2.inference.batch_model import ExportedModel, Model
-from vrd_d2.inference.batch_run import FileOptions, PredictionRun
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
 from vrd_d2.media.images import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from vrd_d2.inference.batch_model import Model
+    from vrd_d2.inference.batch_run import PredictionRun
 
 GRAPH_OPTIONS = ("top_k", "min_score", "min_entity_score", "predicates", "max_overlap")
 
 
-class Parser(argparse.ArgumentParser):
-    """2 is for images that could not be used; a wrong command exits with 1."""
-
-    def error(self, message: str) -> NoReturn:
-        if message.endswith("INPUT"):  # an option with several words has taken it
-            message += "; write it first, before the options"
-        self.print_usage(sys.stderr)
-        self.exit(1, f"error: {message}\n")
-
-
 def finite(text: str) -> float:
-    """A number, for argparse."""
+    """Return a number, for argparse."""
     value = float(text)
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text} is no number to compare with")
@@ -53,15 +46,15 @@ def finite(text: str) -> float:
 
 
 def number(text: str) -> float:
-    """A number that is not negative, for argparse."""
+    """Return a number that is not negative, for argparse."""
     value = finite(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is less than 0")
     return value
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="image, video, folder or quoted pattern")
     add("--output", required=True, type=Path, help="folder of the results")
@@ -70,9 +63,11 @@ def parse_arguments() -> argparse.Namespace:
     model.add_argument(
         "--config-file",
         default="",
-        help="YAML of the model; a .pth of this project brings its own along",
+        help="YAML of the model; a .pth of this project has its own in it",
     )
-    model.add_argument("--model", help="in place of both an .onnx file of tools/export_model.py")
+    model.add_argument(
+        "--model", help="an .onnx file of tools/export_model.py, instead of the other two"
+    )
     add("--top-k", type=int, default=20, help="relations of an image at most (%(default)s)")
     add(
         "--min-score",
@@ -91,13 +86,13 @@ def parse_arguments() -> argparse.Namespace:
         "--max-overlap",
         type=number,
         default=0.7,
-        help="of found objects that overlap by a larger IoU, only the best stays; 1 keeps all "
+        help="of found objects that overlap by a larger IoU, only the best stays; 1: all stay "
         "(%(default)s)",
     )
     add(
         "--boxes",
-        help="COCO JSON with images, annotations and categories: boxes of your own, for images "
-        "of the same file name",
+        help="COCO JSON with images, annotations and categories: boxes to use in place of the "
+        "detector's, for images of the same file name",
     )
     add("--every", type=int, default=30, help="of a video, take every n-th frame (%(default)s)")
     add(
@@ -143,8 +138,8 @@ def parse_arguments() -> argparse.Namespace:
         default="grad_cam",
         help="(%(default)s)",
     )
-    add("--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides of the config")
-    args = parser.parse_args()
+    parser.add_overrides(after="inputs", old_option="--opts")
+    args = parser.parse_args(argv)
     for name in ("every", "batch_size", "top_k"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}: 1 at least")
@@ -153,22 +148,25 @@ def parse_arguments() -> argparse.Namespace:
     if args.drawn < 0:
         parser.error(f"--drawn is {args.drawn}: 1 at least, or --no-drawings")
     if args.model and (args.weights or args.opts):
-        parser.error("--weights and --opts belong to --config-file: an exported model is complete")
+        parser.error("--weights and overrides belong to --config-file: --model is complete")
     if len(args.heat_maps) == 1 and args.heat_maps[0].isdecimal():
         args.heat_maps = int(args.heat_maps[0])
     return args
 
 
-def open_model(args: argparse.Namespace) -> tuple[Model, dict[str, Any]]:
-    """The model, and what tells it from others."""
+def open_model(args: argparse.Namespace) -> "tuple[Model, dict[str, Any]]":
+    """Return the model, and settings that identify it."""
     if args.model:
+        from vrd_d2.inference.batch_model import ExportedModel
+
         model = ExportedModel(args.model)
         return model, {"model": _sha256(args.model)}
     try:
         from vrd_d2 import Predictor  # here, as it needs torch and Detectron2
         from vrd_d2.config.fingerprint import config_fingerprint
     except ImportError as error:
-        raise ValueError(f"{error}\nor use an exported model: --model model.onnx") from error
+        text = f"{error}\nor use an exported model: --model model.onnx"
+        raise ImportError(text, name=error.name) from error
 
     predictor = Predictor(args.config_file, args.weights, [*args.opts, *_device()])
     cfg = predictor.cfg.clone()
@@ -188,7 +186,7 @@ def _sha256(path: str) -> str:
 
 
 def _device() -> list[str]:
-    """The GPU of this process, where torchrun started several and there are some."""
+    """Return the override for the GPU of this process, if torchrun started several."""
     import torch
 
     if "LOCAL_RANK" not in os.environ or not torch.cuda.is_available():
@@ -198,7 +196,7 @@ def _device() -> list[str]:
 
 @contextlib.contextmanager
 def _all_processes(together: bool) -> Iterator[Callable[[list[int]], list[int]]]:
-    """Adds counts up over processes, and holds them together until all have come to its end.
+    """Yield a sum over processes, and wait at the end until all have come to it.
 
     torchrun ends the others as soon as one exits with an error, be it in the middle of the merge.
     """
@@ -218,8 +216,10 @@ def _all_processes(together: bool) -> Iterator[Callable[[list[int]], list[int]]]
     torch.distributed.destroy_process_group()
 
 
-def report(run: PredictionRun, counts: list[int]) -> None:
-    """Put the shards together, if they are complete, and say what was done."""
+def report(run: "PredictionRun", counts: list[int]) -> None:
+    """Put the shards together, if they are complete, and print what was done."""
+    from vrd_d2.inference.batch_folder import printable
+
     merged = run.merge()
     for reason in run.off_page:
         print(f"not in index.html: {printable(reason)}", file=sys.stderr)
@@ -231,7 +231,10 @@ def report(run: PredictionRun, counts: list[int]) -> None:
 
 
 def predict(args: argparse.Namespace) -> int:
-    """Predict, report and merge; the exit code."""
+    """Predict, report and merge; return the exit code."""
+    from vrd_d2.inference.batch_folder import printable
+    from vrd_d2.inference.batch_run import FileOptions, PredictionRun
+
     rank, shards = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     model, settings = open_model(args)
     run = PredictionRun(
@@ -267,14 +270,7 @@ def predict(args: argparse.Namespace) -> int:
     return 2 if counts[0] + counts[1] else 1
 
 
-def main() -> int:
-    """The exit code."""
-    args = parse_arguments()
-    try:
-        return predict(args)
-    except (ValueError, OSError) as error:  # OSError: the results cannot be written
-        print("error: " + "\n".join(map(printable, str(error).splitlines())), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+def main(argv: Sequence[str] | None = None) -> int:
+    """Predict; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(predict, arguments, stopped="stopped; the same command goes on from here")

@@ -1,4 +1,4 @@
-"""Train and evaluate: RelCLIP and its kin, baselines, and the detector behind SGDet.
+"""Train and evaluate: RelCLIP and UnionCLIP, baselines, and the detector behind SGDet.
 
     python tools/train_net.py --config-file configs/relclip_sgdet.yaml
     python tools/train_net.py --config-file configs/relclip_sgdet.yaml --resume
@@ -6,30 +6,70 @@
         MODEL.WEIGHTS output/model_final.pth
 """
 
+import argparse
+import os
 import sys
-from collections import OrderedDict
+from collections.abc import Sequence
 
-from detectron2.engine import default_argument_parser, default_setup, launch
-from detectron2.evaluation import verify_results
-from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
-
-from vrd_d2.config.loading import load_config
-from vrd_d2.data.datasets.setup import setup_datasets
-from vrd_d2.engine.build import build_trained_model
-from vrd_d2.engine.trainer import Trainer
+from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.run_tool import run_tool
 
 
-def process(args) -> OrderedDict | None:
-    """One process; what a user can get wrong ends it with a line instead of a traceback."""
-    try:
-        return run(args)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse what Detectron2's `default_argument_parser` takes, without importing Detectron2."""
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
+    add("--config-file", default="", metavar="FILE", help="YAML")
+    add("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
+    add("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
+    add("--num-gpus", type=int, default=1, help="GPUs of each machine")
+    add("--num-machines", type=int, default=1)
+    add("--machine-rank", type=int, default=0, help="number of this machine, from 0 on")
+    # A port that depends on the user alone shows orphans of an earlier run: it is taken then.
+    user = os.getuid() if sys.platform != "win32" else 1
+    port = 2**15 + 2**14 + hash(user) % 2**14
+    add("--dist-url", default=f"tcp://127.0.0.1:{port}", help="where processes meet")
+    parser.add_overrides()
+    return parser.parse_args(argv)
 
 
-def run(args) -> OrderedDict | None:
+def run(args: argparse.Namespace) -> None:
+    """Train, or evaluate with --eval-only, in as many processes as GPUs are asked for."""
+    import torch
+    from detectron2.engine import launch
+
+    if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
+        raise ValueError(f"--num-gpus {args.num_gpus}: there are {torch.cuda.device_count()}")
+    several = args.num_gpus * args.num_machines > 1
+    launch(
+        process if several else train,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
+def process(args: argparse.Namespace) -> None:
+    """Do the work of one of several processes, which ends with an exit code."""
+    code = run_tool(train, args)
+    if code:
+        sys.exit(code)
+
+
+def train(args: argparse.Namespace) -> None:
     """Train, or evaluate with --eval-only."""
+    from detectron2.engine import default_setup
+    from detectron2.evaluation import verify_results
+    from detectron2.utils import comm
+    from detectron2.utils.logger import setup_logger
+
+    from vrd_d2.config.loading import load_config
+    from vrd_d2.data.datasets.setup import setup_datasets
+    from vrd_d2.engine.build import build_trained_model
+    from vrd_d2.engine.trainer import Trainer
+
     cfg = load_config(args.config_file, args.opts)
     setup_datasets(cfg)
     cfg.freeze()
@@ -39,19 +79,13 @@ def run(args) -> OrderedDict | None:
         results = Trainer.test(cfg, build_trained_model(cfg))
         if comm.is_main_process():
             verify_results(cfg, results)
-        return results
+        return
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+    trainer.train()
 
 
-def main() -> None:
-    arguments = default_argument_parser(epilog=__doc__).parse_args()
-    launch(
-        process,
-        arguments.num_gpus,
-        num_machines=arguments.num_machines,
-        machine_rank=arguments.machine_rank,
-        dist_url=arguments.dist_url,
-        args=(arguments,),
-    )
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train or evaluate; return the exit code."""
+    arguments = parse_arguments(argv)
+    return run_tool(run, arguments)

@@ -1,22 +1,23 @@
 """Configs: every key with its default, and their reading from YAML files and checkpoints.
 
-What is named here is imported at its first use, so that this package itself costs nothing.
+Names are imported at their first use, so that this package itself costs nothing.
 """
 
-from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
-_MODULES = {
-    "add_vrd_config": "defaults",
-    "load_config": "loading",
-    "load_inference_config": "loading",
-}
+from vrd_d2.moved import lazy_attributes
+
+if TYPE_CHECKING:
+    from vrd_d2.config.defaults import add_vrd_config
+    from vrd_d2.config.loading import load_config, load_inference_config
 
 __all__ = ["add_vrd_config", "load_config", "load_inference_config"]
 
-
-def __getattr__(name: str) -> Any:
-    """Import what is asked for (PEP 562)."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__, __dir__ = lazy_attributes(
+    __name__,
+    {
+        "add_vrd_config": "vrd_d2.config.defaults",
+        "load_config": "vrd_d2.config.loading",
+        "load_inference_config": "vrd_d2.config.loading",
+    },
+)

@@ -4,6 +4,9 @@ from detectron2.config import CfgNode as CN
 
 from vrd_d2.data.datasets.setup import register_builtin_once
 
+# The keys name datasets, architectures and heads: those of this project are registered with them.
+from vrd_d2.modeling import registration  # noqa: F401
+
 
 def add_vrd_config(cfg: CN) -> None:
     """Add the keys of this project to a Detectron2 config, in place.

@@ -12,6 +12,7 @@ from detectron2.config import CfgNode, downgrade_config, upgrade_config
 from detectron2.config.compat import guess_version
 from detectron2.utils.file_io import PathManager
 
+from vrd_d2 import assets
 from vrd_d2.config.renamed_keys import RENAMED_KEYS, translate_config, translate_overrides
 
 BASE = "_BASE_"
@@ -124,7 +125,11 @@ def _read_alone(path: str) -> dict[str, Any]:
 def _base_path(base: str, path: str) -> str:
     if base.startswith("~"):
         return os.path.expanduser(base)
-    return base if "://" in base else os.path.join(os.path.dirname(path), base)
+    if "://" in base:
+        return base
+    beside = os.path.join(os.path.dirname(path), base)
+    shipped = assets.config_path(base)
+    return str(shipped) if shipped.is_file() and not os.path.exists(beside) else beside
 
 
 def _merge(part: Mapping[str, Any], whole: dict[str, Any], path: str, section: str = "") -> None:

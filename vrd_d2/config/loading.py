@@ -7,6 +7,7 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 
+from vrd_d2 import assets
 from vrd_d2.checkpoint.checkpointer import read_stamp
 from vrd_d2.config.defaults import add_vrd_config
 from vrd_d2.config.files import merge_dump, merge_file, merge_overrides
@@ -26,7 +27,8 @@ def load_config(config_file: str | Path, overrides: list[str] | tuple[str, ...] 
         ValueError: there is no such file, it holds more than plain values, or a key or its value is
             wrong.
     """
-    if not Path(config_file).is_file():
+    config_file = assets.config_path(config_file)
+    if not config_file.is_file():
         raise ValueError(f"there is no config file {config_file}")
     cfg = _default_config()
     merge_file(cfg, config_file)

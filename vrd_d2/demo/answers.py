@@ -21,7 +21,7 @@ BoxRow = Sequence
 
 @dataclass(frozen=True)
 class Answer:
-    """What the demo says of an image: the page as a string, and files to take away."""
+    """What the demo shows for an image: the page as a string, and files to download."""
 
     graph: SceneGraph
     page: str
@@ -37,12 +37,12 @@ class Example:
 
 
 def names_of(text: str) -> list[str]:
-    """Names that were typed one a line, without empty lines and spaces around them."""
+    """Return names that were typed one a line, without empty lines and spaces around them."""
     return [name for line in (text or "").splitlines() if (name := " ".join(line.split()))]
 
 
 def boxes_of(rows: Sequence[BoxRow]) -> tuple[list[list[float]], list[str]]:
-    """Boxes XYXY and labels of the table; rows without any entry are left out.
+    """Return boxes XYXY and labels of the table; rows without any entry are left out.
 
     Raises:
         ValueError: names the row that is not complete, or is no box.
@@ -86,8 +86,8 @@ def answer(
         image: the file.
         folder: an empty one, for the files.
         rows: of the table of boxes; none: the model finds its own.
-        objects, predicates: names in place of the model's own, where it takes some; in PredCls the
-            objects are those of the table.
+        objects, predicates: names that replace those of the model, if it takes other words; in
+            PredCls the objects are those of the table.
         top_k, min_score, min_entity_score: see :class:`~vrd_d2.inference.predictor.Predictor`.
         heat_maps: one for each relation, where the model has them.
         max_pixels: a larger image is refused.
@@ -140,7 +140,7 @@ def answer(
 
 
 def _read(image: str | Path, max_pixels: int) -> tuple[np.ndarray, list[str]]:
-    """As :func:`read_image`; a message names the upload as the user knows it."""
+    """Read an image; a message has the name of the upload as the user knows it."""
     try:
         return read_image(image, max_pixels=max_pixels)
     except ValueError as error:
@@ -148,7 +148,7 @@ def _read(image: str | Path, max_pixels: int) -> tuple[np.ndarray, list[str]]:
 
 
 def table_rows(graph: SceneGraph) -> list[list]:
-    """The entities of a graph as rows of the table, in whole pixels."""
+    """Return the entities of a graph as rows of the table, in whole pixels."""
     return [
         [round(x1), round(y1), round(x2 - x1), round(y2 - y1), label]
         for (x1, y1, x2, y2), label in zip(graph.boxes.tolist(), graph.labels, strict=True)
@@ -162,7 +162,7 @@ def found_boxes(
     min_entity_score: float = 0.3,
     max_pixels: int = 50_000_000,
 ) -> list[list]:
-    """Rows of the table: what a model of SGDet finds.
+    """Return what a model of SGDet finds, as rows of the table.
 
     Raises:
         ValueError: the image cannot be read, or nothing is found in it.

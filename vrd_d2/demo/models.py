@@ -1,4 +1,4 @@
-"""The models of the demo, and their twins with words of the user's own."""
+"""The models of the demo, and their variants for words that the user writes."""
 
 import threading
 from collections import OrderedDict
@@ -14,7 +14,7 @@ from vrd_d2.inference.predictor import Predictor
 from vrd_d2.tasks import Task
 
 MAX_NAMES, MAX_NAME_LENGTH = 200, 60
-_VOCABULARIES = 8  # of a model that are kept with their texts
+_VOCABULARIES = 8  # of a model that stay in memory with their texts
 
 
 class DemoModel:
@@ -56,15 +56,15 @@ class DemoModel:
         self.explains = getattr(kind, "has_heat_maps", False)
         self.name = name or f"{architecture}, {Path(config_file).stem}"
         self.lock = threading.Lock()
-        self._twins: OrderedDict[Vocabulary, Predictor] = OrderedDict()
+        self._variants: OrderedDict[Vocabulary, Predictor] = OrderedDict()
 
     @cached_property
     def predictor(self) -> Predictor:
-        """The model with its own vocabulary."""
+        """The model for its own vocabulary."""
         return Predictor(*self._source)
 
     def with_words(self, objects: Sequence[str], predicates: Sequence[str]) -> Predictor:
-        """The model for other names, out of the few that are kept; itself for its own names.
+        """Return the model for other names; the last few variants stay in memory.
 
         Raises:
             ValueError: the model cannot, or too many names, or one is empty, repeated or long.
@@ -78,9 +78,9 @@ class DemoModel:
         vocabulary = Vocabulary(tuple(objects), tuple(predicates))
         if vocabulary == self.predictor.vocabulary:
             return self.predictor
-        if vocabulary not in self._twins:
-            self._twins[vocabulary] = self.predictor.with_vocabulary(vocabulary)
-        self._twins.move_to_end(vocabulary)
-        while len(self._twins) > _VOCABULARIES:
-            self._twins.popitem(last=False)
-        return self._twins[vocabulary]
+        if vocabulary not in self._variants:
+            self._variants[vocabulary] = self.predictor.with_vocabulary(vocabulary)
+        self._variants.move_to_end(vocabulary)
+        while len(self._variants) > _VOCABULARIES:
+            self._variants.popitem(last=False)
+        return self._variants[vocabulary]

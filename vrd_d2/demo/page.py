@@ -52,7 +52,7 @@ def hand_on_files(image: gradio.Image) -> gradio.Image:
 
 
 def for_users(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What goes wrong becomes a message on the page, which keeps what the user has entered."""
+    """Show errors as messages on the page, on which what the user has entered remains."""
 
     @functools.wraps(function)
     def guarded(*arguments: Any) -> Any:
@@ -63,7 +63,7 @@ def for_users(function: Callable[..., Any]) -> Callable[..., Any]:
             message = html.escape(str(error))
             raise gradio.Error(message, duration=None, print_exception=False) from error
         except Exception as error:
-            logger.exception("not the user's fault")
+            logger.exception("a fault of the program")
             reason = f"This should not happen: {type(error).__name__}. The log says more."
             raise gradio.Error(reason, duration=None, print_exception=False) from error
 
@@ -73,7 +73,7 @@ def for_users(function: Callable[..., Any]) -> Callable[..., Any]:
 def build_page(
     models: Sequence[DemoModel], examples: Sequence[Example], folder: Path, max_pixels: int
 ) -> gradio.Blocks:
-    """The page; `folder` is for files that are offered to take away."""
+    """Build the page; `folder` is for files that are offered for download."""
     of_task = {task: [model for model in models if model.task is task] for task in TASKS}
     first = next(model for rows in of_task.values() for model in rows)
     detector = next(iter(of_task[Task.SGDET]), None)
@@ -144,7 +144,7 @@ def build_page(
                 )
                 button = gradio.Button("Draw the graph", variant="primary", elem_id="draw")
                 with gradio.Accordion(
-                    "Boxes of your own", visible=first.task.boxes_given, elem_id="boxes"
+                    "Your boxes", visible=first.task.boxes_given, elem_id="boxes"
                 ) as box_part:
                     table = gradio.Dataframe(
                         headers=COLUMNS,
@@ -161,7 +161,7 @@ def build_page(
                         find = gradio.Button("Find boxes", visible=bool(detector), elem_id="find")
                         clear = gradio.Button("No boxes")
                 with gradio.Accordion(
-                    "Words of your own", open=False, visible=first.takes_words, elem_id="words"
+                    "Your words", open=False, visible=first.takes_words, elem_id="words"
                 ) as word_part:
                     predicates = gradio.Textbox(
                         "\n".join(first.vocabulary.predicates),
@@ -195,9 +195,7 @@ def build_page(
                 result = gradio.HTML(
                     '<p class="empty">The graph appears here.</p>', elem_id="result", padding=False
                 )
-                files = gradio.File(
-                    label="To take away", file_count="multiple", visible=False, height=150
-                )
+                files = gradio.File(label="Files", file_count="multiple", visible=False, height=150)
         dataset = gradio.Dataset(
             components=[gradio.Image(visible=False)],
             samples=[[str(example.file)] for example in examples],
@@ -239,7 +237,7 @@ def build_page(
 
 
 def _new_folder(folder: Path) -> Path:
-    """For the files of an answer, which Gradio copies; those of long ago go."""
+    """Make a folder for the files of an answer, which Gradio copies; remove old ones."""
     for old in folder.glob("answer-*"):
         if time.time() - old.stat().st_mtime > KEPT_SECONDS:
             shutil.rmtree(old, ignore_errors=True)

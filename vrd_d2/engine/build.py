@@ -17,8 +17,7 @@ from vrd_d2.engine.checks import is_relation_model
 def build_mapper(
     cfg: CfgNode, dataset_names: Sequence[str], *, is_train: bool
 ) -> RelationMapper | DetectionMapper:
-    """What turns the dicts of these datasets into examples, with the boxes that
-    DATASETS.DETECTIONS has for them."""
+    """Build what turns dicts of datasets into examples, with boxes of DATASETS.DETECTIONS."""
     if not is_relation_model(cfg):
         return DetectionMapper(cfg, is_train=is_train)
     detections = load_own_boxes(cfg.DATASETS.DETECTIONS, dataset_names)
@@ -34,7 +33,7 @@ def load_detector(cfg: CfgNode, model: nn.Module) -> None:
 
 
 def build_trained_model(cfg: CfgNode) -> nn.Module:
-    """A model ready for evaluation, from MODEL.WEIGHTS alone where that is set.
+    """Build a model ready for evaluation, from MODEL.WEIGHTS alone where that is set.
 
     Raises:
         ValueError: there are no weights for a model that needs them, or they do not fit.

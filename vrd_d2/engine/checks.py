@@ -1,4 +1,4 @@
-"""Whether datasets suit a model, told before anything is trained or evaluated."""
+"""Checks that datasets suit a model, made before anything is trained or evaluated."""
 
 import difflib
 import itertools
@@ -17,11 +17,11 @@ from vrd_d2.modeling.relation_model import RelationModel
 from vrd_d2.tasks import Task
 
 logger = logging.getLogger(__name__)
-_LOOKED_AT = 1000  # images
+_LOOKED_AT = 1000  # images that relations are counted in
 
 
 def is_relation_model(cfg: CfgNode) -> bool:
-    """Whether the config's meta-architecture predicts relations (else it is a plain detector)."""
+    """Return whether the meta-architecture predicts relations (else it is a plain detector)."""
     return issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), RelationModel)
 
 
@@ -98,13 +98,13 @@ def check_training_data(cfg: CfgNode) -> None:
         if name in files and Task(cfg.MODEL.RELATION.TASK).boxes_given:
             raise ValueError(
                 f"DATASETS.DETECTIONS has a row for the training set {name!r}, but "
-                f"{cfg.MODEL.RELATION.TASK} learns from annotated boxes: keep the rows of test "
-                "sets only, or set MODEL.RELATION.TASK to sgdet"
+                f"{cfg.MODEL.RELATION.TASK} learns from annotated boxes: remove the rows of "
+                "training sets, or set MODEL.RELATION.TASK to sgdet"
             )
 
 
 def _check_overlap(name: str) -> None:
-    """How many relations REQUIRE_OVERLAP leaves out, judged by the first images."""
+    """Warn or raise for relations that REQUIRE_OVERLAP leaves out, judged by the first images."""
     related = apart = 0
     records = DatasetCatalog.get(name)
     for record in itertools.islice(records, _LOOKED_AT):
@@ -125,4 +125,4 @@ def _check_overlap(name: str) -> None:
     if apart == related and len(records) <= _LOOKED_AT:
         raise ValueError(f"{found}: nothing is left to learn from; set it to False")
     if 2 * apart > related:
-        logger.warning("%s: with False they are learnt, too", found)
+        logger.warning("%s: set it to False to learn them, too", found)

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def _cpu_ddp(cfg: CfgNode) -> Iterator[None]:
-    """DefaultTrainer tells DDP the rank as a GPU number, which DDP refuses on the CPU."""
+    """Give DDP no GPU on the CPU, where DefaultTrainer would pass it the rank as one."""
     if cfg.MODEL.DEVICE != "cpu":
         yield
         return
@@ -57,7 +57,7 @@ def _cpu_ddp(cfg: CfgNode) -> Iterator[None]:
 
 
 def _without_grad_scaler(cfg: CfgNode) -> CfgNode:
-    """SOLVER.AMP as Detectron2 understands it: its trainer is float16 with a scaler, on CUDA.
+    """Return a config whose SOLVER.AMP suits Detectron2's trainer: float16, a scaler, CUDA.
 
     bfloat16 has the range of float32 and needs neither: the model's own autocast is enough.
     """
@@ -101,12 +101,11 @@ def _training_sampler(cfg: CfgNode, dataset: list[dict] | Dataset) -> Sampler:
 class Trainer(DefaultTrainer):
     """Detectron2's trainer with relation data, relation evaluators and a few solver options.
 
-    It trains plain detectors too: their configs keep Detectron2's own mapper and evaluator.
+    It trains plain detectors too: for their configs it uses Detectron2's own mapper and evaluator.
 
     With SEED >= 0 a run is reproducible and a resumed run goes on as if it had not been stopped:
-    the data stream is taken up where it was, and every iteration draws its pairs from a seed of its
-    own. (Not so for augmentation by chance, scales or flips, whose state lies in the loader's
-    workers.)
+    the data stream continues where it was, and every iteration draws its pairs from another seed.
+    (Not so for augmentation by chance, scales or flips, whose state lies in the loader's workers.)
     """
 
     def __init__(self, cfg: CfgNode):
@@ -117,7 +116,7 @@ class Trainer(DefaultTrainer):
             self.checkpointer.model.autocast_dtype = torch.bfloat16
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Load weights, or all states of the last checkpoint and the place in the data stream."""
+        """Load weights, or all states of the last checkpoint with the position in the data."""
         super().resume_or_load(resume)
         model = self.checkpointer.model
         if (
@@ -144,14 +143,14 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """The meta-architecture, its frozen detector loaded from MODEL.DETECTOR.WEIGHTS."""
+        """Build the meta-architecture, with the frozen detector of MODEL.DETECTOR.WEIGHTS."""
         model = super().build_model(cfg)
         load_detector(cfg, model)
         return model
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """SOLVER.OPTIMIZER: "SGD" or "AdamW"."""
+        """Build SOLVER.OPTIMIZER: "SGD" or "AdamW"."""
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ValueError(
                 f"this {cfg.MODEL.META_ARCHITECTURE} has nothing to train: run it with --eval-only"
@@ -172,10 +171,10 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, *, start_iter: int = 0):
-        """Training batches from an iteration on.
+        """Build the loader of training batches from an iteration on.
 
         Raises:
-            ValueError: the dataset has other classes than MODEL.VOCABULARY.
+            ValueError: the dataset's classes are not those of MODEL.VOCABULARY.
         """
         setup_datasets(cfg)
         check_datasets(cfg.DATASETS.TRAIN)
@@ -195,7 +194,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        """All images of a dataset once, split among the processes."""
+        """Build the loader of all images of a dataset, split among the processes."""
         setup_datasets(cfg)
         check_datasets([dataset_name])
         mapper = build_mapper(cfg, [dataset_name], is_train=False)
@@ -205,7 +204,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None):
-        """Relation metrics; detection AP as well where boxes are detected."""
+        """Build evaluators: relation metrics, and detection AP where boxes are detected."""
         setup_datasets(cfg)
         folder = output_folder or str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name)
         evaluators = []
@@ -227,8 +226,8 @@ class Trainer(DefaultTrainer):
         return DatasetEvaluators(evaluators)
 
     def build_hooks(self) -> list:
-        """Detectron2's hooks, and the best checkpoint by TEST.BEST_METRIC."""
-        # Here, as Detectron2 makes its own checkpointer just before and its hooks keep theirs.
+        """Build Detectron2's hooks, and the one of the best checkpoint by TEST.BEST_METRIC."""
+        # Here, as Detectron2 makes its checkpointer just before, and its hooks hold on to one.
         self.checkpointer = SafeCheckpointer(
             self.checkpointer.model,
             self.cfg.OUTPUT_DIR,

@@ -3,44 +3,29 @@
 One image a call, of any size, with any number of boxes. What is exported computes the numbers of
 the model itself; its input is the image resized as the metadata say, its boxes are in pixels of
 that resized image. :mod:`vrd_d2.onnx_runtime` does all of this for ONNX, without torch.
+
+Names are imported at their first use.
 """
 
-from detectron2.modeling.meta_arch import GeneralizedRCNN
-from torch import nn
+from typing import TYPE_CHECKING
 
-from vrd_d2.export.detector import ExportableDetector
-from vrd_d2.export.formats import FILES, write_model
-from vrd_d2.export.metadata import describe
-from vrd_d2.export.model_card import model_card
-from vrd_d2.export.relations import ExportableModel, ExportableRelations
+from vrd_d2.export.names import FILES, PARTS
+from vrd_d2.moved import lazy_attributes
 
-PARTS = ("detector", "relations", "full")
+if TYPE_CHECKING:
+    from vrd_d2.export.build import exportable
+    from vrd_d2.export.card import model_card
+    from vrd_d2.export.formats import write_model
+    from vrd_d2.export.metadata import describe
 
 __all__ = ["FILES", "PARTS", "describe", "exportable", "model_card", "write_model"]
 
-
-def exportable(
-    model: nn.Module, what: str
-) -> ExportableDetector | ExportableRelations | ExportableModel:
-    """Return a part of a model in a form that exports.
-
-    Args:
-        model: a detector or a relation model.
-        what: "detector" (image -> boxes), "relations" (image and boxes -> relations) or "full"
-            (image -> boxes and relations).
-
-    Raises:
-        ValueError: the model has no such part.
-    """
-    if what not in PARTS:
-        raise ValueError(f"unknown part {what!r}: choose one of {', '.join(PARTS)}")
-    if what == "relations":
-        return ExportableRelations(model)
-    if what == "full":
-        return ExportableModel(model)
-    detector = model if isinstance(model, GeneralizedRCNN) else getattr(model, "detector", None)
-    if detector is None:
-        raise ValueError(
-            f"this {type(model).__name__} has no detector (boxes are given): export 'relations'"
-        )
-    return ExportableDetector(detector)
+__getattr__, __dir__ = lazy_attributes(
+    __name__,
+    {
+        "describe": "vrd_d2.export.metadata",
+        "exportable": "vrd_d2.export.build",
+        "model_card": "vrd_d2.export.card",
+        "write_model": "vrd_d2.export.formats",
+    },
+)

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from vrd_d2.export.detector import ExportableDetector
 from vrd_d2.onnx_runtime import METADATA_KEY
 
-# Format -> name of the file that holds it.
-FILES = {"onnx": "model.onnx", "torch_export": "model.pt2", "torchscript": "model.ts"}
 OPSET = 18
 
 # Dimensions that may differ from call to call, by input and by output.

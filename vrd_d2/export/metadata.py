@@ -39,7 +39,7 @@ def describe(cfg: CfgNode, module: nn.Module, *, what: str, file_format: str) ->
         cfg: of the model.
         module: with `inputs` and `outputs`.
         what: "detector", "relations" or "full".
-        file_format: key of :data:`~vrd_d2.export.formats.FILES`.
+        file_format: key of :data:`~vrd_d2.export.names.FILES`.
 
     Returns:
         What JSON can hold.

@@ -255,7 +255,7 @@ def command(repository, monkeypatch):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
-        module.main()
+        return module.main()
 
     return run
 
@@ -288,10 +288,10 @@ def test_the_command(command, samples, tmp_path, capsys):
     assert lines[0].split() == ["474", "48.9%", "riding"]
     command("show", table, "zebra", "toilet")
     assert "such a pair is background" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="unknown object class 'hors'; did you mean 'horse'"):
-        command("show", table, "man", "hors")
+    assert command("show", table, "man", "hors") == 1
+    assert "'hors'" in capsys.readouterr().err
 
     nothing = tmp_path / "nothing.txt"
     nothing.write_text("blue sky\n")
-    with pytest.raises(ValueError, match="no triplet of the vocabulary in 1 captions"):
-        command("build", nothing, *options, "--output", tmp_path / "d.npz")
+    assert command("build", nothing, *options, "--output", tmp_path / "d.npz") == 1
+    assert "1 captions" in capsys.readouterr().err

@@ -1,0 +1,146 @@
+"""Errors of tools: a line and an exit code, or a traceback with what to report."""
+
+import errno
+import multiprocessing
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from vrd_d2 import __version__
+from vrd_d2.commands.run_tool import run_tool
+
+
+def raising(error: BaseException):
+    def tool():
+        raise error
+
+    return tool
+
+
+class _Broken:
+    """Data whose reading fails."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise ValueError("street.png is\nbroken")
+
+
+@pytest.mark.parametrize("code", [0, 2, None])
+def test_the_code_of_a_tool_that_ends(code, capsys):
+    assert run_tool(lambda given: given, code) == (code or 0)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "part"),
+    [
+        (ValueError("MODEL.WEIGHTS: a\n  b"), "MODEL.WEIGHTS: a; b"),
+        (ValueError("a\x1b[31mred"), r"a\x1b[31mred"),
+        (OSError(errno.ENOSPC, "No space left on device", "out.json"), "out.json"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "0xff"),
+        (MemoryError(), "memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), "MODEL.DEVICE"),
+        (BrokenPipeError(), "output"),
+        (ModuleNotFoundError("No module named 'gradio'", name="gradio.themes"), "gradio"),
+    ],
+)
+def test_what_users_can_mend_is_one_line(error, part, capsys):
+    assert run_tool(raising(error)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and part in line
+
+
+@pytest.mark.parametrize("package", ["torch", "detectron2"])
+def test_missing_packages_say_how_to_get_them(package, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert run_tool(raising(ModuleNotFoundError("no", name=f"{package}.nn"))) == 1
+    error = capsys.readouterr().err
+    assert package in error and "bash tools/setup_environment.sh" in error
+
+
+def test_an_error_in_a_worker_of_a_loader(capsys):
+    loader = DataLoader(_Broken(), num_workers=1)
+    assert run_tool(lambda: list(loader) and None) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "broken" in line and "Traceback" not in line
+
+
+def test_ctrl_c(capsys):
+    assert run_tool(raising(KeyboardInterrupt()), stopped="goes on from here") == 130
+    assert capsys.readouterr().err == "goes on from here\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("boxes"),
+        RuntimeError("x"),
+        ModuleNotFoundError("y", name="vrd_d2.nowhere"),
+        ModuleNotFoundError("z", name="torch.nowhere"),
+    ],
+)
+def test_a_fault_of_the_program_is_reported_whole(error, capsys):
+    assert run_tool(raising(error)) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Traceback") and __version__ in lines[-1]
+    assert type(error).__name__ in lines[-2]
+
+
+def test_exits_pass_through():
+    with pytest.raises(SystemExit) as stopped:
+        run_tool(raising(SystemExit(3)))
+    assert stopped.value.code == 3
+
+
+def test_a_reader_that_ends_early(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom vrd_d2.commands.run_tool import run_tool\n"
+        "sys.exit(run_tool(lambda: print('x' * 10**6)))"
+    )
+    command = f"{sys.executable} {script} | head -c 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert [line[:6] for line in done.stderr.splitlines()] == ["error:"]
+
+
+WORKER = """
+import sys, time
+from torch.multiprocessing import spawn
+from vrd_d2.commands.run_tool import run_tool
+
+def work(rank):
+    if rank:
+        raise ValueError("SEED is wrong")
+    time.sleep(60)  # as if it waited for the other
+
+def process(rank):
+    sys.exit(run_tool(work, rank))
+
+if __name__ == "__main__":
+    sys.exit(run_tool(lambda: spawn(process, nprocs=2) and None))
+"""
+
+
+def test_of_several_processes_only_the_failing_one_speaks(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    script = tmp_path / "script.py"
+    script.write_text(WORKER)
+    command = [sys.executable, "-W", "ignore", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert [line for line in done.stderr.splitlines() if "SEED" in line] == ["error: SEED is wrong"]
+
+
+def test_in_a_started_process(monkeypatch, capsys):
+    """Its faults go to the process that started it, which prints them; Ctrl-C is said once."""
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: "some process")
+    with pytest.raises(KeyError):
+        run_tool(raising(KeyError("boxes")))
+    assert run_tool(raising(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == ""

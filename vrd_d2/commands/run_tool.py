@@ -1,0 +1,113 @@
+"""What all tools do with errors: one line for what a user can mend, and an exit code.
+
+    0    all is well
+    1    nothing could be done, or the command is wrong
+    2    done in part: what could not be done is named
+    130  stopped with Ctrl-C
+
+A traceback is printed for a fault of the program alone, with what to report.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import platform
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from vrd_d2 import how_to_install, missing_package
+from vrd_d2.version import __version__
+
+STOPPED = 130
+# By name, as torch need not be there: of the GPU's memory, and of a process that was started.
+_OUT_OF_GPU_MEMORY = "OutOfMemoryError"
+_PROCESS_ENDED = "ProcessExitedException"
+_IN_WORKER = "Original Traceback"
+# Where a module of these is missing, it is not the package.
+_HAVE_PARTS = ("torch", "detectron2")
+
+
+def run_tool(main: Callable[..., int | None], *arguments: Any, stopped: str = "stopped") -> int:
+    """Run a tool and return its exit code, with every error printed.
+
+    Args:
+        main: returns an exit code; None is 0.
+        arguments: of `main`.
+        stopped: what is printed after Ctrl-C.
+    """
+    try:
+        code = main(*arguments)
+        sys.stdout.flush()
+        return code or 0
+    except KeyboardInterrupt:
+        if multiprocessing.parent_process() is None:  # of several processes, the first alone
+            print(stopped, file=sys.stderr)
+        return STOPPED
+    except BrokenPipeError:
+        with contextlib.suppress(OSError, ValueError):  # else Python would try it again at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("error: what reads the output has ended before it was complete", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if type(error).__name__ == _PROCESS_ENDED and not error.signal_name:
+            return error.exit_code  # the process has printed why
+        text = foreseen(error)
+        if text is not None:
+            print(f"error: {text}", file=sys.stderr)
+        elif multiprocessing.parent_process() is not None:
+            raise  # to the parent, which prints that of the first process to fail
+        else:
+            _print_fault()
+        return 1
+
+
+def foreseen(error: Exception) -> str | None:
+    """Return the message of an error that users can mend, on one line; None of any other."""
+    if isinstance(error, ImportError):
+        package = missing_package(error)
+        if package and not isinstance(error, ModuleNotFoundError):
+            return str(error)  # of vrd_d2 itself, with the commands that install it
+        if package:
+            return how_to_install("this tool", package)
+        package = (error.name or "").partition(".")[0]
+        if isinstance(error, ModuleNotFoundError) and package not in ("", "vrd_d2", *_HAVE_PARTS):
+            return f"the package {package} is not installed: pip install {package}"
+        return None
+    if type(error).__name__ == _PROCESS_ENDED:
+        return f"a process was ended by {error.signal_name}, perhaps for want of memory"
+    if type(error).__name__ == _OUT_OF_GPU_MEMORY:
+        reason = one_line(str(error)).partition(". ")[0]
+        return f"{reason}: use smaller images or batches, or MODEL.DEVICE cpu"
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory{f' ({error})' if str(error) else ''}"
+    if isinstance(error, (ValueError, OSError)):
+        text = str(error)
+        if _IN_WORKER in text:  # of a data loader: the error itself is below the last line of code
+            lines = text.rstrip().splitlines()
+            code = max(i for i, line in enumerate(lines) if line.startswith(" "))
+            text = "\n".join(lines[code + 1 :]).partition(": ")[2]
+        return one_line(text) or type(error).__name__
+    return None
+
+
+def one_line(text: str) -> str:
+    """Return a text as one line that a terminal shows as it is."""
+    from vrd_d2.inference.batch_folder import printable
+
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return printable("; ".join(lines).replace(":; ", ": "))
+
+
+def _print_fault() -> None:
+    import traceback
+
+    traceback.print_exc()
+    torch = sys.modules.get("torch")
+    versions = f"vrd_d2 {__version__}, Python {platform.python_version()}"
+    versions += f", torch {torch.__version__}" if torch else ""
+    print(
+        f"This is a fault of the program ({versions}). Please report it, with the command and the "
+        "lines above.",
+        file=sys.stderr,
+    )
