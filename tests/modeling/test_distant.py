@@ -237,9 +237,8 @@ def test_candidates_are_scored_by_a_model_and_the_rest_goes_on(distant_cfg, repo
     written = shards[0].stat().st_mtime_ns
     shards[1].unlink()
     second = run()
-    assert (
-        second.returncode == 0 and shards[0].stat().st_mtime_ns == written and shards[1].is_file()
-    )
+    assert second.returncode == 0, second.stderr
+    assert shards[0].stat().st_mtime_ns == written and shards[1].is_file()
     refused = run("MODEL.RELATION.REQUIRE_OVERLAP", "True")
     assert refused.returncode == 1 and refused.stderr.splitlines()[-1].startswith("error: ")
     store = CandidateWeights(folder)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vrd_d2.modeling.structures import HeadOutput
 
+# MODEL.RELATION.RANKING: which of a pair's predicate scores rank its relations.
 RANKINGS = ("softmax", "logit")
 # Score of a predicate that the knowledge base does not hold for a pair; softmax or logit alike.
 NO_CANDIDATE = -1e4
