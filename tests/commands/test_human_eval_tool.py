@@ -58,7 +58,7 @@ def write(path: Path, lines: list[dict]) -> Path:
 
 
 def study_of(predictions: dict, numbers: int = 6, **changes: object):
-    arguments = {"task": "sgdet", "pictures": 4, "top": 3, "seed": 0, **changes}
+    arguments = {"task": "sgdet", "images": 4, "top": 3, "seed": 0, **changes}
     return make_study(
         [record(number) for number in range(numbers)],
         classes=CLASSES,
@@ -202,7 +202,7 @@ def test_images_that_can_be_drawn(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pictures": 0}, "images is 0"),
+        ({"images": 0}, "images is 0"),
         ({"top": 0}, "top is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"min_relations": 4}, "only the top 3"),
@@ -296,6 +296,9 @@ def test_tool_from_predictions_to_the_table(
     status, out, error = tool(*arguments, "--predictions", f"ours={ours}", f"other={other}")
     assert status == 0, error
     assert "1 of 1 images (seed 0), 2 relations of 2 model(s)" in out
+    for name in ("--num-images", "--pictures"):  # the latter is its name in version 1
+        status, _, error = tool(*arguments, "--predictions", ours, name, 0)
+        assert status == 1 and "is 0" in error
     assert page.is_file()
     manifest = json.loads(page.with_suffix(".json").read_text())
     (image,) = manifest["pictures"]

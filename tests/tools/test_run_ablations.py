@@ -56,8 +56,8 @@ def test_a_folder_of_an_earlier_version_is_continued(repository, make_cfg, tmp_p
     assert "PREDICATE_LOSS: focal" in record.read_text()
     script.write_config(base, variant, folder, 1, [])
     assert "RELATION_LOSS" in record.read_text()
-    with pytest.raises(SystemExit, match=r"settings\.yaml"):
+    with pytest.raises(ValueError, match=r"settings\.yaml"):
         script.write_config(base, variant, folder, 1, ["MODEL.RELATION_LOSS.FOCAL_GAMMA", "3.0"])
     record.write_text("MODEL: {NOSUCH: 1}")
-    with pytest.raises(SystemExit, match=r"settings\.yaml.*NOSUCH"):
+    with pytest.raises(ValueError, match=r"settings\.yaml.*NOSUCH"):
         script.write_config(base, variant, folder, 1, [])

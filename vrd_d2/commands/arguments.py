@@ -43,8 +43,8 @@ class Parser(argparse.ArgumentParser):
             old_option: a former way to write them, which still works, with a warning.
         """
         self._takes_overrides, self._inputs = True, after
-        remainder = "*" if after else argparse.REMAINDER
-        self.add_argument("opts", nargs=remainder, metavar="KEY VALUE", help=OVERRIDES_HELP)
+        options = {"nargs": "*", "default": []} if after else {"nargs": argparse.REMAINDER}
+        self.add_argument("opts", metavar="KEY VALUE", help=OVERRIDES_HELP, **options)
         if old_option:
             self.add_argument(old_option, nargs="*", dest="old_opts", help=argparse.SUPPRESS)
             self._old_option = old_option

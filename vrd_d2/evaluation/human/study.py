@@ -140,7 +140,7 @@ def make_study(
     """
     task = Task(task)
     for name, value, least in (
-        ("pictures", images, 1),
+        ("images", images, 1),
         ("top", top, 1),
         ("seed", seed, 0),
         ("min_relations", min_relations, 0),
