@@ -1,5 +1,7 @@
 """What is imported when: nothing heavy before it is needed, and everything once it is."""
 
+import ast
+import importlib
 import json
 import subprocess
 import sys
@@ -89,6 +91,28 @@ def test_light_names_stay_light(name):
 @pytest.mark.parametrize("tool", TOOLS)
 def test_help_loads_nothing_heavy(tool):
     assert heavy_modules(running(REPOSITORY / tool, "--help")) == []
+
+
+def test_names_that_functions_import_exist():
+    """Imports inside functions, which nothing else notices before they run."""
+    files = [REPOSITORY / tool for tool in TOOLS] + sorted(REPOSITORY.glob("vrd_d2/**/*.py"))
+    absent = set()
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("vrd_d2"):
+                continue
+            try:
+                module = importlib.import_module(node.module)
+            except ModuleNotFoundError as error:
+                absent |= {(file.name, node.module)} if error.name == node.module else set()
+                continue
+            for name in (alias.name for alias in node.names):
+                if not hasattr(module, name):
+                    try:
+                        importlib.import_module(f"{node.module}.{name}")
+                    except ModuleNotFoundError:
+                        absent.add((file.name, f"{node.module}.{name}"))
+    assert not absent
 
 
 def peak_megabytes(*arguments: object) -> float:

@@ -103,7 +103,7 @@ def drawn_scenes(generator: Path, folder: Path) -> "list[Example]":
     from vrd_d2.data.formats.relations_json import load_relations_json
     from vrd_d2.data.vocabulary import SCENES
     from vrd_d2.demo.answers import Example, table_rows
-    from vrd_d2.inference.selection import ground_truth_graph
+    from vrd_d2.inference.comparison import ground_truth_graph
 
     spec = importlib.util.spec_from_file_location("prepare_scenes", generator)
     scenes = importlib.util.module_from_spec(spec)
