@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
 from vrd_d2.data.image_existence import drop_missing_images
@@ -160,7 +161,9 @@ def draw(path: Path, size: tuple[int, int] = (40, 30), **options: Any) -> Path:
 def run_script(script: Path, *arguments: str, monkeypatch: Any) -> None:
     """Run a script in this process, as if from the command line."""
     monkeypatch.setattr("sys.argv", [str(script), *arguments])
-    runpy.run_path(str(script), run_name="__main__")
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(script), run_name="__main__")
+    assert not end.value.code
 
 
 def existing(missing_images: str) -> Callable[[Sequence[dict]], Sequence[dict]]:

@@ -1,4 +1,4 @@
-"""Import paths of version 1: each still works, and its warning names the new one."""
+"""Import paths of version 0.1: each still works, and its warning names the new one."""
 
 import importlib
 import warnings

@@ -140,7 +140,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     make.add_argument("--task", default="sgdet", choices=[task.value for task in Task])
     make.add_argument("--num-images", type=int, default=50, help="how many to choose by chance")
     old = {"dest": "num_images", "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
-    make.add_argument("--pictures", type=int, **old)  # its name in version 1
+    make.add_argument("--pictures", type=int, **old)  # its name in version 0.1
     make.add_argument("--top", type=int, default=20, help="relations of each model and image")
     make.add_argument("--seed", type=int, default=0, help="of choice and order")
     make.add_argument(

@@ -1,4 +1,4 @@
-"""Where public modules and names of version 1 are now, and how their old paths still work.
+"""Where public modules and names of version 0.1 are now, and how their old paths still work.
 
 An old path works for one release and gives a DeprecationWarning that names the new one.
 """

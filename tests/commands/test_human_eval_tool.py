@@ -296,7 +296,7 @@ def test_tool_from_predictions_to_the_table(
     status, out, error = tool(*arguments, "--predictions", f"ours={ours}", f"other={other}")
     assert status == 0, error
     assert "1 of 1 images (seed 0), 2 relations of 2 model(s)" in out
-    for name in ("--num-images", "--pictures"):  # the latter is its name in version 1
+    for name in ("--num-images", "--pictures"):  # the latter is its name in version 0.1
         status, _, error = tool(*arguments, "--predictions", ours, name, 0)
         assert status == 1 and "is 0" in error
     assert page.is_file()

@@ -7,6 +7,8 @@ from vrd_d2.data.datasets.setup import register_builtin_once
 # The keys name datasets, architectures and heads: those of this project are registered with them.
 from vrd_d2.modeling import registration  # noqa: F401
 
+register_builtin_once()
+
 
 def add_vrd_config(cfg: CN) -> None:
     """Add the keys of this project to a Detectron2 config, in place.
@@ -14,7 +16,6 @@ def add_vrd_config(cfg: CN) -> None:
     Args:
         cfg: the result of ``detectron2.config.get_cfg()``.
     """
-    register_builtin_once()
     # Class and predicate names: "vg150", "vg20", "vrd", "psg", "scenes", or the path of a JSON that
     # has them (a relations_json file, or {"objects": [...], "predicates": [...]}).
     cfg.MODEL.VOCABULARY = "vg150"
