@@ -239,7 +239,7 @@ DIAGRAM: dict[str, tuple[Rectangle, Colour, list[str], list[str]]] = {
     "text": ((676, 468, 290, 128), FROZEN, ["CLIP text encoder", "text to embedding"],
              ["text/language.py"]),
     "rcl": ((1030, 468, 240, 128), TRAINED, ["contrastive loss", "pair matches text"],
-            ["contrastive.py"]),
+            ["relational_contrast.py"]),
     "words": ((1334, 468, 240, 128), FROZEN, ["word vectors", "choose negatives"],
               ["text/word_vectors.py"]),
 }  # fmt: skip
