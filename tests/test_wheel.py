@@ -64,6 +64,12 @@ def test_console_commands(run, name):
     assert done.returncode == 0 and done.stdout.startswith(f"usage: vrd-{name}"), done.stderr
 
 
+def test_training_finds_the_configs(run):
+    """No dataset is there: the run ends with its remedy, after the config has been read."""
+    done = run("vrd-train", "--config-file", "configs/quickstart/relclip_predcls.yaml")
+    assert done.returncode == 1 and "prepare_scenes.py" in done.stderr, done.stderr
+
+
 def test_a_command_on_a_file(run, tiny_json):
     done = run("vrd-dataset", "check", tiny_json, "--workers", 0)
     assert done.returncode == 0 and "5 images, 0 errors" in done.stdout, done.stderr

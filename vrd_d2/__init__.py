@@ -37,8 +37,9 @@ _HOMES = {
     "load_config": "vrd_d2.config.loading",
 }
 _PARTS = (
-    *("assets", "checkpoint", "config", "data", "engine", "evaluation", "export", "inference"),
-    *("media", "modeling", "onnx_runtime", "scene_graph", "tasks", "visualization"),
+    *("assets", "checkpoint", "commands", "config", "data", "demo", "engine", "evaluation"),
+    *("export", "inference", "media", "modeling", "onnx_runtime", "scene_graph", "tasks"),
+    "visualization",
 )
 
 # Today's torch warns about calls in Detectron2 whenever it is imported, and nobody here can change
@@ -52,7 +53,7 @@ moved.install()
 
 def __getattr__(name: str) -> Any:
     """Import a public name, or a part of the package, at its first use."""
-    if name in _PARTS:
+    if name in _PARTS or f"vrd_d2.{name}" in moved.MODULES:
         return importlib.import_module(f"vrd_d2.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,7 +14,11 @@ from typing import Any
 # Old module: the new ones that have its names.
 MODULES = {
     "vrd_d2.config_files": ("vrd_d2.config.loading",),
-    "vrd_d2.data.builtin": ("vrd_d2.data.datasets.setup", "vrd_d2.data.datasets.builtin"),
+    "vrd_d2.data.builtin": (
+        "vrd_d2.data.datasets.setup",
+        "vrd_d2.data.datasets.builtin",
+        "vrd_d2.data.datasets.loading",
+    ),
     "vrd_d2.data.knowledge_base": ("vrd_d2.data.knowledge.knowledge_base",),
     "vrd_d2.data.mapper": ("vrd_d2.data.dataset_mapper",),
     "vrd_d2.data.relations_json": (

@@ -1,5 +1,6 @@
 """Files that ship with the package: pages, the small CLIP, a detector of drawn scenes, configs."""
 
+import os
 from pathlib import Path
 
 _FOLDER = Path(__file__).resolve().parent
@@ -26,14 +27,22 @@ def config_path(name: str | Path) -> Path:
             found from any folder. It is returned as it is where neither exists.
     """
     path = Path(name)
-    if path.exists() or path.is_absolute() or _CONFIGS not in path.parts:
-        return path
-    below = path.parts[path.parts.index(_CONFIGS) :]
+    return path if path.exists() else shipped_config(path) or path
+
+
+def shipped_config(name: str | Path) -> Path | None:
+    """Return the path of a config that ships with vrd_d2; None where there is none of that name.
+
+    Args:
+        name: below the repository, such as configs/relclip_sgdet.yaml; leading ../ do not count.
+    """
+    below = Path(*(part for part in Path(name).parts if part != os.pardir))
+    if below.is_absolute() or below.parts[:1] != (_CONFIGS,):
+        return None
     root = checkout()
     # setup.py installs them in share/vrd_d2 of the environment, which the package is below.
     roots = [root] if root else [parent / "share/vrd_d2" for parent in _FOLDER.parents]
-    shipped = (root.joinpath(*below) for root in roots)
-    return next((file for file in shipped if file.exists()), path)
+    return next((root / below for root in roots if (root / below).is_file()), None)
 
 
 def checkout() -> Path | None:

@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> None:
     from vrd_d2.engine.build import build_trained_model
     from vrd_d2.export import describe, exportable, model_card, write_model
 
-    fixed = ["MODEL.DEVICE", "cpu", "MODEL.VISUAL.FEATURE_CACHE", ""]
-    cfg = load_inference_config(args.config_file, args.weights, [*args.opts, *fixed])
+    cfg = load_inference_config(args.config_file, args.weights, args.opts)
+    cfg.MODEL.DEVICE, cfg.MODEL.VISUAL.FEATURE_CACHE = "cpu", ""
     module = exportable(build_trained_model(cfg), args.what)
     metadata = describe(cfg, module, what=args.what, file_format=args.format)
     name = FILES[args.format]

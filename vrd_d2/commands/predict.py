@@ -26,6 +26,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vrd_d2 import missing_package
 from vrd_d2.commands.arguments import Parser
 from vrd_d2.commands.run_tool import run_tool
 from vrd_d2.media.images import MAX_PIXELS
@@ -165,6 +166,8 @@ def open_model(args: argparse.Namespace) -> "tuple[Model, dict[str, Any]]":
         from vrd_d2 import Predictor  # here, as it needs torch and Detectron2
         from vrd_d2.config.fingerprint import config_fingerprint
     except ImportError as error:
+        if missing_package(error) is None:
+            raise
         text = f"{error}\nor use an exported model: --model model.onnx"
         raise ImportError(text, name=error.name) from error
 

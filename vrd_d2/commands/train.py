@@ -65,11 +65,14 @@ def train(args: argparse.Namespace) -> None:
     from detectron2.utils import comm
     from detectron2.utils.logger import setup_logger
 
+    from vrd_d2 import assets
     from vrd_d2.config.loading import load_config
     from vrd_d2.data.datasets.setup import setup_datasets
     from vrd_d2.engine.build import build_trained_model
     from vrd_d2.engine.trainer import Trainer
 
+    # Detectron2 copies the file into the log: it must be the one that is read.
+    args.config_file = str(assets.config_path(args.config_file))
     cfg = load_config(args.config_file, args.opts)
     setup_datasets(cfg)
     cfg.freeze()

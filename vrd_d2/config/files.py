@@ -97,12 +97,24 @@ def _read(path: str, cfg: CfgNode, chain: tuple[str, ...]) -> dict[str, Any]:
     content = translate_config(content, path)
     # Keys of Detectron2's first version have other names, which it translates itself.
     if content.get("VERSION", cfg.VERSION) == cfg.VERSION:
-        _check_keys(content, cfg, path)
+        try:
+            _check_keys(content, cfg, path)
+        except ValueError:
+            if "VERSION" in content or _guessed_version(content, path) in (None, cfg.VERSION):
+                raise
     merged: dict[str, Any] = {}
     for base in bases:
         _merge(_read(_base_path(base, path), cfg, (*chain, whole_path)), merged, path)
     _merge(content, merged, path)
     return merged
+
+
+def _guessed_version(content: Mapping[str, Any], path: str) -> int | None:
+    """Return the version that keys of Detectron2 show; None where they are no config."""
+    try:
+        return guess_version(CfgNode(content), path)
+    except CONFIG_ERRORS:
+        return None
 
 
 def _read_alone(path: str) -> dict[str, Any]:
@@ -128,8 +140,8 @@ def _base_path(base: str, path: str) -> str:
     if "://" in base:
         return base
     beside = os.path.join(os.path.dirname(path), base)
-    shipped = assets.config_path(base)
-    return str(shipped) if shipped.is_file() and not os.path.exists(beside) else beside
+    # From the folder of the file, never from that of the process.
+    return beside if os.path.exists(beside) else str(assets.shipped_config(base) or beside)
 
 
 def _merge(part: Mapping[str, Any], whole: dict[str, Any], path: str, section: str = "") -> None:

@@ -102,7 +102,13 @@ def _forget_training(cfg: CfgNode) -> None:
     if not cfg.MODEL.DISTANT.RESTRICT:
         cfg.MODEL.DISTANT = fresh.MODEL.DISTANT
     # RelCLIP's image tower is in the checkpoint. A tag stays: mean and deviation depend on it.
-    kind, clip = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), cfg.MODEL.CLIP
+    name, clip = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.CLIP
+    if name not in META_ARCH_REGISTRY:
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE is {name!r}, which is not registered: import the module that "
+            "registers it"
+        )
+    kind = META_ARCH_REGISTRY.get(name)
     by_path = Path(clip.PRETRAINED).suffix in (".pt", ".pth", ".bin", ".safetensors")
     in_checkpoint = getattr(kind, "checkpoint_has_clip", False)
     if in_checkpoint and by_path and not Path(clip.PRETRAINED).is_file():

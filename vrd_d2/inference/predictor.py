@@ -45,10 +45,9 @@ class Predictor:
         weights: str | Path = "",
         overrides: Sequence[str] = (),
     ):
+        cfg = load_inference_config(config_file, weights, overrides)
         # Images are seldom predicted twice: a cache of their maps would only grow.
-        cfg = load_inference_config(
-            config_file, weights, [*overrides, "MODEL.VISUAL.FEATURE_CACHE", ""]
-        )
+        cfg.MODEL.VISUAL.FEATURE_CACHE = ""
         self.cfg = cfg
         self.model = build_trained_model(cfg)
         mapper = RelationMapper(cfg, is_train=False)

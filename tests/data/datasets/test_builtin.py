@@ -12,7 +12,11 @@ from detectron2.structures import BoxMode
 from relations_document import DOCUMENT, write
 
 from vrd_d2.data.datasets.loading import load_zero_shot
-from vrd_d2.data.datasets.setup import register_builtin_datasets, register_user_datasets
+from vrd_d2.data.datasets.setup import (
+    register_builtin_datasets,
+    register_user_datasets,
+    setup_datasets,
+)
 from vrd_d2.data.formats.relations_json import save_relations_json
 from vrd_d2.data.vocabulary import SCENES, VG150, Vocabulary
 
@@ -182,3 +186,28 @@ def test_bad_rows_of_a_config_are_named(entry):
 def test_a_config_cannot_take_the_name_of_another_dataset(tmp_path):
     with pytest.raises(ValueError, match="'scenes_train' is taken by"):
         register_user_datasets([["scenes_train", str(tmp_path / "data.json"), ""]])
+
+
+def test_a_users_own_dataset_of_a_built_in_name_stays(make_cfg):
+    cfg = make_cfg("relclip_predcls.yaml")
+    cfg.DATASETS.MISSING_IMAGES = "skip"  # other settings than those before
+    DatasetCatalog.remove("psg_train")
+    DatasetCatalog.register("psg_train", list)
+    try:
+        setup_datasets(cfg)
+        assert DatasetCatalog.get("psg_train") == []
+    finally:
+        register_builtin_datasets()
+    assert DatasetCatalog["psg_train"] is not list
+
+
+def test_another_registration_does_not_undo_the_settings_of_a_config(make_cfg, root):
+    cfg = make_cfg("relclip_predcls.yaml")
+    cfg.DATASETS.MISSING_IMAGES = "skip"
+    setup_datasets(cfg)
+    try:
+        register_builtin_datasets(root, missing_images="keep")
+        setup_datasets(cfg)
+        assert DatasetCatalog["scenes_val"]._missing_images == "skip"
+    finally:
+        register_builtin_datasets()

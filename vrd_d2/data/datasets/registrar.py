@@ -177,6 +177,11 @@ class RegisteredSplit:
                 )
 
 
+def is_foreign(name: str) -> bool:
+    """Return whether a name is registered with a loader that is not of this package."""
+    return name in DatasetCatalog and not isinstance(DatasetCatalog[name], RegisteredSplit)
+
+
 def exclude_images(list_file: str | os.PathLike, dataset_names: Sequence[str]) -> None:
     """Make registered datasets leave out the images that a file lists.
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from detectron2.data import DatasetCatalog
 from vrd_d2.data.datasets.builtin import SPECS, datasets_root
 from vrd_d2.data.datasets.registrar import (
     exclude_images,
+    is_foreign,
     register_dataset,
     register_relations_json,
 )
@@ -47,7 +49,7 @@ def setup_datasets(cfg: "CfgNode") -> None:
     if settings == _current:
         return
     _current = None  # in case of an error
-    _register_builtin(_root(), node.MISSING_IMAGES)
+    _register_builtin(_root(), node.MISSING_IMAGES, replace_others=False)
     register_user_datasets(node.REGISTER, missing_images=node.MISSING_IMAGES)
     exclude_images(node.EXCLUDE, names)
     _current = settings
@@ -73,9 +75,10 @@ def register_builtin_datasets(
         missing_images: "error", "skip" or "keep", see
             :func:`~vrd_d2.data.image_existence.drop_missing_images`.
     """
-    global _chosen_root
+    global _chosen_root, _current
     check_policy(missing_images)
     _chosen_root = None if root is None else Path(root)
+    _current = None  # what a config asks for is to be set up again
     _register_builtin(_root(), missing_images)
 
 
@@ -83,8 +86,12 @@ def _root() -> Path:
     return datasets_root() if _chosen_root is None else _chosen_root
 
 
-def _register_builtin(root: Path, missing_images: str) -> None:
+def _register_builtin(root: Path, missing_images: str, *, replace_others: bool = True) -> None:
+    """Register SPECS; without `replace_others` a user's own dataset of such a name stays."""
     for spec in SPECS:
+        if not replace_others:
+            splits = tuple(s for s in spec.splits if not is_foreign(spec.dataset_name(s)))
+            spec = replace(spec, splits=splits)
         register_dataset(spec, root, missing_images=missing_images)
 
 

@@ -107,9 +107,12 @@ class RelationPredictor(nn.Module):
         if logits is None:
             logits = self.predicates(output.relations)
         if self.prior is not None:
-            ids = self.entity_classes(output, batch)
-            subjects, objects = batch.select_pairs(output.pair_index).indices.unbind(1)
-            logits = self.prior(logits, ids[subjects], ids[objects])
+            subjects = objects = None
+            if self.prior.frequency_bias:
+                ids = self.entity_classes(output, batch)
+                pairs = batch.select_pairs(output.pair_index).indices
+                subjects, objects = ids[pairs].unbind(1)
+            logits = self.prior(logits, subjects, objects)
         return replace(output, predicate_logits=logits)
 
     def entity_classes(self, output: HeadOutput, batch: PairBatch) -> Tensor:
@@ -118,6 +121,11 @@ class RelationPredictor(nn.Module):
             return torch.cat(batch.classes)
         if output.classes is not None:
             return output.classes
+        if output.class_logits is None:
+            raise ValueError(
+                "MODEL.PREDICATE_PRIOR.FREQUENCY_BIAS is True, but neither the task nor this "
+                "relation head gives the classes of entities: set it to False"
+            )
         return output.class_logits[:, : self.num_classes].argmax(1)
 
     def losses(self, output: HeadOutput, batch: PairBatch) -> dict[str, Tensor]:
