@@ -274,13 +274,11 @@ def workplace(tmp_path, monkeypatch):
     for name in ("street.jpg", "living_room.jpg", "mine/images/ride.jpg", "mine/images/a.jpg"):
         scene.save(tmp_path / name)
     monkeypatch.chdir(tmp_path)
+    known = {*DatasetCatalog.list()}
     yield tmp_path
-    for name in {*DatasetCatalog.list()} - known_datasets:
+    for name in {*DatasetCatalog.list()} - known:
         DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-
-
-known_datasets = {*DatasetCatalog.list()}
+        MetadataCatalog.pop(name, None)
 
 
 class FixedModel(nn.Module):
