@@ -279,9 +279,9 @@ def draw_diagram(image: np.ndarray) -> Canvas:
     prompt = [(text, 21, INK, False) for text in ("“a photo of a man", "riding a horse.”")]
     centred(canvas, (322, 468, 612, 596), prompt, 31)
     # The image goes to the encoder and to the detector.
-    picture = (10.0, 102.0, 258.0, 102 + 248 * image.shape[0] / image.shape[1])
-    heading(canvas, picture, "image", 23)
-    framed(canvas, image, picture)
+    area = (10.0, 102.0, 258.0, 102 + 248 * image.shape[0] / image.shape[1])
+    heading(canvas, area, "image", 23)
+    framed(canvas, image, area)
     arrow(canvas, (262, 140), (318, 104))
     arrow(canvas, (262, 264), (318, 300))
     arrow(canvas, (598, 532), (672, 532))

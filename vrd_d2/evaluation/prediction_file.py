@@ -5,6 +5,8 @@ import shutil
 from io import TextIOBase
 from pathlib import Path
 
+from vrd_d2.data.source_files import atomic_write
+
 
 class PredictionFile:
     """The part of one process; the main process joins the parts.
@@ -46,13 +48,11 @@ class PredictionFile:
         Packed files in a row are a packed file.
         """
         path = self._folder / "predictions.jsonl.gz"
-        unfinished = path.with_name(f".{path.name}")
         parts = [part for part in map(self._part, range(processes)) if part.exists()]
-        with unfinished.open("wb") as whole:
+        with atomic_write(path) as unfinished, unfinished.open("wb") as whole:
             for part in parts:
                 with part.open("rb") as file:
                     shutil.copyfileobj(file, whole)
-        unfinished.replace(path)
         for part in parts:
             part.unlink()
         return path

@@ -2,12 +2,12 @@
 
 import json
 import math
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
 from tabulate import tabulate
 
+from vrd_d2.data.source_files import write_text
 from vrd_d2.evaluation.metrics import METRICS, metric_by_predicate
 from vrd_d2.evaluation.protocols import Protocol
 from vrd_d2.evaluation.recall import Summary, Values
@@ -109,12 +109,5 @@ def _without_nan(value: object) -> object:
 
 
 def write_json(results: dict, path: str | Path) -> None:
-    """Write results; the file is complete or not there. The folder must exist."""
-    path = Path(path)
-    text = json.dumps(results, indent=1, allow_nan=False) + "\n"
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    """Write results; the file is complete or not there, and its folder is made."""
+    write_text(path, json.dumps(results, indent=1, allow_nan=False) + "\n")
