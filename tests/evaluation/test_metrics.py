@@ -76,7 +76,7 @@ def test_results_are_complete_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json({"a": float("nan")}, path)
     with pytest.raises(OSError, match=r"results\.json"):
-        write_json({"a": 2}, tmp_path / "none" / "results.json")
+        write_json({"a": 2}, path / "results.json")  # its folder is a file
     assert json.loads(path.read_text()) == {"a": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
 
