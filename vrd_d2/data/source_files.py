@@ -5,19 +5,35 @@ and checks say what is wrong, :func:`located` adds where.
 """
 
 import contextlib
+import errno
 import gc
 import json
 import os
+import re
 import reprlib
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache, wraps
+from functools import cache, lru_cache, wraps
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: what a killed process leaves there stays
+    fcntl = None  # type: ignore[assignment]
 
 _FAR = 1e9  # pixels; no finite image is that large
 _ABRIDGED = reprlib.Repr()
 _ABRIDGED.maxstring = 80
+_DEEPEST = 100  # levels of a JSON text
+_JSON_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_CHUNK = 1 << 20  # characters
+_BRACKETS = np.zeros(256, np.int8)
+_BRACKETS[list(b"[{")] = 1
+_BRACKETS[list(b"]}")] = -1
+_UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.unfinished")
 _NUMBERS = frozenset((int, float))  # bool is an int to isinstance, not to type()
 
 
@@ -74,39 +90,88 @@ def read_json(
         ValueError: there is no such file, it is no complete JSON, or an object has a key twice.
     """
     content = _read_bytes(path, missing)
-    hook = None if repeated_keys else _without_repeats
     try:
-        # As text: json.loads(bytes) would hold the bytes beside the text while it parses.
-        content = content.decode(json.detect_encoding(content))
-        with collector_paused():
-            return json.loads(content, object_pairs_hook=hook)
+        return parse_json(content, repeated_keys=repeated_keys)
     except _RepeatedKeyError as error:
         raise ValueError(f"{path}: {error}") from error
-    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
+    except ValueError as error:
         raise ValueError(f"{path} is no complete JSON file ({error}): {damaged}") from error
 
 
+def parse_json(content: str | bytes, *, repeated_keys: bool = False) -> Any:
+    """Parse a JSON text, in UTF-8 (also with a byte order mark), UTF-16 or UTF-32.
+
+    Args:
+        content: the text.
+        repeated_keys: see :func:`read_json`.
+
+    Raises:
+        ValueError: it is no JSON, is nested deeper than 100 levels, or an object has a key twice.
+    """
+    if isinstance(content, bytes):
+        # As text: json.loads(bytes) would hold the bytes beside the text while it parses.
+        content = content.decode(json.detect_encoding(content))
+    content = content.removeprefix("\ufeff")
+    # What is read must also be written, copied and shown; all of these are recursive.
+    if _depth(content) > _DEEPEST and _depth(_JSON_STRING.sub("", content)) > _DEEPEST:
+        raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
+    try:
+        with collector_paused():
+            return json.loads(
+                content, object_pairs_hook=None if repeated_keys else _without_repeats
+            )
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike, *, sync: bool = True) -> Iterator[Path]:
     """Give a file to write that becomes `path` when the block ends, and vanishes if it raises.
 
-    The folder is made. Nobody sees a file that is half written.
+    The folder is made. Nobody sees a file that is half written, neither after a kill nor after a
+    power cut. What killed processes left in the folder is removed before a process's first write
+    to it.
+
+    Args:
+        path: the file. A link is replaced, and not followed. A device or a pipe, such as
+            /dev/null, is written itself.
+        sync: wait until the disk has the file. False for many small files that can be made again.
+
+    Raises:
+        OSError: it cannot be written; the error names `path`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Processes of other computers and containers may have the same number as this one.
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        yield unfinished
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        if path.exists() and not path.is_file():
+            yield path
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path.parent)
+        with _unfinished_file(path.parent) as unfinished:
+            yield unfinished
+            if sync:
+                _sync(unfinished)
+            unfinished.replace(path)
+        if sync:
+            _sync(path.parent)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(path.parent)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        if _UNFINISHED.fullmatch(os.path.basename(str(error.filename))):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a text file at once, see :func:`atomic_write`."""
-    with atomic_write(path) as unfinished:
+def write_text(path: str | os.PathLike, text: str, *, sync: bool = True) -> None:
+    """Write a text file in UTF-8 at once, see :func:`atomic_write`."""
+    with atomic_write(path, sync=sync) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: str | os.PathLike, content: bytes, *, sync: bool = True) -> None:
+    """Write a file at once, see :func:`atomic_write`."""
+    with atomic_write(path, sync=sync) as unfinished:
+        unfinished.write_bytes(content)
 
 
 def file_stamp(path: str | os.PathLike) -> tuple[int, int]:
@@ -211,6 +276,79 @@ def checked_box(box: Any, form: str, order: Sequence[int], *, extent: bool = Fal
 def short(value: Any) -> str:
     """Abridge a value for a message, whatever its size and depth."""
     return _ABRIDGED.repr(value)
+
+
+@contextlib.contextmanager
+def _unfinished_file(folder: Path) -> Iterator[Path]:
+    """Make a file that is locked while this process lives, and remove it at the end."""
+    while True:
+        # By chance: processes of other computers and containers may have this one's number.
+        unfinished = folder / f".{secrets.token_hex(8)}.unfinished"
+        # For all that the umask allows, as any new file.
+        handle = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        locked = _lock(handle)
+        # Between the two lines another process may have taken it for a leftover.
+        if not locked or unfinished.exists():
+            break
+        os.close(handle)
+    try:
+        yield unfinished
+    finally:
+        unfinished.unlink(missing_ok=True)
+        os.close(handle)
+
+
+@cache
+def _remove_leftovers(folder: Path) -> None:
+    """Remove files that processes left when they were killed: nobody holds their lock."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry.path for entry in entries if _UNFINISHED.fullmatch(entry.name)]
+    except OSError:  # a folder to write to may not be one to list
+        return
+    for path in found:
+        with contextlib.suppress(OSError):  # another process is quicker, or it is not ours
+            handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                if _lock(handle):
+                    os.unlink(path)
+            finally:
+                os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file; False where another process has it, or files cannot be locked."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _sync(path: Path) -> None:
+    """Wait until the disk has a file or the names in a folder."""
+    with contextlib.suppress(PermissionError):  # folders of some systems cannot be opened
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # there is nothing to wait for
+                raise
+        finally:
+            os.close(handle)
+
+
+def _depth(text: str) -> int:
+    """Return how many brackets are open at most, those in strings among them."""
+    depth = deepest = 0
+    for start in range(0, len(text), _CHUNK):
+        part = text[start : start + _CHUNK].encode("ascii", "replace")
+        open_now = _BRACKETS[np.frombuffer(part, np.uint8)].cumsum(dtype=np.int32)
+        deepest = max(deepest, depth + int(open_now.max()))
+        depth += int(open_now[-1])
+    return deepest
 
 
 class _RepeatedKeyError(ValueError):
