@@ -7,17 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode, downgrade_config, upgrade_config
 from detectron2.config.compat import guess_version
-from detectron2.utils.file_io import PathManager
 
 from vrd_d2 import assets
+from vrd_d2.config.plain_yaml import read_yaml
 from vrd_d2.config.renamed_keys import RENAMED_KEYS, translate_config, translate_overrides
 
 BASE = "_BASE_"
 # What yacs raises for a config that it cannot merge.
-CONFIG_ERRORS = (KeyError, AttributeError, TypeError, AssertionError)
+CONFIG_ERRORS = (
+    *(KeyError, AttributeError, TypeError, AssertionError),
+    *(RecursionError, MemoryError),  # of Python's parser, for values such as "(((((..."
+)
 
 
 def merge_file(cfg: CfgNode, path: str | Path) -> None:
@@ -55,11 +57,12 @@ def merge_dump(cfg: CfgNode, text: str, source: str) -> None:
     Raises:
         ValueError: it is no config, or not one of a version that is known.
     """
+    loaded = _keys_in(read_yaml(text, source), source)
+    loaded = translate_config(loaded, source, level=logging.INFO)
+    _check_keys(loaded, cfg, source)
     try:
-        loaded = translate_config(yaml.safe_load(text), source, level=logging.INFO)
-        _check_keys(loaded, cfg, source)
         cfg.merge_from_other_cfg(CfgNode(loaded))
-    except (yaml.YAMLError, *CONFIG_ERRORS) as error:
+    except (ValueError, *CONFIG_ERRORS) as error:
         raise ValueError(f"{source} is no config: {error}") from error
 
 
@@ -76,8 +79,11 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[Any]) -> None:
     for key in overrides[::2]:
         if key not in known:
             raise ValueError(f"overrides are KEY VALUE KEY VALUE ...: {_unknown(key, known)}")
-        if known[key]:
+        if isinstance(known[key], dict):
             raise ValueError(f"overrides: {key} is a section: name a key in it")
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        if value in (None, "None") and known[key] is not None:
+            raise ValueError(f"overrides: {key} is None: give a value such as {known[key]!r}")
     try:
         cfg.merge_from_list(overrides)
     except CONFIG_ERRORS as error:
@@ -86,7 +92,7 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[Any]) -> None:
 
 def _read(path: str, cfg: CfgNode, chain: tuple[str, ...]) -> dict[str, Any]:
     """Read a file and its bases as one config; keys are translated and checked file by file."""
-    whole_path = path if "://" in path else os.path.realpath(path)
+    whole_path = os.path.realpath(path)
     if whole_path in chain:
         raise ValueError(f"{path} is its own {BASE}: {' -> '.join((*chain, whole_path))}")
     content = _read_alone(path)
@@ -119,18 +125,15 @@ def _guessed_version(content: Mapping[str, Any], path: str) -> int | None:
 
 def _read_alone(path: str) -> dict[str, Any]:
     try:
-        with PathManager.open(path, "r") as file:
-            # Detectron2 would run what tags of YAML ask for.
-            content = yaml.safe_load(file)
-    except yaml.constructor.ConstructorError as error:
-        raise ValueError(
-            f"{path} holds more than plain values, which is not read because it could run any "
-            f"code ({error.problem}): write the values themselves"
-        ) from error
-    except (yaml.YAMLError, UnicodeError, OSError) as error:
-        raise ValueError(f"{path} is no config: {error}") from error
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or no name of a file
+        raise ValueError(f"{path} cannot be read as a config: {error}") from error
+    return _keys_in(read_yaml(text, path), path)
+
+
+def _keys_in(content: Any, source: str) -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is no config: it holds a {type(content).__name__}, no keys")
+        raise ValueError(f"{source} is no config: it holds a {type(content).__name__}, no keys")
     return content
 
 
@@ -138,7 +141,8 @@ def _base_path(base: str, path: str) -> str:
     if base.startswith("~"):
         return os.path.expanduser(base)
     if "://" in base:
-        return base
+        # Whoever writes a config must not decide what is fetched where it is read.
+        raise ValueError(f"{path}: {BASE} is the address {base}: download it and name the file")
     beside = os.path.join(os.path.dirname(path), base)
     # From the folder of the file, never from that of the process.
     return beside if os.path.exists(beside) else str(assets.shipped_config(base) or beside)
@@ -165,21 +169,25 @@ def _check_keys(content: Mapping[str, Any], cfg: CfgNode, source: str) -> None:
                 raise ValueError(f"{source} is no config: {_unknown(key, known)}")
             if isinstance(value, dict):
                 check(value, f"{key}.")
-            elif known[key]:
+            elif isinstance(known[key], dict):
                 raise ValueError(f"{source} is no config: {key} is a section, not {value!r}")
+            elif value is None and known[key] is not None:
+                raise ValueError(
+                    f"{source} is no config: {key} has no value: give one such as {known[key]!r}"
+                )
 
     check(content, "")
 
 
-def _keys(node: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, bool]]:
-    """Yield the whole name of every section and key, and whether it is a section."""
+def _keys(node: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the whole name of every section and key, and its value."""
     for name, value in node.items():
-        yield f"{section}{name}", isinstance(value, dict)
+        yield f"{section}{name}", value
         if isinstance(value, dict):
             yield from _keys(value, f"{section}{name}.")
 
 
-def _unknown(key: str, known: Mapping[str, bool]) -> str:
+def _unknown(key: str, known: Mapping[str, Any]) -> str:
     # A renamed key with a slip in it leads to its new name.
     names = {**RENAMED_KEYS, **{name: name for name in sorted(known)}}
     (nearest,) = difflib.get_close_matches(str(key), names, n=1, cutoff=0.0)
