@@ -24,6 +24,22 @@ STOPPED = 130
 _OUT_OF_GPU_MEMORY = "OutOfMemoryError"
 _PROCESS_ENDED = "ProcessExitedException"
 _IN_WORKER = "Original Traceback"
+# RuntimeErrors of torch that machines and settings cause, by a part of their texts, with a remedy.
+_OF_THE_MACHINE = {
+    "can't allocate memory": "use smaller images or batches",
+    "DataLoader worker (pid": "perhaps for want of memory: lower DATALOADER.NUM_WORKERS",
+    "unable to open shared memory": "enlarge /dev/shm, or set DATALOADER.NUM_WORKERS to 0",
+    "unable to write to file </torch_": "enlarge /dev/shm, or set DATALOADER.NUM_WORKERS to 0",
+    "Too many open files": "raise the limit (ulimit -n), or lower DATALOADER.NUM_WORKERS",
+    "Found no NVIDIA driver": "set MODEL.DEVICE to cpu",
+    "not compiled with CUDA": "set MODEL.DEVICE to cpu",
+    "No CUDA GPUs are available": "set MODEL.DEVICE to cpu",
+    "invalid device ordinal": "name a GPU that is there in MODEL.DEVICE",
+    "EADDRINUSE": "another run has the port: name one (--dist-url, MASTER_PORT)",
+    "address already in use": "another run has the port: name one (--dist-url, MASTER_PORT)",
+    "Connection closed by peer": "another process of this run has ended: see its error",
+    "Connection reset by peer": "another process of this run has ended: see its error",
+}
 # Where a module of these is missing, it is not the package.
 _HAVE_PARTS = ("torch", "detectron2")
 
@@ -81,7 +97,11 @@ def foreseen(error: Exception) -> str | None:
         return f"{reason}: use smaller images or batches, or MODEL.DEVICE cpu"
     if isinstance(error, MemoryError):
         return f"there is not enough memory{f' ({error})' if str(error) else ''}"
-    if isinstance(error, (ValueError, OSError)):
+    if isinstance(error, RuntimeError):
+        text = one_line(str(error))
+        remedies = [remedy for part, remedy in _OF_THE_MACHINE.items() if part in text]
+        return f"{text.partition('. ')[0]}: {remedies[0]}" if remedies else None
+    if isinstance(error, (ValueError, OSError, FloatingPointError)):
         text = str(error)
         if _IN_WORKER in text:  # of a data loader: the error itself is below the last line of code
             lines = text.rstrip().splitlines()

@@ -1,6 +1,8 @@
 """Mappers and models out of a config, with the weights that it names."""
 
-from collections.abc import Sequence
+import contextlib
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -12,6 +14,34 @@ from vrd_d2.checkpoint.stamp import stamp_of
 from vrd_d2.data.dataset_mapper import DetectionMapper, RelationMapper
 from vrd_d2.data.detections import load_own_boxes
 from vrd_d2.engine.checks import is_relation_model
+
+_LIBRARIES = ("detectron2", "fvcore", "yacs", "torch", "torchvision", "timm", "open_clip")
+
+
+@contextlib.contextmanager
+def library_checks(cfg: CfgNode) -> Iterator[None]:
+    """Turn what libraries raise for values of a config into a ValueError.
+
+    Detectron2 and torch check values by assertions, registries and errors of many types. Errors
+    that other code raises, or that the machine causes, pass.
+
+    Raises:
+        ValueError: names the library's module and its words.
+    """
+    try:
+        yield
+    except (ValueError, OSError, MemoryError, ImportError, FloatingPointError):
+        raise
+    except Exception as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        module = frame.f_globals.get("__name__", "")
+        text = f"{type(error).__name__} {error}".splitlines()[0]
+        if module.partition(".")[0] not in _LIBRARIES or "memory" in text:
+            raise
+        raise ValueError(
+            f"{cfg.MODEL.META_ARCHITECTURE} cannot be built from this config: {text} (in "
+            f"{module}): correct the keys that you changed"
+        ) from error
 
 
 def build_mapper(
@@ -38,7 +68,8 @@ def build_trained_model(cfg: CfgNode) -> nn.Module:
     Raises:
         ValueError: there are no weights for a model that needs them, or they do not fit.
     """
-    model = DefaultTrainer.build_model(cfg).eval()
+    with library_checks(cfg):
+        model = DefaultTrainer.build_model(cfg).eval()
     if cfg.MODEL.WEIGHTS:
         load_weights(model, cfg.MODEL.WEIGHTS, expected=stamp_of(cfg))
         return model

@@ -28,7 +28,7 @@ from vrd_d2.data.datasets.setup import setup_datasets
 from vrd_d2.data.detections import results_files
 from vrd_d2.data.samplers import SkippingSampler, predicate_repeat_factors
 from vrd_d2.data.vocabulary import get_vocabulary
-from vrd_d2.engine.build import build_mapper, load_detector
+from vrd_d2.engine.build import build_mapper, library_checks, load_detector
 from vrd_d2.engine.checks import (
     check_datasets,
     check_training_data,
@@ -110,7 +110,7 @@ class Trainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode):
         setup_datasets(cfg)
-        with _cpu_ddp(cfg):
+        with _cpu_ddp(cfg), library_checks(cfg):
             super().__init__(_without_grad_scaler(cfg))
         if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.PRECISION == "bfloat16":
             self.checkpointer.model.autocast_dtype = torch.bfloat16

@@ -16,8 +16,10 @@ def format_prompts(templates: list[str], **names: str) -> list[str]:
     """Fill {subject}, {predicate}, {object} into every template.
 
     Raises:
-        ValueError: a template has a field that is not given.
+        ValueError: there is no template, or one has a field that is not given.
     """
+    if not templates or not all(isinstance(template, str) for template in templates):
+        raise ValueError(f"MODEL.TEXT: the prompts are {templates}: give at least one text")
     try:
         return [template.format(**names) for template in templates]
     except (KeyError, IndexError, ValueError) as error:
