@@ -34,7 +34,7 @@ def test_the_trainer_names_it_too(tmp_path) -> None:
 
 def test_errors_of_this_package_and_of_the_machine_pass() -> None:
     cfg = load_config(CONFIG)
-    with pytest.raises(AttributeError), library_checks(cfg):
+    with pytest.raises(TypeError), library_checks(cfg):
         load_config(5)
     for error in (RuntimeError("can't allocate memory"), OSError("full"), MemoryError()):
         with pytest.raises(type(error)) as raised, library_checks(cfg):
