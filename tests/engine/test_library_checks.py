@@ -14,9 +14,7 @@ CONFIG = "configs/quickstart/relclip_predcls.yaml"
     [
         ("MODEL.DEVICE", "nonsense", "nonsense"),
         ("MODEL.META_ARCHITECTURE", "Nothing", "Nothing"),
-        ("MODEL.RELATION_HEAD.DIM", "-1", "-1"),
         ("MODEL.TEXT.ENTITY_PROMPTS", "[]", r"MODEL\.TEXT"),
-        ("MODEL.TEXT.RELATION_PROMPTS", "[-1]", r"MODEL\.TEXT.*-1"),
     ],
 )
 def test_a_value_that_no_model_can_be_built_from(key: str, value: str, part: str) -> None:

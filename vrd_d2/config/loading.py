@@ -11,6 +11,7 @@ from vrd_d2 import assets
 from vrd_d2.checkpoint.checkpointer import read_stamp
 from vrd_d2.config.defaults import add_vrd_config
 from vrd_d2.config.files import merge_dump, merge_file, merge_overrides
+from vrd_d2.config.ranges import check_values
 from vrd_d2.data.vocabulary import Vocabulary, keep_vocabulary
 
 
@@ -123,5 +124,6 @@ def _default_config() -> CfgNode:
 
 def _override(cfg: CfgNode, overrides: Sequence[str]) -> None:
     merge_overrides(cfg, overrides)
+    check_values(cfg)
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
