@@ -3,7 +3,6 @@
 import copy
 import json
 import logging
-import math
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,6 +19,7 @@ from published_documents import (
     write,
 )
 from relations_document import DOCUMENT
+from spoiled import damaged, spoil
 
 from vrd_d2.data.datasets.gqa import load_gqa
 from vrd_d2.data.datasets.open_images import load_open_images
@@ -47,10 +47,6 @@ JSON_LOADERS = {
         lambda path, missing_images: existing(missing_images)(load_gqa(path, vocabulary=NAMES)),
     ),
 }
-ODD = [
-    None, True, -1, 0, 1, 10**25, 0.5, 1e308, math.nan, math.inf, "", " ", "1", "\0", "\ud800",
-    "a/b", "x" * 300, "x" * 300 + "/y", [], [[]], {}, {"id": 1}, [1, 2, 3, 4], [[[[[[[[0]]]]]]]],
-]  # fmt: skip
 QUICK = settings(
     max_examples=100,
     derandomize=True,
@@ -66,35 +62,6 @@ def quiet():
     logging.disable(logging.WARNING)
     yield
     logging.disable(logging.NOTSET)
-
-
-def places(document, prefix=()):
-    """Paths of everything in a JSON document, from the outside in."""
-    keys = range(len(document)) if isinstance(document, list) else list(document)
-    for key in keys:
-        yield (*prefix, key)
-        if isinstance(document[key], list | dict):
-            yield from places(document[key], (*prefix, key))
-
-
-def spoil(document, data):
-    """One to three random changes of a document, in place."""
-    for _ in range(data.draw(st.integers(1, 3))):
-        *path, last = data.draw(st.sampled_from(list(places(document)) or [()])) or [None]
-        if last is None:
-            return
-        place = document
-        for key in path:
-            place = place[key]
-        kind = data.draw(st.sampled_from(["delete", "replace", "number", "repeat"]))
-        if kind == "delete":
-            del place[last]
-        elif kind == "number":
-            place[last] = data.draw(st.integers(-5, 200) | st.floats())
-        elif kind == "repeat" and isinstance(place, list):
-            place.append(copy.deepcopy(place[last]))
-        else:
-            place[last] = copy.deepcopy(data.draw(st.sampled_from(ODD)))
 
 
 def loads_or_names_the_file(load, path, *others):
@@ -124,15 +91,6 @@ def test_damaged_text(tmp_path, name, data):
     path = tmp_path / "data.json"
     path.write_bytes(content)
     loads_or_names_the_file(lambda: load(path, missing_images="keep"), path)
-
-
-def damaged(content: bytes, data) -> bytes:
-    """Cut short, or with some bytes replaced or put in."""
-    start = data.draw(st.integers(0, len(content)))
-    stop = data.draw(st.integers(start, min(start + 3, len(content))))
-    end = data.draw(st.sampled_from([b"", content[stop:]]))
-    odd = [b"", b"\xff", b"\0", b'"', b",", b"\n", b"{", b"[", b"9" * 5000, b"[" * 5000, b"NaN"]
-    return content[:start] + data.draw(st.sampled_from(odd)) + end
 
 
 @QUICK
