@@ -195,3 +195,9 @@ def browser():
         pytest.skip(str(error))
     yield opened
     opened.close()
+
+
+def pytest_addoption(parser) -> None:
+    parser.addoption(
+        "--fuzz", type=int, default=0, help="random examples for each test of test_fuzz.py"
+    )
