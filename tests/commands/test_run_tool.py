@@ -143,6 +143,38 @@ def test_of_several_processes_only_the_failing_one_speaks(tmp_path, monkeypatch)
     assert [line for line in done.stderr.splitlines() if "SEED" in line] == ["error: SEED is wrong"]
 
 
+ALIKE = """
+import sys, time
+from torch.multiprocessing import get_context, spawn
+from vrd_d2.commands import run_tool, train
+
+def work(arguments):
+    raise ValueError("DATASETS.TRAIN is wrong")
+
+def process(rank, started, spoken):
+    train.train = work
+    started.wait()  # all fail at the same time
+    try:
+        train.process(None, spoken)
+    finally:
+        started.wait()
+
+if __name__ == "__main__":
+    context = get_context("spawn")
+    shared = context.Barrier(2), context.Value("b", False)
+    sys.exit(run_tool.run_tool(lambda: spawn(process, shared, nprocs=2) and None))
+"""
+
+
+def test_of_several_processes_with_the_same_error_one_speaks(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    (tmp_path / "script.py").write_text(ALIKE)
+    command = [sys.executable, "-W", "ignore", tmp_path / "script.py"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    errors = [line for line in done.stderr.splitlines() if "DATASETS" in line]
+    assert (done.returncode, errors) == (1, ["error: DATASETS.TRAIN is wrong"])
+
+
 def test_in_a_started_process(monkeypatch, capsys):
     """Its faults go to the process that started it, which prints them; Ctrl-C is said once."""
     monkeypatch.setattr(multiprocessing, "parent_process", lambda: "some process")

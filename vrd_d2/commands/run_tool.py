@@ -44,13 +44,20 @@ _OF_THE_MACHINE = {
 _HAVE_PARTS = ("torch", "detectron2")
 
 
-def run_tool(main: Callable[..., int | None], *arguments: Any, stopped: str = "stopped") -> int:
+def run_tool(
+    main: Callable[..., int | None],
+    *arguments: Any,
+    stopped: str = "stopped",
+    speaks: Callable[[], bool] = lambda: True,
+) -> int:
     """Run a tool and return its exit code, with every error printed.
 
     Args:
         main: returns an exit code; None is 0.
         arguments: of `main`.
         stopped: what is printed after Ctrl-C.
+        speaks: whether to print an error; of several processes that all meet the same one, only
+            the first should.
     """
     try:
         code = main(*arguments)
@@ -70,7 +77,8 @@ def run_tool(main: Callable[..., int | None], *arguments: Any, stopped: str = "s
             return error.exit_code  # the process has printed why
         text = foreseen(error)
         if text is not None:
-            print(f"error: {text}", file=sys.stderr)
+            if speaks():
+                print(f"error: {text}", file=sys.stderr)
         elif multiprocessing.parent_process() is not None:
             raise  # to the parent, which prints that of the first process to fail
         else:

@@ -10,9 +10,13 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from vrd_d2.commands.arguments import Parser
 from vrd_d2.commands.run_tool import run_tool
+
+if TYPE_CHECKING:
+    from multiprocessing.sharedctypes import Synchronized
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -37,23 +41,31 @@ def run(args: argparse.Namespace) -> None:
     """Train, or evaluate with --eval-only, in as many processes as GPUs are asked for."""
     import torch
     from detectron2.engine import launch
+    from torch import multiprocessing
 
     if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
         raise ValueError(f"--num-gpus {args.num_gpus}: there are {torch.cuda.device_count()}")
     several = args.num_gpus * args.num_machines > 1
+    spoken = multiprocessing.get_context("spawn").Value("b", False)  # by one of the processes
     launch(
         process if several else train,
         args.num_gpus,
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,
-        args=(args,),
+        args=(args, spoken) if several else (args,),
     )
 
 
-def process(args: argparse.Namespace) -> None:
+def process(args: argparse.Namespace, spoken: "Synchronized[bool]") -> None:
     """Do the work of one of several processes, which ends with an exit code."""
-    code = run_tool(train, args)
+
+    def first() -> bool:
+        with spoken.get_lock():
+            spoken.value, before = True, spoken.value
+            return not before
+
+    code = run_tool(train, args, speaks=first)
     if code:
         sys.exit(code)
 
