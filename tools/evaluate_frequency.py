@@ -5,7 +5,8 @@
     python tools/evaluate_frequency.py --test vrd_test --vocabulary vrd --protocols sgb vrd
 
 Without --train the test set's own images are halved: they are ordered by the SHA-256 of
-"SEED:IMAGE_ID", the first half (rounded down) is counted and the rest evaluated.
+"SEED:IMAGE_ID", the first half (rounded down) is counted and the rest evaluated. Zero-shot recall
+is of the triplets that were not counted, unless the test set has a list of its own.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.arguments import Parser, add_annotated_pairs
 from vrd_d2.commands.run_tool import run_tool
 from vrd_d2.data.vocabulary import Vocabulary
 from vrd_d2.evaluation.protocols import PROTOCOLS
@@ -47,18 +48,40 @@ def example(record: dict) -> dict:
     }
 
 
+def annotated_pairs_of(record: dict):
+    """Return the annotated pairs (P, 2) of an image in the order of its rows, as Lu et al. have it.
+
+    Candidates of a model are other pairs, too, but never of a box with itself.
+    """
+    import torch
+
+    pairs = dict.fromkeys(map(tuple, record["relations"][:, :2].tolist()))
+    return torch.tensor(list(pairs), dtype=torch.int64).reshape(-1, 2)
+
+
 def evaluate(
     training: Sequence[dict],
     test_name: str,
     vocabulary: Vocabulary,
     *,
     protocol: str,
+    annotated_pairs: bool | None = None,
     output_dir: str | None = None,
 ) -> dict[str, float]:
-    """Return metrics, in percent, of the relation frequencies of dicts on a registered dataset."""
-    import torch
-    from detectron2.data import DatasetCatalog
+    """Return metrics, in percent, of the relation frequencies of dicts on a registered dataset.
 
+    Args:
+        training: dataset dicts that are counted.
+        test_name: a registered dataset.
+        vocabulary: of both.
+        protocol: name of the protocol.
+        annotated_pairs: rank the annotated pairs alone; None as the protocol does.
+        output_dir: folder for the JSON file of the results.
+    """
+    import torch
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    from vrd_d2.data.records.packed import PackedRecords, unseen_triplets
     from vrd_d2.evaluation import RelationEvaluator
     from vrd_d2.modeling.frequency import FrequencyBaseline, count_relations
     from vrd_d2.tasks import Task
@@ -75,13 +98,30 @@ def evaluate(
         iou_threshold=0.5,
         add_gt_boxes=False,
     ).eval()
+    test = DatasetCatalog.get(test_name)
+    zero_shot = MetadataCatalog.get(test_name).get("zero_shot_triplets")
+    if zero_shot is None:
+        found, seen = (
+            PackedRecords.pack(dicts, drop_other_keys=True).triplets() for dicts in (test, training)
+        )
+        zero_shot = unseen_triplets(found, seen)
     evaluator = RelationEvaluator(
-        test_name, task=Task.PREDCLS, protocol=protocol, output_dir=output_dir
+        test_name,
+        task=Task.PREDCLS,
+        protocol=protocol,
+        annotated_pairs=annotated_pairs,
+        output_dir=output_dir,
+        zero_shot=zero_shot,
     )
     with torch.no_grad():
-        for record in DatasetCatalog.get(test_name):
-            inputs = [example(record)]
-            evaluator.process(inputs, model(inputs))
+        for record in test:
+            inputs = example(record)
+            entities = model.entities(inputs)
+            pairs = model.pairs(entities)
+            if evaluator.protocol.annotated_pairs:
+                pairs = annotated_pairs_of(record)
+            (found,) = model.predict([inputs], [entities], [pairs])
+            evaluator.process([inputs], [model.output(inputs, entities, pairs, found)])
     (metrics,) = evaluator.evaluate().values()
     return metrics
 
@@ -103,6 +143,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--train", help="registered dataset; without it --test is halved")
     parser.add_argument("--vocabulary", required=True, help="vg150, vrd, psg, or a JSON file")
     parser.add_argument("--protocols", nargs="+", default=["sgb"], choices=list(PROTOCOLS))
+    add_annotated_pairs(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the halves")
     parser.add_argument("--output-dir", help="folder for JSON files of all results")
     return parser.parse_args(argv)
@@ -129,7 +170,14 @@ def run(args: argparse.Namespace) -> None:
     else:
         training = DatasetCatalog.get(args.train)
     for protocol in args.protocols:
-        evaluate(training, test_name, vocabulary, protocol=protocol, output_dir=args.output_dir)
+        evaluate(
+            training,
+            test_name,
+            vocabulary,
+            protocol=protocol,
+            annotated_pairs=args.annotated_pairs,
+            output_dir=args.output_dir,
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -241,6 +241,10 @@ def load_all(cfg):
     list(Trainer.build_test_loader(cfg, cfg.DATASETS.TEST[0]))
 
 
+def build_evaluator(cfg):
+    Trainer.build_evaluator(cfg, cfg.DATASETS.TEST[0])
+
+
 PREDCLS = "relclip_predcls.yaml"
 # (name, config, overrides with places, what reads it, what the message must have).
 CONFIGS = [
@@ -272,6 +276,15 @@ CONFIGS = [
      ["FrequencyBaseline sees nothing", "set MODEL.RELATION.TASK to predcls or sgdet"]),
     ("a task that is none", PREDCLS, ["MODEL.RELATION.TASK", "predcl"], build_trained_model,
      ["unknown task 'predcl': choose one of predcls, sgcls, sgdet"]),
+    ("a protocol that is none", PREDCLS, ["TEST.RELATION.PROTOCOL", "lu"], train,
+     ["TEST.RELATION, {set}: unknown protocol 'lu'", "sgb", "vrd"]),
+    ("a switch that is none", PREDCLS, ["TEST.RELATION.ANNOTATED_PAIRS", "only"], train,
+     ["TEST.RELATION, {set}: annotated_pairs is 'only'", "True, False, or None"]),
+    ("a switch that is none, in evaluation", PREDCLS, ["TEST.RELATION.ANNOTATED_PAIRS", "only"],
+     build_evaluator, ["TEST.RELATION, {set}: annotated_pairs is 'only'"]),
+    ("annotated pairs of detected boxes", PREDCLS, ["TEST.RELATION.ANNOTATED_PAIRS", True,
+     "MODEL.RELATION.TASK", "sgdet"], train,
+     ["TEST.RELATION, {set}: sgdet has no annotated pairs", "predcls"]),
 ]  # fmt: skip
 
 

@@ -124,6 +124,22 @@ def test_other_protocols_have_another_key(dataset: list[dict]) -> None:
         assert list(results_of(dataset, protocol=protocol)) == [f"relations_{protocol}"]
 
 
+def test_another_choice_of_pairs_has_another_key(dataset: list[dict], tmp_path: Path) -> None:
+    for protocol, choice, name in (
+        ("sgb", True, "sgb_annotated"),
+        ("vrd", False, "vrd_all_pairs"),
+        ("vrd", True, "vrd"),
+    ):
+        results = results_of(
+            dataset, protocol=protocol, annotated_pairs=choice, output_dir=str(tmp_path)
+        )
+        assert list(results) == [f"relations_{name}"]
+        written = json.loads((tmp_path / f"relations_sgcls_{name}.json").read_text())
+        assert (written["protocol"], written["annotated_pairs"]) == (name, choice)
+    with pytest.raises(ValueError, match=r"sgdet has no annotated pairs.*predcls"):
+        RelationEvaluator(NAME, task="sgdet", annotated_pairs=True)
+
+
 def test_reset_forgets(dataset: list[dict]) -> None:
     evaluator = RelationEvaluator(NAME, task="sgcls", bootstrap=0)
     feed(evaluator, dataset[:3])

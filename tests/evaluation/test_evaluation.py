@@ -134,6 +134,9 @@ def test_hand_worked_image() -> None:
             "ngF": 2 * (3 / 4) * (2 / 3) / (3 / 4 + 2 / 3),
             "PR": 2 / 3,  # of the pairs (0, 2), (1, 2), (2, 0)
             "A": 1 / 4,
+            "ngA": 3 / 4,
+            "zA": 0,
+            "ngzA": 1,
             "top1": 1 / 4,
             "zR": 0,
             "ngzR": 1,
@@ -243,7 +246,7 @@ def one_image_each() -> list[tuple[GroundTruth, Prediction]]:
         ("sgbench", (1 / 2 + 0) / 2, 2),
         ("microsoft", (0 + 0) / 2, 2),  # the boxes do not overlap
         ("motifs", (2 / 3 + 0) / 2, 2),  # boxes are given: no overlap asked for
-        ("vrd", (1 + 0) / (3 + 1), 2),  # pooled, one row a prediction
+        ("vrd", (2 + 0) / (3 + 1), 2),  # pooled, one prediction an annotated row
     ],
 )
 def test_repeated_rows_and_empty_images(protocol: str, recall: float, scored: int) -> None:

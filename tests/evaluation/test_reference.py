@@ -55,19 +55,28 @@ def union(first, second):
     return low + [max(first[i], second[i]) for i in (2, 3)]
 
 
-def ranked_lists(image, boxes, protocol, task, num_predicates):
-    """(subject, object, predicate) under graph constraint and without, best first."""
+def ranked_lists(image, boxes, protocol, task, num_predicates, annotated=None):
+    """(subject, object, predicate) under graph constraint and without, best first.
+
+    With ``annotated`` (rows of pairs) only of those pairs; under vrd, once for each of the rows.
+    """
     unit = task == "predcls"
     constrained, free = [], []
+    best_of_pair = {}
     for index, (s, o) in enumerate(image.pairs):
         if (protocol, task) in OVERLAPPING and iou(boxes[s], boxes[o], protocol) <= 0:
+            continue
+        if annotated is not None and (s, o) not in annotated:
             continue
         weight = 1 if unit else image.scores[s] * image.scores[o]
         row = image.predicate_scores[index]
         best = max(range(num_predicates), key=lambda p, row=row: (row[p], -p))
         constrained.append((-weight * row[best], index, (s, o, best)))
+        best_of_pair[s, o] = min(best_of_pair.get((s, o), constrained[-1]), constrained[-1])
         for p in range(num_predicates):
             free.append((-weight * row[p], index * num_predicates + p, (s, o, p)))
+    if annotated is not None and protocol == "vrd":
+        constrained = [best_of_pair[pair] for pair in annotated if pair in best_of_pair]
     return [[triplet for _, _, triplet in sorted(found)] for found in (constrained, free)]
 
 
@@ -142,7 +151,11 @@ def reference(images, protocol, task, ks, num_predicates, zero_shot):
             continue
         totals["scored"] += 1
         annotated = {(s, o) for s, o, _ in relations}
-        given_pairs = [t for t in constrained if (t[0], t[1]) in annotated]
+        given_pairs, given_free = ranked_lists(
+            image, boxes, protocol, task, num_predicates, [(s, o) for s, o, _ in relations]
+        )
+        if protocol == "vrd" and boxes_given:
+            constrained, free = given_pairs, given_free
         top1 = {}
         for s, o, p in given_pairs:
             top1.setdefault((s, o), p)
@@ -155,7 +168,8 @@ def reference(images, protocol, task, ks, num_predicates, zero_shot):
         ranks = {
             "R": hit_rows(image, constrained[:longest], *arguments),
             "ngR": hit_rows(image, free[:longest], *arguments),
-            "A": hit_rows(image, given_pairs, *arguments),
+            "A": hit_rows(image, given_pairs[:longest], *arguments),
+            "ngA": hit_rows(image, given_free[:longest], *arguments),
             "phrase_R": hit_rows(image, constrained[:longest], *arguments, phrase=True),
             "phrase_ngR": hit_rows(image, free[:longest], *arguments, phrase=True),
         }
@@ -177,8 +191,13 @@ def reference(images, protocol, task, ks, num_predicates, zero_shot):
                 ("zR", "R", unseen),
                 ("ngzR", "ngR", unseen),
                 ("A", "A", everything),
+                ("ngA", "ngA", everything),
+                ("zA", "A", unseen),
+                ("ngzA", "ngA", unseen),
                 ("phrase_R", "phrase_R", everything),
                 ("phrase_ngR", "phrase_ngR", everything),
+                ("phrase_zR", "phrase_R", unseen),
+                ("phrase_ngzR", "phrase_ngR", unseen),
             ):
                 chosen = [rank < k for rank, taken in zip(ranks[of], which, strict=True) if taken]
                 if chosen:
@@ -213,10 +232,12 @@ def reference(images, protocol, task, ks, num_predicates, zero_shot):
     pooled = protocol == "vrd"
     names = ["R", "ngR", "PR"]
     names += ["zR", "ngzR"] if zero_shot else []
-    names += ["A"] if boxes_given else []
+    names += ["A", "ngA"] if boxes_given else []
+    names += ["zA", "ngzA"] if boxes_given and zero_shot else []
     names += ["phrase_R", "phrase_ngR"] if pooled else []
+    names += ["phrase_zR", "phrase_ngzR"] if pooled and zero_shot else []
     metrics = {
-        name: {k: value(per_image.get((name, k), []), pooled or name == "A") for k in ks}
+        name: {k: value(per_image.get((name, k), []), pooled or "A" in name) for k in ks}
         for name in names
     }
     if boxes_given:

@@ -85,6 +85,16 @@ class Parser(argparse.ArgumentParser):
         return start
 
 
+def add_annotated_pairs(parser: argparse.ArgumentParser) -> None:
+    """Add --annotated-pairs and --no-annotated-pairs; without them `annotated_pairs` is None."""
+    parser.add_argument(
+        "--annotated-pairs",
+        action=argparse.BooleanOptionalAction,
+        help="rank the annotated pairs alone (predcls and sgcls); without it as the protocol does: "
+        "vrd ranks them, the others all pairs",
+    )
+
+
 def is_key(text: str) -> bool:
     """Return whether a word can only be a key of the config, such as MODEL.WEIGHTS."""
     section, dot, key = text.partition(".")

@@ -13,9 +13,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.arguments import Parser, add_annotated_pairs
 from vrd_d2.commands.run_tool import run_tool
-from vrd_d2.evaluation.protocols import PROTOCOLS
+from vrd_d2.evaluation.protocols import PROTOCOLS, get_protocol
 from vrd_d2.tasks import Task
 
 
@@ -27,6 +27,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--predictions", required=True, type=Path, help="JSON Lines (.gz)")
     parser.add_argument("--task", default="sgdet", choices=[task.value for task in Task])
     parser.add_argument("--protocol", default="sgb", choices=list(PROTOCOLS))
+    add_annotated_pairs(parser)
     parser.add_argument(
         "--zero-shot", type=Path, help="JSON list of [subject class, object class, predicate]"
     )
@@ -67,11 +68,15 @@ def run(arguments: argparse.Namespace) -> None:
     from vrd_d2.evaluation.report import results_json, results_table, write_json
 
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    task = Task(arguments.task)
+    protocol = get_protocol(
+        arguments.protocol, annotated_pairs=arguments.annotated_pairs, task=task
+    )
     results = evaluate_files(
         arguments.ground_truth,
         arguments.predictions,
-        task=arguments.task,
-        protocol=arguments.protocol,
+        task=task,
+        protocol=protocol,
         zero_shot=read_list(arguments.zero_shot, "zero-shot", 3),
         num_predicates=arguments.num_predicates,
         ks=arguments.k,
@@ -90,7 +95,6 @@ def run(arguments: argparse.Namespace) -> None:
             f"the vocabulary has {len(names)} predicates, the predictions have "
             f"{len(summary.predicate_counts)}"
         )
-    protocol, task = PROTOCOLS[arguments.protocol], Task(arguments.task)
     title = f"{arguments.predictions.name} on {arguments.ground_truth.name}"
     print(results_table(summary, protocol=protocol, task=task, title=title))
     if arguments.output is not None:

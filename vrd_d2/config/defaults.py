@@ -187,6 +187,9 @@ def add_vrd_config(cfg: CN) -> None:
     # ---- Evaluation --------------------------------------------------------------------------
     cfg.TEST.RELATION = CN()
     cfg.TEST.RELATION.PROTOCOL = "sgb"
+    # Whether annotated pairs alone are ranked where boxes are given (PredCls, SGCls); None as the
+    # protocol does: vrd ranks them (Lu et al.), the others all pairs.
+    cfg.TEST.RELATION.ANNOTATED_PAIRS = None
     cfg.TEST.RELATION.WRITE_PREDICTIONS = False
     # Best checkpoint: metric to watch ("relations/R@50", say); "" saves none.
     cfg.TEST.BEST_METRIC = ""

@@ -8,7 +8,10 @@ from vrd_d2.config.renamed_keys import RENAMED_KEYS
 
 # Keys added since 0.1 with their defaults, which mean what was done before. A key that is missing
 # here makes the prediction folders of before look as if another config had written them.
-ADDED_KEYS: dict[str, object] = {"MODEL.RELATION_HEAD.NAME": "RelCLIPHead"}
+ADDED_KEYS: dict[str, object] = {
+    "MODEL.RELATION_HEAD.NAME": "RelCLIPHead",
+    "TEST.RELATION.ANNOTATED_PAIRS": None,
+}
 
 
 def config_fingerprint(cfg: CfgNode) -> str:

@@ -12,7 +12,9 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from vrd_d2.data.boxes import annotation_xyxy
 from vrd_d2.data.detections import results_files
+from vrd_d2.data.source_files import located
 from vrd_d2.data.vocabulary import get_vocabulary
+from vrd_d2.evaluation.protocols import get_protocol
 from vrd_d2.modeling.relation_model import RelationModel
 from vrd_d2.tasks import Task
 
@@ -71,6 +73,30 @@ def check_vocabulary(cfg: CfgNode, dataset_names: list[str] | tuple[str, ...]) -
                 f"{cfg.MODEL.VOCABULARY!r} has {len(names)}; they differ at id {index} "
                 f"({found[index : index + 1]} and {list(names[index : index + 1])}): set "
                 "MODEL.VOCABULARY to the dataset's own JSON"
+            )
+
+
+def evaluated_task(cfg: CfgNode, dataset_name: str) -> Task:
+    """Return the task by which a dataset is evaluated: SGDet where its boxes are given results."""
+    if dataset_name in results_files(cfg.DATASETS.DETECTIONS):
+        return Task.SGDET  # the boxes are not the annotation's: they must be matched
+    return Task(cfg.MODEL.RELATION.TASK)
+
+
+def check_protocol(cfg: CfgNode) -> None:
+    """Check that DATASETS.TEST can be evaluated by TEST.RELATION, before a model is trained.
+
+    Raises:
+        ValueError: an unknown protocol; annotated pairs where boxes are detected.
+    """
+    if not is_relation_model(cfg):
+        return
+    for name in cfg.DATASETS.TEST or ("",):
+        with located(f"TEST.RELATION, {name}" if name else "TEST.RELATION"):
+            get_protocol(
+                cfg.TEST.RELATION.PROTOCOL,
+                annotated_pairs=cfg.TEST.RELATION.ANNOTATED_PAIRS,
+                task=evaluated_task(cfg, name),
             )
 
 

@@ -25,14 +25,15 @@ from vrd_d2.checkpoint.checkpointer import SafeCheckpointer
 from vrd_d2.checkpoint.stamp import STAMP, Stamp
 from vrd_d2.data.build import training_records
 from vrd_d2.data.datasets.setup import setup_datasets
-from vrd_d2.data.detections import results_files
 from vrd_d2.data.samplers import SkippingSampler, predicate_repeat_factors
 from vrd_d2.data.vocabulary import get_vocabulary
 from vrd_d2.engine.build import build_mapper, library_checks, load_detector
 from vrd_d2.engine.checks import (
     check_datasets,
+    check_protocol,
     check_training_data,
     check_vocabulary,
+    evaluated_task,
     is_relation_model,
 )
 from vrd_d2.evaluation import RelationEvaluator
@@ -184,6 +185,7 @@ class Trainer(DefaultTrainer):
             distant=cfg.DATASETS.DISTANT if is_relation_model(cfg) else (),
         )
         check_training_data(cfg)
+        check_protocol(cfg)
         per_process = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
         return build_detection_train_loader(
             cfg,
@@ -206,17 +208,16 @@ class Trainer(DefaultTrainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None):
         """Build evaluators: relation metrics, and detection AP where boxes are detected."""
         setup_datasets(cfg)
+        check_protocol(cfg)
         folder = output_folder or str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name)
         evaluators = []
-        task = cfg.MODEL.RELATION.TASK
-        if dataset_name in results_files(cfg.DATASETS.DETECTIONS):
-            task = "sgdet"  # the boxes are not the annotation's: they must be matched
         if is_relation_model(cfg):
             evaluators.append(
                 RelationEvaluator(
                     dataset_name,
-                    task=task,
+                    task=evaluated_task(cfg, dataset_name),
                     protocol=cfg.TEST.RELATION.PROTOCOL,
+                    annotated_pairs=cfg.TEST.RELATION.ANNOTATED_PAIRS,
                     output_dir=folder,
                     write_predictions=cfg.TEST.RELATION.WRITE_PREDICTIONS,
                 )

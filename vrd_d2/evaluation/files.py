@@ -37,6 +37,7 @@ def evaluate_files(
     *,
     task: Task | str,
     protocol: Protocol | str = "sgb",
+    annotated_pairs: bool | None = None,
     zero_shot: Iterable[Sequence[int]] | None = None,
     num_predicates: int | None = None,
     ks: Sequence[int] = DEFAULT_KS,
@@ -49,6 +50,9 @@ def evaluate_files(
     Args:
         ground_truth: a relations_json file, or JSON Lines (see ``json_lines``).
         predictions: JSON Lines; may be the same file as ``ground_truth``, each line both.
+        protocol: a name in PROTOCOLS, or a Protocol.
+        annotated_pairs: rank the annotated pairs alone, where the task gives boxes; None as the
+            protocol has it.
         zero_shot: (subject class, object class, predicate) triplets unseen in training.
         num_predicates: K; by default that of the relations_json file, else the length of the
             first predicate_scores.
@@ -56,7 +60,8 @@ def evaluate_files(
     Raises:
         ValueError: the files do not fit, or K is not known; LineError names the line.
     """
-    task, protocol, ks = Task(task), get_protocol(protocol), checked_ks(ks)
+    task, ks = Task(task), checked_ks(ks)
+    protocol = get_protocol(protocol, annotated_pairs=annotated_pairs, task=task)
     unseen = frozenset(tuple(int(i) for i in triplet) for triplet in zero_shot or ())
     names, num_classes, annotated = None, None, None
     if not os.path.samefile(ground_truth, predictions):

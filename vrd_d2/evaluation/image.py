@@ -1,7 +1,5 @@
 """One image: which rows of its ground truth its predictions hit."""
 
-from dataclasses import replace
-
 import numpy as np
 
 from vrd_d2.evaluation.matching import (
@@ -13,19 +11,20 @@ from vrd_d2.evaluation.matching import (
     union_boxes,
 )
 from vrd_d2.evaluation.protocols import Protocol
-from vrd_d2.evaluation.ranking import rank_triplets
+from vrd_d2.evaluation.ranking import rank_annotated, rank_triplets
 from vrd_d2.evaluation.records import GroundTruth, Prediction
 from vrd_d2.tasks import Task
 
 # All that is stored of a ground-truth row: every metric is counted from these.
-# R, ngR, pair, A, phrase, ng_phrase: rank (from 0) of the first prediction that hits the row,
-# with and without graph constraint; whatever its predicate; among the annotated pairs; by the
-# union box. answer: the predicate that the image's best prediction on this pair named.
+# R, ngR, pair, A, ngA, phrase, ng_phrase: rank (from 0) of the first prediction that hits the row,
+# with and without graph constraint; whatever its predicate; among the annotated pairs (both); by
+# the union box (both). answer: the predicate that the image's best prediction on this pair named.
+_RANKS = ("R", "ngR", "pair", "A", "ngA", "phrase", "ng_phrase")
 ROW = np.dtype(
-    [(name, np.uint16) for name in ("predicate", "R", "ngR", "pair", "A", "phrase", "ng_phrase")]
-    + [("answer", np.uint16), ("top1", bool), ("zero_shot", bool), ("new_pair", bool)]
+    [(name, np.uint16) for name in ("predicate", *_RANKS, "answer")]
+    + [(name, bool) for name in ("top1", "zero_shot", "new_pair")]
 )
-_UNHIT = np.array((0,) + (MISS,) * 7 + (False,) * 3, ROW)
+_UNHIT = np.array((0,) + (MISS,) * (len(_RANKS) + 1) + (False,) * 3, ROW)
 
 
 def evaluate_image(
@@ -71,12 +70,16 @@ def evaluate_image(
     if not len(prediction.pairs):
         return rows, 0
 
-    annotated = None
-    if task.boxes_given:
-        annotated = np.zeros((len(boxes), len(boxes)), bool)
-        annotated[relations[:, 0], relations[:, 1]] = True
-    ranking = rank_triplets(prediction, annotated, limit=limit, unit_scores=task.classes_given)
     match = _Match((boxes, given.classes), (gt_boxes, ground_truth.classes), relations, protocol)
+    options = {"limit": limit, "unit_scores": task.classes_given}
+    if task.boxes_given:
+        annotated = rank_annotated(prediction, relations, one_a_row=protocol.one_to_one, **options)
+        rows["top1"] = _top1(annotated.constrained, relations)
+        annotated = annotated.cut(limit)
+        rows["A"] = match.ranks(annotated.constrained)
+        rows["ngA"] = match.ranks(annotated.free)
+    alone = protocol.ranks_annotated(task)
+    ranking = annotated if alone else rank_triplets(prediction, **options)
     rows["R"] = match.ranks(ranking.constrained)
     rows["ngR"] = match.ranks(ranking.free)
     rows["pair"] = first_hits(match.pairs(ranking.constrained))
@@ -84,9 +87,6 @@ def evaluate_image(
     rows["answer"][answered] = ranking.constrained[rows["pair"][answered], 2]
     right = rows["R"] != MISS
     rows["answer"][right] = rows["predicate"][right]
-    if annotated is not None:
-        rows["A"] = match.ranks(ranking.annotated)
-        rows["top1"] = _top1(ranking.annotated, relations)
     if protocol.phrase:
         rows["phrase"] = match.phrase_ranks(ranking.constrained)
         rows["ng_phrase"] = match.phrase_ranks(ranking.free)
@@ -131,12 +131,7 @@ def _admitted(
         return prediction
     pairs = prediction.pairs
     overlap = box_iou(boxes, boxes, inclusive=protocol.inclusive_pixels) > 0
-    fits = overlap[pairs[:, 0], pairs[:, 1]]
-    if prediction.triplets is None:
-        scores = prediction.predicate_scores[fits]
-        return replace(prediction, pairs=pairs[fits], predicate_scores=scores)
-    scores = prediction.triplet_scores[fits]
-    return replace(prediction, triplets=prediction.triplets[fits], triplet_scores=scores)
+    return prediction.chosen(overlap[pairs[:, 0], pairs[:, 1]])
 
 
 def _top1(ranked: np.ndarray, relations: np.ndarray) -> np.ndarray:

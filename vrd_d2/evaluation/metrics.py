@@ -12,7 +12,9 @@ from vrd_d2.tasks import Task
 
 # Conditions of ``Metric.needs``, in the order in which their metrics stand in result files.
 ALWAYS, ZERO_SHOT, GIVEN_BOXES, PHRASE = "", "zero-shot list", "given boxes", "phrase detection"
-NEEDS = (ALWAYS, ZERO_SHOT, GIVEN_BOXES, PHRASE)
+GIVEN_BOXES_ZERO_SHOT = "given boxes and zero-shot list"
+PHRASE_ZERO_SHOT = "phrase detection and zero-shot list"
+NEEDS = (ALWAYS, ZERO_SHOT, GIVEN_BOXES, GIVEN_BOXES_ZERO_SHOT, PHRASE, PHRASE_ZERO_SHOT)
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,24 @@ METRICS = (
         mean="rows",
         needs=GIVEN_BOXES,
     ),
+    Metric("ngA", "ng-A", ranks="ngA", mean="rows", needs=GIVEN_BOXES),
+    Metric(
+        "zA",
+        "zA",
+        "A@K and ng-A@K over the rows in the zero-shot list",
+        ranks="A",
+        rows="zero_shot",
+        mean="rows",
+        needs=GIVEN_BOXES_ZERO_SHOT,
+    ),
+    Metric(
+        "ngzA",
+        "ng-zA",
+        ranks="ngA",
+        rows="zero_shot",
+        mean="rows",
+        needs=GIVEN_BOXES_ZERO_SHOT,
+    ),
     Metric(
         "top1",
         "top1",
@@ -132,6 +152,21 @@ METRICS = (
         needs=PHRASE,
     ),
     Metric("phrase_ngR", "phrase-ng-R", ranks="ng_phrase", needs=PHRASE),
+    Metric(
+        "phrase_zR",
+        "phrase-zR",
+        "the same over the rows in the zero-shot list",
+        ranks="phrase",
+        rows="zero_shot",
+        needs=PHRASE_ZERO_SHOT,
+    ),
+    Metric(
+        "phrase_ngzR",
+        "phrase-ng-zR",
+        ranks="ng_phrase",
+        rows="zero_shot",
+        needs=PHRASE_ZERO_SHOT,
+    ),
 )
 
 
@@ -141,7 +176,9 @@ def chosen_metrics(task: Task, protocol: Protocol, *, with_zero_shot: bool) -> l
         ALWAYS: True,
         ZERO_SHOT: with_zero_shot,
         GIVEN_BOXES: task.boxes_given,
+        GIVEN_BOXES_ZERO_SHOT: task.boxes_given and with_zero_shot,
         PHRASE: protocol.phrase,
+        PHRASE_ZERO_SHOT: protocol.phrase and with_zero_shot,
     }
     ordered = sorted(METRICS, key=lambda metric: NEEDS.index(metric.needs))
     return [metric for metric in ordered if reported[metric.needs]]

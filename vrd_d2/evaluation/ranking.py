@@ -77,30 +77,29 @@ class Ranking:
     Attributes:
         constrained: (T, 3) one predicate a predicted pair, its best.
         free: (T', 3) any number of predicates a pair.
-        annotated: (A, 3) like ``constrained``, but only of the annotated pairs, and all of them.
     """
 
     constrained: np.ndarray
     free: np.ndarray
-    annotated: np.ndarray
+
+    def cut(self, limit: int) -> "Ranking":
+        """Return the best ``limit`` of both."""
+        return Ranking(self.constrained[:limit], self.free[:limit])
 
 
-def rank_triplets(
-    prediction: Prediction, annotated: np.ndarray | None, *, limit: int, unit_scores: bool
-) -> Ranking:
+def rank_triplets(prediction: Prediction, *, limit: int, unit_scores: bool) -> Ranking:
     """Rank the triplets of an image, with and without graph constraint.
 
     Args:
-        prediction: checked, with at least one pair.
-        annotated: (M, M) bool, the annotated (subject, object) pairs; None to leave them out.
-        limit: length of the first two lists.
+        prediction: checked.
+        limit: length of both lists.
         unit_scores: entity scores are 1 (PredCls).
 
     Raises:
         ValueError: a score is not finite.
     """
     if prediction.triplets is not None:
-        return _rank_listed(prediction, annotated, limit)
+        return _rank_listed(prediction).cut(limit)
     pairs, scores, best = prediction.pairs, prediction.predicate_scores, prediction.best
     weights = None
     pair_scores = best
@@ -108,31 +107,55 @@ def rank_triplets(
         subject, obj = prediction.scores[pairs[:, 0]], prediction.scores[pairs[:, 1]]
         weights = subject * obj
         pair_scores = best * subject * obj
-
-    def with_best_predicate(chosen: np.ndarray) -> np.ndarray:
-        return np.column_stack([pairs[chosen], scores[chosen].argmax(1)])
-
+    chosen = best_first(pair_scores, limit)
     free_pairs, free_predicates = best_products(scores, best, weights, limit)
-    of_annotated = np.zeros((0, 3), np.int64)
-    if annotated is not None:
-        chosen = np.flatnonzero(annotated[pairs[:, 0], pairs[:, 1]])
-        chosen = chosen[np.argsort(-pair_scores[chosen], kind="stable")]
-        of_annotated = with_best_predicate(chosen)
     return Ranking(
-        with_best_predicate(best_first(pair_scores, limit)),
+        np.column_stack([pairs[chosen], scores[chosen].argmax(1)]),
         np.column_stack([pairs[free_pairs], free_predicates]),
-        of_annotated,
     )
 
 
-def _rank_listed(prediction: Prediction, annotated: np.ndarray | None, limit: int) -> Ranking:
+def rank_annotated(
+    prediction: Prediction,
+    relations: np.ndarray,
+    *,
+    limit: int,
+    unit_scores: bool,
+    one_a_row: bool,
+) -> Ranking:
+    """Rank the triplets on annotated pairs as if nothing else had been predicted.
+
+    Args:
+        prediction: checked; its boxes are those of the ground truth.
+        relations: (R, 3) annotated rows.
+        limit: length of the list without graph constraint. The other one has all pairs.
+        unit_scores: as of :func:`rank_triplets`.
+        one_a_row: with graph constraint every annotated row has one prediction, the best of its
+            pair, so that a pair annotated twice stands there twice in a row (Lu et al. 2016);
+            else every predicted pair has one.
+    """
+    size = len(prediction.boxes)
+    times = np.zeros((size, size), np.int64)  # how often each pair is annotated
+    np.add.at(times, (relations[:, 0], relations[:, 1]), 1)
+    pairs = prediction.pairs
+    prediction = prediction.chosen(times[pairs[:, 0], pairs[:, 1]] > 0)
+    everything = max(limit, len(prediction.pairs))
+    ranking = rank_triplets(prediction, limit=everything, unit_scores=unit_scores)
+    constrained = ranking.constrained
+    if one_a_row:
+        constrained = constrained[_first_of_pairs(constrained, size)]
+        constrained = constrained.repeat(times[constrained[:, 0], constrained[:, 1]], axis=0)
+    return Ranking(constrained, ranking.free[:limit])
+
+
+def _rank_listed(prediction: Prediction) -> Ranking:
     """Rank a list of triplets: under graph constraint only the best one of a pair."""
     order = np.argsort(-prediction.triplet_scores, kind="stable")
     ranked = prediction.triplets[order]
-    codes = ranked[:, 0] * max(len(prediction.boxes), 1) + ranked[:, 1]
-    first = np.sort(np.unique(codes, return_index=True)[1])
-    constrained = ranked[first]
-    of_annotated = np.zeros((0, 3), np.int64)
-    if annotated is not None:
-        of_annotated = constrained[annotated[constrained[:, 0], constrained[:, 1]]]
-    return Ranking(constrained[:limit], ranked[:limit], of_annotated)
+    return Ranking(ranked[_first_of_pairs(ranked, len(prediction.boxes))], ranked)
+
+
+def _first_of_pairs(ranked: np.ndarray, size: int) -> np.ndarray:
+    """Return ascending indices (T',) of the first triplet of each pair among (T, 3)."""
+    codes = ranked[:, 0] * max(size, 1) + ranked[:, 1]
+    return np.sort(np.unique(codes, return_index=True)[1])

@@ -21,7 +21,7 @@ Values = dict[str, dict[int, float]]  # "mR" -> {20: 0.21, 50: ..., 100: ...}
 
 
 class RowStore:
-    """Rows of the images seen so far: 19 bytes a ground-truth row, 13 an image.
+    """Rows of the images seen so far: 21 bytes a ground-truth row, 13 an image.
 
     An image that comes twice (samplers pad the last batch) is stored once.
     """

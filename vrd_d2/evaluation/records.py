@@ -1,7 +1,7 @@
 """Ground truth and predictions of one image as arrays, and what can be wrong with them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -84,6 +84,14 @@ class Prediction:
     def best(self) -> np.ndarray:
         """Highest predicate score (P,) of each pair; NaN where one of them is NaN."""
         return self.predicate_scores.max(1) if len(self.pairs) else np.zeros(0, np.float32)
+
+    def chosen(self, which: np.ndarray) -> "Prediction":
+        """Return the prediction with some of its pairs or triplets alone, which (P,) bool says."""
+        if self.triplets is None:
+            scores = self.predicate_scores[which]
+            return replace(self, pairs=self.pairs[which], predicate_scores=scores)
+        scores = self.triplet_scores[which]
+        return replace(self, triplets=self.triplets[which], triplet_scores=scores)
 
     def check(self, num_predicates: int | None = None, num_classes: int | None = None) -> None:
         """Check shapes, indices, classes and scores; raise ValueError where one is wrong or NaN."""

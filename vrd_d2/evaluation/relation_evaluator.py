@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 class RelationEvaluator(DatasetEvaluator):
     """Recall@K and its relatives for a model of this package, image by image.
 
-    Only some 19 bytes a ground-truth row are stored of an image, so memory does not depend on the
+    Only some 21 bytes a ground-truth row are stored of an image, so memory does not depend on the
     number of pairs and predicates. Under several processes those are gathered, and an image that
     several of them saw counts once.
 
@@ -41,6 +41,7 @@ class RelationEvaluator(DatasetEvaluator):
         *,
         task: Task | str,
         protocol: Protocol | str = "sgb",
+        annotated_pairs: bool | None = None,
         output_dir: str | None = None,
         zero_shot: Iterable[Sequence[int]] | None = None,
         distributed: bool = True,
@@ -55,6 +56,8 @@ class RelationEvaluator(DatasetEvaluator):
                 predicate_classes, thing_classes.
             task: where boxes and classes come from.
             protocol: a name in PROTOCOLS, or a Protocol.
+            annotated_pairs: rank the annotated pairs alone, where the task gives boxes; None as
+                the protocol has it. Another choice has a name of its own, see ``get_protocol``.
             output_dir: folder for relations_<task>_<protocol>.json; None writes nothing.
             zero_shot: (subject class, object class, predicate) triplets unseen in training, for
                 zR; by default the metadata's zero_shot_triplets.
@@ -67,10 +70,11 @@ class RelationEvaluator(DatasetEvaluator):
             bootstrap: resamples for the 95 % intervals in the table; 0 for none.
 
         Raises:
-            ValueError: the dataset is not annotated with relations, or holds an image twice.
+            ValueError: the dataset is not annotated with relations, or holds an image twice; or
+                annotated pairs are asked for where boxes are detected.
         """
         self.task = Task(task)
-        self.protocol = get_protocol(protocol)
+        self.protocol = get_protocol(protocol, annotated_pairs=annotated_pairs, task=self.task)
         self._name = dataset_name
         self._output_dir = output_dir
         self._distributed = distributed

@@ -46,8 +46,9 @@ def results_table(summary: Summary, *, protocol: Protocol, task: Task, title: st
         f"{images['skipped_no_gt_relations']} without relations, "
         f"{images['skipped_no_predicted_pairs']} without predicted pairs left out"
     )
+    ranked = ", annotated pairs alone ranked" if protocol.ranks_annotated(task) else ""
     return (
-        f"{title}: {task.value}, protocol {protocol.name} ({protocol.source}), in percent\n"
+        f"{title}: {task.value}, protocol {protocol.name} ({protocol.source}){ranked}, in percent\n"
         + tabulate(lines, ["", *(f"K={k}" for k in ks)], tablefmt="pipe", stralign="right")
         + f"\n{images['scored']} of {images['total']} images scored ({skipped})"
     )
@@ -88,6 +89,7 @@ def results_json(
         {
             "protocol": protocol.name,
             "task": task.value,
+            "annotated_pairs": protocol.ranks_annotated(task),
             "images": summary.images,
             "metrics": _text_keys(summary.metrics),
             "intervals_95": _text_keys(summary.intervals),

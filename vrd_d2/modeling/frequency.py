@@ -61,6 +61,10 @@ def _labelled_datasets(cfg: CfgNode) -> Iterator[Sequence[dict]]:
             yield DatasetCatalog.get(name)
 
 
+# Factor of the scores of pairs that a knowledge base does not hold: they rank after those it holds.
+BACKED_OFF = 1e-6
+
+
 @META_ARCH_REGISTRY.register()
 class FrequencyBaseline(RelationModel):
     """Ranks predicates by P(predicate | subject class, object class) of the training set.
@@ -96,12 +100,50 @@ class FrequencyBaseline(RelationModel):
     def predict(
         self, batched_inputs: list[dict], entities: list[Entities], pairs: list[Tensor]
     ) -> list[PairPrediction]:
-        """Return relative frequencies; classes that were never seen as a pair are background."""
+        """Return relative frequencies, see :func:`frequencies`, which rank the predicates."""
+        has_background = bool(self.counts[..., -1].any())
         predictions = []
         for entity, pair in zip(entities, pairs, strict=True):
-            rows = self.counts[entity.classes[pair[:, 0]], entity.classes[pair[:, 1]]]
-            total = rows.sum(1, keepdim=True)
-            probs = rows / total.clamp(min=1)
-            probs[:, -1:] += (total == 0).to(probs.dtype)
-            predictions.append(PairPrediction(entity.classes, entity.scores, probs, probs[:, :-1]))
+            subjects, objects = entity.classes[pair[:, 0]], entity.classes[pair[:, 1]]
+            probs = frequencies(self.counts, subjects, objects)
+            scores = probs[:, :-1]
+            if not has_background:
+                # A base tells what relates a pair, and not whether anything does.
+                unseen = _unrelated(self.counts[subjects, objects])
+                scores = torch.where(unseen, BACKED_OFF * scores, scores)
+            predictions.append(PairPrediction(entity.classes, entity.scores, probs, scores))
         return predictions
+
+
+def frequencies(counts: Tensor, subjects: Tensor, objects: Tensor) -> Tensor:
+    """Return P(predicate | subject class, object class), with a back-off.
+
+    A pair of classes that was never seen with a predicate takes one observation that is shared out
+    as those of its subject class are; where that class was subject of no relation, as those of its
+    object class; else as all that was counted. So every pair has a likeliest predicate, and one
+    that was often seen without a relation still ranks low.
+
+    Args:
+        counts: (C, C, K + 1), background last.
+        subjects, objects: (P,) class ids.
+
+    Returns:
+        (P, K + 1) float32 rows that sum to 1; background alone where nothing was counted at all.
+    """
+    rows = counts[subjects, objects].double()
+    unseen = _unrelated(rows)
+    if unseen.any():
+        of_subject, of_object = (counts.sum(axis, dtype=torch.float64) for axis in (1, 0))
+        share = torch.where(
+            _unrelated(of_subject)[subjects], of_object[objects], of_subject[subjects]
+        )
+        share = torch.where(_unrelated(share), of_subject.sum(0), share)
+        rows += unseen * share / share.sum(1, keepdim=True).clamp(min=1)
+    total = rows.sum(1, keepdim=True)
+    rows[:, -1:] += total == 0
+    return (rows / total.where(total > 0, 1)).float()
+
+
+def _unrelated(counts: Tensor) -> Tensor:
+    """Return which rows (N, K + 1) have no predicate but background: (N, 1) bool."""
+    return counts[:, :-1].sum(1, keepdim=True) == 0

@@ -214,7 +214,7 @@ def _best_relations(
 def _rank(prediction: Prediction, top: int, task: Task) -> np.ndarray:
     if not len(prediction.pairs):
         return np.zeros((0, 3), np.int64)
-    ranking = rank_triplets(prediction, None, limit=top, unit_scores=task.classes_given)
+    ranking = rank_triplets(prediction, limit=top, unit_scores=task.classes_given)
     return ranking.constrained
 
 
