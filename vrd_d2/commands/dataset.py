@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vrd_d2.commands.arguments import Parser
 from vrd_d2.commands.run_tool import run_tool
@@ -41,7 +41,7 @@ class Source:
     objects: list[str]
     predicates: list[str]
     image_root: str | None
-    json_file: str | None = None  # of a registered dataset that is one
+    json_file: str | None = None  # if it is one
 
     def vocabulary(self) -> "Vocabulary":
         """Return its names; raise ValueError for boxes only."""
@@ -60,41 +60,30 @@ def is_file(data: str) -> bool:
     return data.endswith(".json") or Path(data).is_file()
 
 
-def read(
-    data: str, args: argparse.Namespace, *, missing_images: str = "keep", exact: bool = False
-) -> Source:
-    """Load a file or a registered dataset; `exact` preserves all digits of a file's boxes."""
+def read(data: str, args: argparse.Namespace, *, missing_images: str = "keep") -> Source:
+    """Load a file or a registered dataset."""
     if is_file(data):
-        source = read_file(data, args.images, missing_images=missing_images, exact=exact)
-    else:
-        source = read_registered(data, args.root, missing_images=missing_images, exact=exact)
-    if getattr(args, "vocabulary", None):
-        from vrd_d2.data.vocabulary import get_vocabulary
-
-        return renamed(source, get_vocabulary(args.vocabulary))
-    return source
+        return read_file(data, args.images, missing_images=missing_images)
+    return read_registered(data, args.root, missing_images=missing_images)
 
 
-def read_file(path: str, images: str | None, *, missing_images: str, exact: bool) -> Source:
+def read_file(path: str, images: str | None, *, missing_images: str) -> Source:
     """Load a JSON file, without torch and Detectron2."""
-    from vrd_d2.data.formats.relations_json import load_relations_json, read_packed
+    from vrd_d2.data.formats.relations_json import read_packed
     from vrd_d2.data.image_existence import drop_missing_images
 
     root = os.path.dirname(path) if images is None else images
     records, names = read_packed(path, root)
-    if exact:
-        records = load_relations_json(path, root, missing_images=missing_images)
-    else:
-        records = drop_missing_images(records, missing_images=missing_images, source=path)
-    return Source(path, records, names["thing_classes"], names.get("predicate_classes", []), root)
+    records = drop_missing_images(records, missing_images=missing_images, source=path)
+    predicates = names.get("predicate_classes", [])
+    return Source(path, records, names["thing_classes"], predicates, root, path)
 
 
-def read_registered(name: str, root: str | None, *, missing_images: str, exact: bool) -> Source:
+def read_registered(name: str, root: str | None, *, missing_images: str) -> Source:
     """Load a registered dataset, whose files are below `root`."""
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     from vrd_d2.data.datasets.setup import register_builtin_datasets
-    from vrd_d2.data.formats.relations_json import load_relations_json
 
     register_builtin_datasets(root, missing_images=missing_images)
     if name not in DatasetCatalog:
@@ -105,50 +94,48 @@ def read_registered(name: str, root: str | None, *, missing_images: str, exact: 
         )
     records = DatasetCatalog.get(name)
     metadata = MetadataCatalog.get(name)  # after the catalog, which may set it
-    json_file, folder = metadata.get("json_file"), metadata.get("image_root")
-    if exact and json_file:
-        records = load_relations_json(json_file, folder, missing_images=missing_images)
     return Source(
         name,
         records,
         list(metadata.get("thing_classes", ())),
         list(metadata.get("predicate_classes", ())),
-        folder,
-        json_file,
+        metadata.get("image_root"),
+        metadata.get("json_file"),
     )
 
 
-def renamed(source: Source, vocabulary: "Vocabulary") -> Source:
-    """Return the dataset with the ids of another vocabulary, which must have all its names."""
-    import numpy as np
+def document_of(source: Source, vocabulary: str | None) -> dict[str, Any]:
+    """Return the content of a dataset as relations_json, with the ids of its file if it has some.
 
-    object_ids = {name: i for i, name in enumerate(vocabulary.objects)}
-    predicate_ids = {name: i for i, name in enumerate(vocabulary.predicates)}
-    records, unknown = [], set()
+    Args:
+        source: the dataset.
+        vocabulary: the --vocabulary whose ids replace them.
+    """
+    from vrd_d2.data.formats.document_parts import with_names
+    from vrd_d2.data.formats.relations_document import to_document
+    from vrd_d2.data.formats.relations_json import read_document
+    from vrd_d2.data.vocabulary import named_records
 
-    def translate(number: int, names: list[str], ids: dict[str, int]) -> int:
-        if names[number] not in ids:
-            unknown.add(names[number])
-        return ids.get(names[number], 0)
+    if vocabulary is None or source.json_file is None:
+        names = source.vocabulary()
+    if source.json_file is not None:
+        document = read_document(source.json_file)
+    else:
+        document = to_document(source.records, names, source.image_root or os.curdir)
+    if vocabulary is None:
+        return document
+    return with_names(document, *named_records(vocabulary), source.name)
 
-    for record in source.records:
-        annotations = [
-            {**a, "category_id": translate(a["category_id"], source.objects, object_ids)}
-            for a in record["annotations"]
-        ]
-        rows = [
-            (s, o, translate(p, source.predicates, predicate_ids))
-            for s, o, p in record["relations"].tolist()
-        ]
-        relations = np.array(rows, np.int64).reshape(-1, 3)
-        records.append({**record, "annotations": annotations, "relations": relations})
-    if unknown:
-        raise ValueError(
-            f"{source.name} has names that are not in the vocabulary: {some(sorted(unknown))}; "
-            "name another --vocabulary, or write a JSON with all of them"
-        )
-    names = list(vocabulary.objects), list(vocabulary.predicates)
-    return Source(source.name, records, *names, source.image_root)
+
+def write_part(document: dict[str, Any], records: Sequence[dict], path: Path) -> None:
+    """Write the images of some records, all else as it is, and print what has been written."""
+    from vrd_d2.data.formats.document_parts import part_of_document
+    from vrd_d2.data.formats.relations_json import save_document
+
+    names = {record["image_id"]: record["file_name"] for record in records}
+    part = part_of_document(document, names, path.parent)
+    save_document(part, path)
+    print(f"{path}: {len(part['images'])} images, {len(part['relations'])} relations")
 
 
 def some(texts: Sequence[object], count: int = 5) -> str:
@@ -269,14 +256,11 @@ def run_stats(args: argparse.Namespace) -> int:
 
 def run_convert(args: argparse.Namespace) -> int:
     """Write a dataset as relations_json."""
-    from vrd_d2.data.formats.relations_json import save_relations_json
-
-    source = read(args.data, args, missing_images=args.missing_images, exact=True)
-    records, vocabulary = list(source.records), source.vocabulary()
+    source = read(args.data, args, missing_images=args.missing_images)
+    document, records = document_of(source, args.vocabulary), list(source.records)
     if args.copy_images:
         records = copy_images(records, source.image_root, args.output.parent / "images")
-    save_relations_json(records, vocabulary, args.output, always_relative=True)
-    report(args.output, records)
+    write_part(document, records, args.output)
     return 0
 
 
@@ -304,27 +288,23 @@ def copy_images(records: list[dict], root: str | None, folder: Path) -> list[dic
     return copies
 
 
-def report(path: Path, records: Sequence[dict]) -> None:
-    """Print what has been written."""
-    relations = sum(len(record["relations"]) for record in records)
-    print(f"{path}: {len(records)} images, {relations} relations")
-
-
 def run_split(args: argparse.Namespace) -> int:
     """Write three files by chance."""
     from vrd_d2.data.analysis.splits import split_indices
-    from vrd_d2.data.formats.relations_json import save_relations_json
 
-    source = read(args.data, args, missing_images=args.missing_images, exact=True)
-    records, vocabulary = list(source.records), source.vocabulary()
-    parts = split_indices(
-        len(records), {"test": args.test, "val": args.val}, rest="train", seed=args.seed
-    )
+    source = read(args.data, args, missing_images=args.missing_images)
+    document, records = document_of(source, args.vocabulary), list(source.records)
+    asked = {"test": args.test, "val": args.val}
+    parts = split_indices(len(records), asked, rest="train", seed=args.seed)
     for name in ("train", "val", "test"):
         chosen = [records[i] for i in parts[name]]
         path = args.output / f"{name}.json"
-        save_relations_json(chosen, vocabulary, path, always_relative=True)
-        report(path, chosen)
+        write_part(document, chosen, path)
+        if not chosen:
+            share = f"--{name} {asked[name]}" if name in asked else "--val and --test leave none"
+            print(f"warning: {path} has no image: {share} of {len(records)} images")
+        elif not any(len(record["relations"]) for record in chosen):
+            print(f"warning: {path} has no relation: none of its {len(chosen)} images has any")
     return 0
 
 

@@ -134,6 +134,29 @@ def get_vocabulary(name_or_path: str | Path) -> Vocabulary:
     return _read((path.resolve(),))
 
 
+def named_records(name_or_path: str | Path) -> tuple[list[dict], list[dict]]:
+    """Return categories and predicates as relations_json has them, records with "id" and "name".
+
+    Those of a relations_json file are its own. Others are numbered from 1, as COCO's are.
+
+    Args:
+        name_or_path: see :func:`get_vocabulary`.
+
+    Raises:
+        ValueError: see :func:`get_vocabulary`.
+    """
+    vocabulary = get_vocabulary(name_or_path)
+    if str(name_or_path) not in _BUILT_IN:
+        content = read_json(name_or_path, repeated_keys=True)
+        if "categories" in content and "predicates" in content:
+            return content["categories"], content["predicates"]
+    categories, predicates = (
+        [{"id": number, "name": name} for number, name in enumerate(names, 1)]
+        for names in (vocabulary.objects, vocabulary.predicates)
+    )
+    return categories, predicates
+
+
 def write_vocabulary(vocabulary: Vocabulary, json_file: str | os.PathLike) -> None:
     """Write a vocabulary as :func:`get_vocabulary` reads it."""
     content = {"objects": vocabulary.objects, "predicates": vocabulary.predicates}
@@ -177,6 +200,8 @@ def vocabulary_from_json(content: Any) -> Vocabulary:
 
 def _by_id(records: Any, key: str) -> tuple[str, ...]:
     try:
+        if len({record["id"] for record in records}) < len(records):
+            raise ValueError(f"{key} have an id twice: give every record another")
         return tuple(record["name"] for record in sorted(records, key=lambda r: r["id"]))
     except (KeyError, TypeError) as error:
         raise ValueError(f'{key} must be a list of {{"id": ..., "name": ...}}') from error

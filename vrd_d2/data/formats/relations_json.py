@@ -60,7 +60,7 @@ def load_relations_json(
     with collector_paused():
         # Doubles, so that a file that is loaded and saved again has the same last digits.
         records = pack_document(
-            _read_valid(json_file), _root(json_file, image_root), box_dtype=np.float64
+            read_document(json_file), _root(json_file, image_root), box_dtype=np.float64
         )
         return list(_existing(records, json_file, missing_images))
 
@@ -128,8 +128,22 @@ def save_relations_json(
     document = to_document(
         dataset_dicts, vocabulary, _root(json_file, image_root), always_relative=always_relative
     )
-    _raise_errors(check_document(document, f"dataset dicts for {json_file}"))
-    write_text(json_file, json.dumps(document, allow_nan=False))
+    save_document(document, json_file)
+
+
+def save_document(document: Mapping[str, Any], json_file: str | os.PathLike) -> None:
+    """Write the content of a relations_json file; it appears when it is complete.
+
+    Raises:
+        ValueError: names the record that cannot be written.
+    """
+    source = f"dataset dicts for {json_file}"
+    _raise_errors(check_document(document, source))
+    try:
+        text = json.dumps(document, allow_nan=False)
+    except ValueError as error:  # in a key that is not checked
+        raise ValueError(f"{source}: a number in it is no JSON ({error}): correct it") from error
+    write_text(json_file, text)
 
 
 def read_packed(
@@ -150,7 +164,7 @@ def read_packed(
         ValueError: names the file, the first wrong records and the remedy.
     """
     with collector_paused():
-        document = _read_valid(json_file)
+        document = read_document(json_file)
         metadata: dict[str, Any] = {"thing_classes": names_by_id(document["categories"])}
         if document["predicates"]:  # else there are boxes only
             metadata["predicate_classes"] = names_by_id(document["predicates"])
@@ -170,7 +184,12 @@ def _read_checked(json_file: str | os.PathLike) -> tuple[Any, Findings]:
     return document, check_document(document, str(json_file), boxes_only=boxes_only)
 
 
-def _read_valid(json_file: str | os.PathLike) -> dict:
+def read_document(json_file: str | os.PathLike) -> dict[str, Any]:
+    """Return the content of a relations_json or COCO file; the latter gets empty lists.
+
+    Raises:
+        ValueError: names the file, the first wrong records and the remedy.
+    """
     document, findings = _read_checked(json_file)
     _raise_errors(findings)
     if findings.warnings:
