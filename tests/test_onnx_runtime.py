@@ -201,7 +201,7 @@ def test_wrong_use_is_refused(small: tuple, tmp_path: Path) -> None:
         ({"boxes": [[1, 2, 3]], "labels": ["man"]}, r"boxes.*\(M, 4\)"),
         ({"boxes": [[1, 2, 3, np.nan]], "labels": ["man"]}, "boxes.*finite"),
         ({"boxes": [[70, 2, 90, 40]], "labels": ["man"]}, r"boxes\[0\].*60 x 50"),
-        ({"boxes": [[30, 2, 1, 40]], "labels": ["man"]}, r"boxes\[0\].*x1 y1 x2 y2"),
+        ({"boxes": [[30, 2, 1, 40]], "labels": ["man"]}, r"boxes\[0\].*x1, y1, x2, y2"),
         ({"boxes": box, "labels": ["unicorn"]}, "label 'unicorn'"),
         ({"boxes": box, "labels": ["man", "man"]}, "2 labels.*1 boxes"),
         ({"boxes": box, "labels": ["man"], "predicates": ["eats"]}, "predicate 'eats'"),

@@ -463,26 +463,86 @@ def _prepare(pixels: np.ndarray, size: tuple[int, int], channel_order: str) -> n
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
+class BoxLayout:
+    """Judge from all boxes of a file, or of one image, whether they are laid out as they should be.
+
+    Told apart are corners in pixels from parts of the image (0 to 1), and corners from width and
+    height, both ways. A few boxes prove nothing: annotated ones do reach outside the image.
+
+    Args:
+        form: what a box must be, for the message.
+        of_one_image: the boxes are given for an image, where one that covers a single pixel is the
+            whole of it in parts.
+    """
+
+    def __init__(self, form: str = "[x1, y1, x2, y2]", *, of_one_image: bool = False) -> None:
+        self._form, self._of_one_image = form, of_one_image
+        self._count = self._parts = self._reversed = self._no_sizes = 0
+        self._outside = self._no_corners = 0
+
+    def add(
+        self, boxes: np.ndarray, sizes: np.ndarray | tuple[float, float] = (np.inf, np.inf)
+    ) -> None:
+        """Look at some boxes.
+
+        Args:
+            boxes: (M, 4), as they are used: x1 y1 x2 y2.
+            sizes: (M, 2) or (2,) width and height of their images; inf where not known.
+        """
+        boxes, sizes = np.asarray(boxes, np.float64), np.asarray(sizes, np.float64)
+        low, high = boxes[:, :2], boxes[:, 2:]
+        extent = high - low
+        largest = np.abs(boxes).max(1, initial=0)
+        edge = sizes * 1.01 + 1  # rounded numbers may stand out
+        self._count += len(boxes)
+        # A whole number may be a pixel.
+        fractions = (boxes % 1 != 0).any(1) | ((boxes == [0, 0, 1, 1]).all(1) & self._of_one_image)
+        self._parts += ((largest <= np.minimum(2, sizes.min(-1) / 4)) & fractions).sum()
+        self._reversed += (extent < 0).any(1).sum()
+        self._no_sizes += ((high < 0) | (low < -1) | (low + high > edge)).any(1).sum()
+        self._outside += (high > sizes * 1.1).any(1).sum()
+        self._no_corners += ((extent < low) | (low < -1) | (extent > edge)).any(1).sum()
+
+    def problem(self) -> str | None:
+        """Return a sentence on the boxes that were added, or None if nothing is wrong."""
+        few = self._count / 100
+        if self._parts > self._count / 2:
+            return (
+                f"{self._parts} of {self._count} boxes are within the first 2 pixels of "
+                f"their images: are they in parts of the image (0 to 1)? They must be {self._form} "
+                "in pixels: multiply by the image's width and height"
+            )
+        if self._reversed > 10 * few:
+            meant = ": is it [x, y, width, height]?" if self._no_sizes <= few else "."
+            return (
+                f"{self._reversed} of {self._count} boxes end before they begin (x2 < x1 or "
+                f"y2 < y1){meant} They must be {self._form}: give width and height as x2 = x + "
+                "width, y2 = y + height"
+            )
+        if self._outside > 10 * few and self._no_corners <= few:
+            return (
+                f"{self._outside} of {self._count} boxes reach far outside their images, and "
+                "none would if what is used as width and height were the lower right corners: is "
+                f"it [x1, y1, x2, y2]? They must be {self._form}: give corners as width = x2 - x1, "
+                "height = y2 - y1. If the boxes are right, cut them off at the edge of the image"
+            )
+        return None
+
+
 def checked_boxes(boxes: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
     """Return given boxes as float64 (M, 4); they may reach outside the image.
 
     Raises:
         ValueError: names the box: its corners are no numbers or not in order, or all of it lies
-            outside the image, as boxes do that were made for another size.
+            outside the image, as boxes do that were made for another size; or says in which other
+            layout they are.
     """
-    given = np.asarray(boxes, np.float64)
-    given = given.reshape(0, 4) if not given.size else given
-    if given.ndim != 2 or given.shape[1] != 4 or not np.isfinite(given).all():
-        raise ValueError(
-            f"boxes of shape {given.shape}: they must be (M, 4), finite, x1 y1 x2 y2 in pixels"
-        )
+    given = box_array(boxes)
+    layout = BoxLayout(of_one_image=True)
+    layout.add(given, (width, height))
     low, high = given[:, :2], given[:, 2:]
     for wrong, reason in (
-        (
-            high < low,
-            "it must be x1 y1 x2 y2, corners left above and right below; x y width height is to be "
-            "given as x, y, x + width, y + height",
-        ),
+        (high < low, layout.problem() or "it must be [x1, y1, x2, y2], with x1 <= x2, y1 <= y2"),
         (np.abs(given) > _FARTHEST, "no image is so large"),
         (
             (high < 0) | (low > [width, height]),
@@ -492,12 +552,39 @@ def checked_boxes(boxes: Sequence[Sequence[float]], height: int, width: int) -> 
         (found,) = wrong.any(1).nonzero()
         if len(found):
             raise ValueError(f"boxes[{found[0]}] is {given[found[0]].tolist()}: {reason}")
-    if len(given) and min(height, width) > 2 and given.min() >= 0 and given.max() <= 1:
-        raise ValueError(
-            "no corner of the boxes is beyond 1: they must be in pixels, not in parts of the "
-            f"image, which is {width} x {height}"
-        )
+    if problem := layout.problem():
+        raise ValueError(f"{problem}; the image has {width} x {height}")
     return given
+
+
+def box_array(boxes: Any) -> np.ndarray:
+    """Return boxes as float64 (M, 4), finite.
+
+    Raises:
+        ValueError: they are none; names the first that is not four numbers.
+    """
+    try:
+        given = np.asarray(boxes, np.float64)
+    except (ValueError, TypeError, OverflowError):  # of different lengths, or no numbers
+        given = np.zeros(1)
+    if given.size == 0 and given.ndim < 3:
+        return given.reshape(0, 4)
+    if given.ndim == 2 and given.shape[1] == 4 and np.isfinite(given).all():
+        return given
+    wanted = "boxes must be (M, 4), four finite numbers x1 y1 x2 y2 in pixels each"
+    try:
+        rows = list(boxes)
+    except TypeError:
+        rows = []
+    for index, row in enumerate(rows):
+        try:
+            values = np.asarray(row, np.float64)
+        except (ValueError, TypeError, OverflowError):
+            values = np.zeros(0)
+        if values.shape != (4,) or not np.isfinite(values).all():
+            shown = row.tolist() if isinstance(row, np.ndarray) else row
+            raise ValueError(f"boxes[{index}] is {repr(shown)[:80]}: {wanted}")
+    raise ValueError(f"boxes are {repr(boxes)[:80]}: {wanted}")
 
 
 _FARTHEST = 1e6  # pixels; areas of what is much larger leave the range of float32

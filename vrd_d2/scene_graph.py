@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vrd_d2.data.boxes import box_array
+
 if TYPE_CHECKING:
     import networkx
 
@@ -105,7 +107,7 @@ class SceneGraph:
     def from_dict(cls, graph: Mapping[str, Any]) -> "SceneGraph":
         """Return the graph of which :meth:`to_dict` made this."""
         entities, relations = graph["entities"], graph["relations"]
-        boxes = np.array([entity["bbox"] for entity in entities], dtype=float).reshape(-1, 4)
+        boxes = box_array([entity["bbox"] for entity in entities]).copy()
         boxes[:, 2:] += boxes[:, :2]
         rows = [
             tuple(row[key] for key in ("subject", "object", "predicate", "status") if key in row)

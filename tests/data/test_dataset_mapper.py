@@ -262,7 +262,7 @@ def test_relation_example_of_arrays():
     [
         ({"image": np.zeros((4, 4, 3))}, r"image is float64 \(4, 4, 3\)"),
         ({"image": np.zeros((4, 4), np.uint8)}, r"image is uint8 \(4, 4\)"),
-        ({"boxes": [1, 2, 3, 4]}, r"boxes of shape \(4,\)"),
+        ({"boxes": [1, 2, 3, 4]}, r"boxes\[0\] is 1: "),
         ({"boxes": [[1, 2, 3, np.nan]]}, "finite"),
         ({"boxes": [[1, 2, 3, 4]], "classes": [1, 2]}, r"classes of shape \(2,\) for 1 boxes"),
         ({"boxes": [[1, 2, 3, 4]], "relations": [[0, 0]]}, r"relations of shape \(1, 2\)"),

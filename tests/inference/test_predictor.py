@@ -195,7 +195,7 @@ def test_a_checkpoint_that_does_not_say_what_it_is(tmp_path, content, message):
             r"boxes\[1\].*400\.0, 0\.0, 500\.0, 90\.0.*100 x 100",
         ),
         ({"boxes": [[0, -9, 9, -1]], "labels": ["man"]}, r"boxes\[0\].*100 x 100"),
-        ({"boxes": [[50, 40, 20, 60]], "labels": ["man"]}, r"boxes\[0\].*x1 y1 x2 y2"),
+        ({"boxes": [[50, 40, 20, 60]], "labels": ["man"]}, r"boxes\[0\].*x1, y1, x2, y2"),
     ],
 )
 def test_what_the_task_needs(make, arguments, message):

@@ -232,8 +232,10 @@ def run_stats(args: argparse.Namespace) -> int:
         statistics_json,
         statistics_table,
     )
+    from vrd_d2.data.boxes import check_layout
 
     source = read(args.data, args)
+    check_layout(source.records, source.name)
     statistics = dataset_statistics(
         source.records,
         num_classes=len(source.objects),

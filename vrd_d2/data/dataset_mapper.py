@@ -13,9 +13,10 @@ from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
-from vrd_d2.data.boxes import annotation_xyxy
+from vrd_d2.data.boxes import annotation_xyxy, box_array
 from vrd_d2.data.formats.coco import Detections
 from vrd_d2.data.images.sizes import size_problem
+from vrd_d2.data.source_files import short
 from vrd_d2.media.images import read_image
 
 
@@ -87,6 +88,8 @@ class RelationMapper:
         image = _read_image(dataset_dict, self.image_format)
         annotations = dataset_dict.get("annotations", ())
         try:
+            if any("category_id" not in annotation for annotation in annotations):
+                raise ValueError("an annotation has no 'category_id': add it")
             example = relation_example(
                 image,
                 [annotation_xyxy(annotation) for annotation in annotations],
@@ -172,17 +175,14 @@ def _checked(
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
         found = f"{getattr(image, 'dtype', type(image))} {getattr(image, 'shape', '')}"
         raise ValueError(f"image is {found}: it must be a uint8 array (H, W, 3)")
-    boxes = np.asarray(boxes, np.float64)
-    if boxes.size == 0:
-        boxes = boxes.reshape(0, 4)
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
-        raise ValueError(
-            f"boxes of shape {boxes.shape}: they must be (M, 4), finite, x1 y1 x2 y2 in pixels"
-        )
+    boxes = box_array(boxes)
     count = len(boxes)
     if classes is not None and np.shape(classes) != (count,):
         raise ValueError(f"classes of shape {np.shape(classes)} for {count} boxes: one for each")
-    rows = np.asarray(relations, np.int64)
+    try:
+        rows = np.asarray(relations, np.int64)
+    except (ValueError, TypeError, OverflowError) as error:  # rows of different lengths
+        raise ValueError(f"relations are {short(relations)}: they must be (R, 3)") from error
     if rows.size == 0:
         rows = rows.reshape(0, 3)
     if rows.ndim != 2 or rows.shape[1] != 3:

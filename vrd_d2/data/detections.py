@@ -65,12 +65,15 @@ def load_own_boxes(
     for name in dict.fromkeys(dataset_names):
         if name not in files:
             continue
-        image_ids = {r["file_name"]: r["image_id"] for r in DatasetCatalog.get(name)}
+        image_ids, sizes = {}, {}
+        for record in DatasetCatalog.get(name):
+            image_ids[record["file_name"]] = record["image_id"]
+            sizes[record["image_id"]] = record.get("width") or 0, record.get("height") or 0
         metadata = MetadataCatalog.get(name)  # after the catalog, which may set it
         ids = metadata.get("thing_dataset_id_to_contiguous_id") or {
             i: i for i in range(len(metadata.get("thing_classes", ())))
         }
-        by_image = load_detections(files[name], ids)
+        by_image = load_detections(files[name], ids, sizes=sizes)
         known = by_image.keys() & set(image_ids.values())
         if by_image and not known:
             raise ValueError(

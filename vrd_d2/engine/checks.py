@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from vrd_d2.data.boxes import annotation_xyxy
+from vrd_d2.data.boxes import annotation_xyxy, check_layout
 from vrd_d2.data.detections import results_files
 from vrd_d2.data.source_files import located
 from vrd_d2.data.vocabulary import get_vocabulary
@@ -28,7 +28,7 @@ def is_relation_model(cfg: CfgNode) -> bool:
 
 
 def check_datasets(dataset_names: Sequence[str]) -> None:
-    """Check that datasets are registered and have images.
+    """Check that datasets are registered, have images, and boxes in pixels.
 
     Raises:
         ValueError: names the dataset and the remedy.
@@ -41,11 +41,13 @@ def check_datasets(dataset_names: Sequence[str]) -> None:
                 + (f" (did you mean {' or '.join(near)}?)" if near else "")
                 + ": correct DATASETS.TRAIN and TEST, or name its file in DATASETS.REGISTER"
             )
-        if not len(DatasetCatalog.get(name)):
+        records = DatasetCatalog.get(name)
+        if not len(records):
             raise ValueError(
                 f"dataset {name!r} has no images (DATASETS.EXCLUDE and MISSING_IMAGES leave "
                 "some out): take another one"
             )
+        check_layout(records, f"dataset {name!r}")
 
 
 def check_vocabulary(cfg: CfgNode, dataset_names: list[str] | tuple[str, ...]) -> None:

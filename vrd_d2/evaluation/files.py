@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vrd_d2.data.boxes import BoxLayout
 from vrd_d2.evaluation.ground_truth_files import read_ground_truth
 from vrd_d2.evaluation.image import evaluate_image, ground_truth_rows
 from vrd_d2.evaluation.json_lines import (
@@ -18,6 +19,7 @@ from vrd_d2.evaluation.json_lines import (
 )
 from vrd_d2.evaluation.protocols import Protocol, get_protocol
 from vrd_d2.evaluation.recall import DEFAULT_KS, RowStore, Summary, checked_ks, summarize
+from vrd_d2.evaluation.records import GroundTruth, Prediction
 from vrd_d2.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -77,6 +79,8 @@ def evaluate_files(
     store = RowStore()
     repeated = differing = 0
     keys: dict[int | str, int] = {}
+    layouts = {"gt_boxes": BoxLayout(), "boxes": BoxLayout()}
+    lowest = _LowestIds()
     if annotated is not None:
         keys = {image_id: key for key, image_id in enumerate(annotated)}
     for number, value in read_json_lines(predictions, progress=progress):
@@ -95,6 +99,12 @@ def evaluate_files(
             truth.check(num_predicates, num_classes)
             prediction = prediction_from_json(value, truth, task)
             prediction.check(num_predicates, num_classes)
+            size = [truth.longer_side or np.inf] * 2
+            if annotated is None:
+                layouts["gt_boxes"].add(truth.boxes, size)
+            if value.get("boxes") is not None:
+                layouts["boxes"].add(prediction.boxes, size)
+            lowest.add(value, truth, prediction)
             rows, pairs = evaluate_image(
                 truth, prediction, protocol=protocol, task=task, limit=ks[-1], zero_shot=unseen
             )
@@ -104,6 +114,11 @@ def evaluate_files(
             differing += 1
         store.add(keys[image_id], rows, pairs)
 
+    for name, layout in layouts.items():
+        if problem := layout.problem():
+            raise ValueError(f"{predictions}: {name}: {problem}")
+    for hint in lowest.hints():
+        logger.warning("%s: %s", predictions, hint)
     missing = [image_id for image_id, key in keys.items() if key not in store]
     for image_id in missing:
         annotated[image_id].check(num_predicates, num_classes)
@@ -122,6 +137,36 @@ def evaluate_files(
         bootstrap=bootstrap,
     )
     return FileResults(summary, names)
+
+
+class _LowestIds:
+    """The lowest ids of the predictions and of the ground truth: those must count from 0."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[float]] = {
+            "class": [np.inf, np.inf], "predicate": [np.inf, np.inf]
+        }  # fmt: skip
+
+    def add(self, value: dict, truth: GroundTruth, prediction: Prediction) -> None:
+        """Look at one image; `value` is its line."""
+        if value.get("classes") is not None:
+            self._add("class", prediction.classes, truth.classes)
+        if prediction.triplets is not None:
+            self._add("predicate", prediction.triplets[:, 2], truth.relations[:, 2])
+
+    def _add(self, what: str, *ids: np.ndarray) -> None:
+        lowest = self._found[what]
+        for side, values in enumerate(ids):
+            lowest[side] = min(lowest[side], values.min(initial=np.iinfo(np.int64).max))
+
+    def hints(self) -> list[str]:
+        """Return a sentence on each kind of ids that counts from 1 instead of from 0."""
+        return [
+            f"no prediction has the {what} 0, though the ground truth has: ids count from 0; if "
+            f"those of the predictions count from 1, every {what} is wrong by one"
+            for what, (predicted, annotated) in self._found.items()
+            if predicted == 1 and annotated == 0
+        ]
 
 
 def _warn(count: int, what: str) -> None:

@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
+from vrd_d2.data.boxes import BoxLayout
 from vrd_d2.evaluation.json_lines import LineError, ground_truth_from_json, read_json_lines
 from vrd_d2.evaluation.records import GroundTruth
 
@@ -43,6 +46,7 @@ def _is_json_lines(path: Path) -> bool:
 
 def _read_lines(path: Path) -> Images:
     images: Images = {}
+    layout = BoxLayout()
     for number, value in read_json_lines(path):
         if value["image_id"] in images:
             raise LineError(path, number, f"image_id {value['image_id']!r} comes twice")
@@ -51,6 +55,10 @@ def _read_lines(path: Path) -> Images:
             images[value["image_id"]].check()
         except ValueError as error:
             raise LineError(path, number, error) from error
+        found = images[value["image_id"]]
+        layout.add(found.boxes, [found.longer_side or np.inf] * 2)
+    if problem := layout.problem():
+        raise ValueError(f"{path}: gt_boxes: {problem}")
     return images
 
 

@@ -200,4 +200,6 @@ def _check_range(values: np.ndarray, end: int | None, name: str) -> None:
     least, most = int(values.min()), int(values.max())
     if least < 0 or (end is not None and most >= end):
         limit = "it must not be negative" if end is None else f"{end} exist, counted from 0"
+        if most == end and least > 0:
+            limit += " (are these counted from 1?)"
         raise ValueError(f"{name} {least if least < 0 else most} is out of range: {limit}")

@@ -1,10 +1,16 @@
 """Boxes for single images, out of a COCO file that names images and classes."""
 
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from vrd_d2.data.boxes import BoxLayout
+from vrd_d2.data.source_files import read_json, short
+
+_FAR = 1e9  # pixels; no image is that large
 
 
 class GivenBoxes:
@@ -64,10 +70,7 @@ def load_given_boxes(json_file: str | Path) -> GivenBoxes:
     Raises:
         ValueError: names the file, the record and the remedy.
     """
-    try:
-        document = json.loads(Path(json_file).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{json_file} cannot be read as JSON: {error}") from error
+    document = read_json(json_file, damaged="write it again", repeated_keys=True)
     missing = [
         key
         for key in ("images", "annotations", "categories")
@@ -102,11 +105,20 @@ def load_given_boxes(json_file: str | Path) -> GivenBoxes:
             ) from error
         of[0].append([x, y, x + width, y + height])
         of[1].append(label)
-    sizes = {
-        Path(image["file_name"]).name: (image["width"], image["height"])
-        for image in document["images"]
-        if image.get("width") and image.get("height")
-    }
+    sizes = {}
+    for number, image in enumerate(document["images"]):
+        size = image.get("width") or 0, image.get("height") or 0
+        if not all(type(side) in (int, float) and 0 <= side < _FAR for side in size):
+            raise ValueError(
+                f"{json_file}: images[{number}] is {short(image)}: width and height must be pixels"
+            )
+        if all(size):
+            sizes[Path(image["file_name"]).name] = size
+    layout = BoxLayout("[x, y, width, height]")
+    for name, (corners, _) in boxes.items():
+        layout.add(np.reshape(corners, (-1, 4)), sizes.get(name, (np.inf, np.inf)))
+    if problem := layout.problem():
+        raise ValueError(f"{json_file}: {problem}")
     return GivenBoxes(str(json_file), boxes, sizes)
 
 

@@ -49,6 +49,9 @@ class GraphView:
         Raises:
             ValueError: names the box, relation or score that is wrong.
         """
+        for index, box in enumerate(boxes):
+            if not hasattr(box, "__len__") or len(box) != 4:
+                raise ValueError(f"box {index} is {box!r}: it must be four numbers x1 y1 x2 y2")
         boxes = np.asarray(boxes, dtype=float).reshape(-1, 2, 2)
         boxes = np.concatenate([boxes.min(1), boxes.max(1)], 1)
         if len(boxes) != len(labels):

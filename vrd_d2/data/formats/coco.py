@@ -3,6 +3,7 @@
 Both formats are documented at https://cocodataset.org/#format-data and #format-results.
 """
 
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -11,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from vrd_d2.data.boxes import BoxLayout, known_sizes
 from vrd_d2.data.source_files import read_json
 
+logger = logging.getLogger(__name__)
 _REMEDY = (
     'it must be a COCO results file, [{"image_id": ..., "category_id": ..., '
     '"bbox": [x, y, width, height], "score": ...}, ...]'
@@ -54,7 +57,10 @@ class Detections:
 
 
 def load_detections(
-    path: str | os.PathLike, category_ids: Mapping[int, int]
+    path: str | os.PathLike,
+    category_ids: Mapping[int, int],
+    *,
+    sizes: Mapping[Any, tuple[int, int]] | None = None,
 ) -> dict[Any, Detections]:
     """Read a COCO results file.
 
@@ -62,6 +68,8 @@ def load_detections(
         path: JSON list of {"image_id", "category_id", "bbox": [x, y, width, height], "score"};
             without "score" it is 1, and other keys do not count.
         category_ids: file id -> 0-based id of the dataset's categories.
+        sizes: image id -> width and height, where they are known: boxes that are in another layout
+            are found by them.
 
     Returns:
         Detections by image id, in the order of the file.
@@ -85,7 +93,19 @@ def load_detections(
     by_image: dict[Any, list[Mapping]] = {}
     for row in rows:
         by_image.setdefault(row["image_id"], []).append(row)
-    return {image: _detections(found, category_ids) for image, found in by_image.items()}
+    detections = {image: _detections(found, category_ids) for image, found in by_image.items()}
+    layout = BoxLayout("[x, y, width, height]")
+    for image, found in detections.items():
+        layout.add(found.boxes, known_sizes((sizes or {}).get(image, (0, 0))))
+    if problem := layout.problem():
+        raise ValueError(f"{path}: {problem}")
+    if rows and 0 in category_ids and not any(row["category_id"] == 0 for row in rows):
+        logger.warning(
+            "%s: no box has category_id 0, though the dataset's ids count from 0: if those of the "
+            "file count from 1, all classes are wrong by one",
+            path,
+        )
+    return detections
 
 
 def _problem(row: Any, category_ids: Mapping[int, int]) -> str | None:

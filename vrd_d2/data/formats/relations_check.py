@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from vrd_d2.data.boxes import BoxLayout
+
 _ID = (int, str)  # bool is an int to isinstance, not to type()
 _NUMBERS = frozenset((int, float))
 # Section -> key -> types of a value that may stand there.
@@ -191,7 +193,11 @@ def _check_annotations(document: Mapping, columns: dict, findings: Findings) -> 
     size_of = dict(zip(images["id"], extents, strict=True)).get
     boxes = annotations["bbox"]
     sizes = [size_of(image_id, (_FAR, _FAR)) for image_id in annotations["image_id"]]
-    for i in _odd_boxes(boxes, sizes):
+    odd, problem = _odd_boxes(boxes, sizes)
+    if problem is not None:
+        findings.error("annotations", problem)
+        return
+    for i in odd:
         where = _where("annotations", i, records[i])
         if not _is_box(boxes[i]):
             findings.error(
@@ -219,23 +225,33 @@ def _is_box(box: list) -> bool:
     return -_FAR < x < _FAR and -_FAR < y < _FAR and 0 <= w < _FAR and 0 <= h < _FAR
 
 
-def _odd_boxes(boxes: list[list], sizes: list[tuple[int, int]]) -> Sequence[int]:
-    """Return where a box may be wrong, empty or partly outside: all that are not surely fine."""
-    everywhere = range(len(boxes))
-    if not {4}.issuperset(map(len, boxes)):
-        return everywhere
-    if not _NUMBERS.issuperset(map(type, chain.from_iterable(boxes))):
-        return everywhere
+def _odd_boxes(boxes: list[list], sizes: list[tuple[int, int]]) -> tuple[Sequence[int], str | None]:
+    """Return where a box may be wrong, empty or partly outside: all that are not surely fine.
+
+    And the sentence on boxes that are all in another layout.
+    """
+    whole = {4}.issuperset(map(len, boxes)) and _NUMBERS.issuperset(
+        map(type, chain.from_iterable(boxes))
+    )
+    chosen = range(len(boxes)) if whole else [i for i, box in enumerate(boxes) if _is_box(box)]
     try:
-        xywh = np.fromiter(chain.from_iterable(boxes), np.float64).reshape(-1, 4)
-        limits = np.fromiter(chain.from_iterable(sizes), np.float64).reshape(-1, 2)
+        xywh, limits = (
+            np.fromiter(chain.from_iterable(rows[i] for i in chosen), np.float64)
+            for rows in (boxes, sizes)
+        )
     except OverflowError:  # an integer that is no float
-        return everywhere
-    with np.errstate(invalid="ignore"):
-        inside = (xywh[:, :2] >= 0).all(1) & (xywh[:, :2] + xywh[:, 2:] <= limits).all(1)
+        return range(len(boxes)), None
+    xywh, limits = xywh.reshape(-1, 4), limits.reshape(-1, 2)
+    layout = BoxLayout("[x, y, width, height]")
+    with np.errstate(invalid="ignore", over="ignore"):
+        ends = xywh[:, :2] + xywh[:, 2:]
+        sound = (xywh[:, 2:] >= 0).all(1) & (np.abs(xywh) < _FAR).all(1)
+        layout.add(np.hstack([xywh[:, :2], ends])[sound], limits[sound])
+        inside = (xywh[:, :2] >= 0).all(1) & (ends <= limits).all(1)
         # Too large numbers are not inside, unless the image is as large.
         fine = inside & (xywh[:, 2:] > 0).all(1) & (xywh < _FAR).all(1)
-    return np.flatnonzero(~fine).tolist()
+    odd = np.flatnonzero(~fine).tolist() if whole else range(len(boxes))
+    return odd, layout.problem()
 
 
 def _check_known(
