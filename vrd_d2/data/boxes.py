@@ -40,8 +40,8 @@ def annotation_xyxy(annotation: Mapping[str, Any]) -> list[float]:
     # Detectron2 asserts that a rotated box has five numbers, and has no parts of the image.
     except (TypeError, ValueError, OverflowError, AssertionError, NotImplementedError) as error:
         raise ValueError(
-            f"bbox {short(box)} of bbox_mode {annotation['bbox_mode']!r}: it must be numbers in pixels, four of them "
-            "in BoxMode.XYXY_ABS or XYWH_ABS"
+            f"bbox {short(box)} of bbox_mode {annotation['bbox_mode']!r}: it must be numbers in "
+            "pixels, four of them in BoxMode.XYXY_ABS or XYWH_ABS"
         ) from error
     return [x1, y1, x2, y2]
 

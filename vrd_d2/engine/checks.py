@@ -12,6 +12,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from vrd_d2.data.boxes import annotation_xyxy, check_layout
 from vrd_d2.data.detections import results_files
+from vrd_d2.data.knowledge.knowledge_base import KnowledgeBase
 from vrd_d2.data.source_files import located
 from vrd_d2.data.vocabulary import get_vocabulary
 from vrd_d2.evaluation.protocols import get_protocol
@@ -106,9 +107,10 @@ def check_training_data(cfg: CfgNode) -> None:
     """Check that DATASETS.TRAIN has what the model learns from; the datasets have been read.
 
     Raises:
-        ValueError: the classes are not MODEL.VOCABULARY's, a dataset has boxes only or no related
-            boxes that overlap though the model takes no others, or DATASETS.DETECTIONS would
-            replace annotated boxes that are learnt from.
+        ValueError: the classes are not MODEL.VOCABULARY's, a dataset has boxes only, no relation
+            or candidate of one between two boxes, or no related boxes that overlap though the
+            model takes no others, or DATASETS.DETECTIONS would replace annotated boxes that are
+            learnt from.
     """
     check_vocabulary(cfg, cfg.DATASETS.TRAIN)
     if not is_relation_model(cfg):
@@ -121,6 +123,10 @@ def check_training_data(cfg: CfgNode) -> None:
                 f"dataset {name!r} of DATASETS.TRAIN has boxes only, and no relations to learn "
                 "from: train on one with relations, or name it in DATASETS.DISTANT as well"
             )
+        if labelled:
+            _check_relations(name)
+        elif cfg.MODEL.DISTANT.KNOWLEDGE_BASE:
+            _check_candidates(cfg, name)
         if labelled and cfg.MODEL.RELATION.REQUIRE_OVERLAP:
             _check_overlap(name)
         if name in files and Task(cfg.MODEL.RELATION.TASK).boxes_given:
@@ -129,6 +135,38 @@ def check_training_data(cfg: CfgNode) -> None:
                 f"{cfg.MODEL.RELATION.TASK} learns from annotated boxes: remove the rows of "
                 "training sets, or set MODEL.RELATION.TASK to sgdet"
             )
+
+
+def _check_relations(name: str) -> None:
+    """Raise unless some relation joins two boxes; one of a box to itself is not learnt."""
+    records = DatasetCatalog.get(name)
+    for record in records:
+        rows = np.asarray(record.get("relations", ()), np.int64).reshape(-1, 3)
+        if (rows[:, 0] != rows[:, 1]).any():
+            return
+    raise ValueError(
+        f"dataset {name!r} of DATASETS.TRAIN has no relation between two boxes in any of its "
+        f"{len(records)} images, and so nothing to learn from: correct its relations, or name it "
+        "in DATASETS.DISTANT as well"
+    )
+
+
+def _check_candidates(cfg: CfgNode, name: str) -> None:
+    """Raise unless some image has two boxes that the knowledge base has a predicate for."""
+    distant, records = cfg.MODEL.DISTANT, DatasetCatalog.get(name)
+    base = KnowledgeBase.load(distant.KNOWLEDGE_BASE)
+    triplets = base.triplets[base.triplet_counts >= distant.MIN_COUNT]
+    known = set(map(tuple, triplets[:, [0, 2]].tolist()))
+    for record in records:
+        classes = [annotation["category_id"] for annotation in record["annotations"]]
+        if not known.isdisjoint(itertools.permutations(classes, 2)):
+            return
+    raise ValueError(
+        f"dataset {name!r} of DATASETS.DISTANT has no image with two boxes whose classes "
+        f"MODEL.DISTANT.KNOWLEDGE_BASE {distant.KNOWLEDGE_BASE!r} joins by a predicate (with "
+        f"MIN_COUNT {distant.MIN_COUNT}, {len(known)} pairs of classes), and so nothing to learn "
+        "from: make the base from more captions, or lower MIN_COUNT"
+    )
 
 
 def _check_overlap(name: str) -> None:

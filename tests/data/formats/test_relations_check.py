@@ -103,3 +103,8 @@ def test_an_exception_quotes_a_few_messages_and_counts_the_rest(tmp_path):
     with pytest.raises(ValueError, match=r"and 7 more \(validate_relations_json") as info:
         load_relations_json(write(tmp_path, document))
     assert len(str(info.value).splitlines()) == 6
+
+
+def test_a_file_without_relations_is_told(tmp_path):
+    (text,) = validate_relations_json(write(tmp_path, {**DOCUMENT, "relations": []}))
+    assert text.startswith("warning: ") and "relations: there is none" in text

@@ -296,6 +296,8 @@ def _check_relations(document: Mapping, columns: dict, findings: Findings) -> No
                     f"{key} {ends[i]!r} is in image {found[i]!r}, the relation in image "
                     f"{images[i]!r}: subject and object must be in the image of the relation",
                 )
+    if document["predicates"] and not records:
+        findings.warning("relations", "there is none: nothing can be learnt from this file")
     for i in [i for i, (s, o) in enumerate(zip(subjects, objects, strict=True)) if s == o]:
         findings.warning(
             _where("relations", i, records[i]),

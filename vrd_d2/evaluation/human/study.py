@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vrd_d2.data.boxes import BoxLayout
 from vrd_d2.evaluation.json_lines import LineError, prediction_from_json, read_json_lines
 from vrd_d2.evaluation.ranking import rank_triplets
 from vrd_d2.evaluation.records import Prediction, ground_truth_from_dict
@@ -191,6 +192,7 @@ def _best_relations(
 ) -> dict[int | str, _Ranked]:
     """Return the best relations of every image in a file; of a repeated image, the first."""
     found: dict[int | str, _Ranked] = {}
+    layout = BoxLayout()
     for number, value in read_json_lines(path, progress=progress):
         image_id = value["image_id"]
         if image_id in found:
@@ -204,10 +206,13 @@ def _best_relations(
             rows = _rank(prediction, top, task)
         except ValueError as error:
             raise LineError(path, number, error) from error
+        layout.add(prediction.boxes, [truth.longer_side or np.inf] * 2)
         # Only boxes that the rows name are stored: the others would fill the memory.
         used, indices = np.unique(rows[:, :2], return_inverse=True)
         rows = np.column_stack([indices.reshape(-1, 2), rows[:, 2]])
         found[image_id] = prediction.classes[used], prediction.boxes[used], rows
+    if problem := layout.problem():
+        raise ValueError(f"{path}: boxes: {problem}")
     return found
 
 
