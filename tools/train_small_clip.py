@@ -57,7 +57,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from tqdm import tqdm
 
+from vrd_d2.data.source_files import read_json
 from vrd_d2.data.vocabulary import SCENES, VG150
+from vrd_d2.media.images import read_image
 from vrd_d2.modeling.encoders.clip import CLIPViT, load_clip
 from vrd_d2.modeling.encoders.pooling import roi_mean
 from vrd_d2.modeling.text.word_vectors import vocabulary_words
@@ -107,7 +109,7 @@ class Scenes:
     """Images in memory, with the boxes and words of their objects and related pairs."""
 
     def __init__(self, json_file: Path):
-        document = json.loads(json_file.read_text(encoding="utf-8"))
+        document = read_json(json_file)
         names = {c["id"]: c["name"] for c in document["categories"]}
         predicates = {p["id"]: p["name"] for p in document["predicates"]}
         self.ids = [image["id"] for image in document["images"]]
@@ -130,10 +132,7 @@ class Scenes:
                 self.pairs[i].append((union, subject, obj, names_of_pair))
         self.images = {}
         for image in document["images"]:
-            pixels = cv2.imread(str(json_file.parent / image["file_name"]))
-            if pixels is None:
-                raise ValueError(f"{json_file}: cannot read {image['file_name']}")
-            self.images[image["id"]] = np.ascontiguousarray(pixels[:, :, ::-1])
+            self.images[image["id"]], _ = read_image(json_file.parent / image["file_name"])
 
 
 def crop(image: np.ndarray, box, size: int, rng: random.Random, jitter: float) -> np.ndarray:
@@ -302,7 +301,7 @@ def run(args: argparse.Namespace) -> None:
     config["text_cfg"]["vocab_size"] = write_tokenizer(merges)
     config["text_cfg"]["tokenizer_kwargs"] = {"bpe_path": merges.name}
     config_file.write_text(json.dumps(config, indent=2) + "\n")
-    excluded = {tuple(row) for row in json.loads((args.data / "zero_shot.json").read_text())}
+    excluded = {tuple(row) for row in read_json(args.data / "zero_shot.json")}
     train = Scenes(args.data / "train.json")
 
     torch.manual_seed(args.seed)

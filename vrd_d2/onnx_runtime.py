@@ -362,12 +362,15 @@ def to_rgb(image: Image.Image) -> tuple[np.ndarray, list[str]]:
     # Pillow itself turns a TIFF upright when it is loaded. Others are loaded first: to look for
     # their EXIF would load some of them, and hide that they are broken.
     stored = _orientation(image) if image.format == "TIFF" else None
+    deep = _has_deep_colours(image)
     image.load()
     orientation = _orientation(image)
     if image.mode.startswith("I") or image.mode == "F":
         values, note = to_8_bits(np.asarray(image))
         image = Image.fromarray(values)
         notes += [note] if note else []
+    elif deep:
+        notes.append("16 bits scaled to 8")
     # An alpha channel, or a colour or entries of the palette that stand for transparent.
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -375,8 +378,8 @@ def to_rgb(image: Image.Image) -> tuple[np.ndarray, list[str]]:
             notes.append("transparent parts shown on white")
             white = Image.new("RGBA", image.size, (255, 255, 255, 255))
             image = Image.alpha_composite(white, image)
-    if image.mode == "CMYK":
-        notes.append("CMYK converted without its colour profile")
+    if image.mode in ("CMYK", "LAB"):
+        notes.append(f"{image.mode} converted without its colour profile")
     if image.mode != "RGB":
         image = image.convert("RGB")
     if orientation in _UPRIGHT:
@@ -399,6 +402,17 @@ def _orientation(image: Image.Image) -> int | None:
         return image.getexif().get(_ORIENTATION)
     except Exception:  # a broken EXIF block does not make the image unreadable
         return None
+
+
+def _has_deep_colours(image: Image.Image) -> bool:
+    """Return whether the file has more than 8 bits a colour, of which Pillow loads the upper 8."""
+    for tile in getattr(image, "tile", ()):
+        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        if ";16" in str(arguments[0]):
+            return True
+        if tile[0].startswith("ppm") and isinstance(arguments[-1], int) and arguments[-1] > 255:
+            return True
+    return False
 
 
 def image_formats() -> list[str]:

@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,12 +13,13 @@ from PIL import Image
 
 from vrd_d2 import onnx_runtime
 from vrd_d2.data.dataset_mapper import DetectionMapper, RelationMapper
+from vrd_d2.data.datasets.panoptic_scene_graph import segment_boxes
 from vrd_d2.data.images.check import check_images
 from vrd_d2.data.images.sizes import read_size
 from vrd_d2.data.vocabulary import SCENES
 from vrd_d2.inference.comparison import read_image as read_for_drawing
 from vrd_d2.inference.predictor import Predictor
-from vrd_d2.media.images import read_image
+from vrd_d2.media.images import read_image, read_stored
 from vrd_d2.scene_graph import SceneGraph
 from vrd_d2.tasks import Task
 
@@ -81,8 +83,29 @@ def cmyk(folder: Path) -> tuple[Path, np.ndarray]:
     return folder / "a.jpg", (255 - ink[..., :3]) * (255 - ink[..., 3:]) / 255
 
 
+def colours_of_16_bits(folder: Path) -> tuple[Path, np.ndarray]:
+    values = RGB[..., ::-1].astype(np.uint16) * 257
+    assert cv2.imwrite(str(folder / "a.png"), values)
+    return folder / "a.png", RGB
+
+
+def tiff_of_16_bits(folder: Path) -> tuple[Path, np.ndarray]:
+    values = RGB[..., ::-1].astype(np.uint16) * 257
+    assert cv2.imwrite(str(folder / "a.tif"), values)
+    return folder / "a.tif", RGB
+
+
+def pixmap_of_16_bits(folder: Path) -> tuple[Path, np.ndarray]:
+    values = RGB.astype(">u2") * 257
+    (folder / "a.ppm").write_bytes(b"P6\n30 20\n65535\n" + values.tobytes())
+    return folder / "a.ppm", RGB
+
+
 KINDS = [
     turned_jpeg,
+    colours_of_16_bits,
+    tiff_of_16_bits,
+    pixmap_of_16_bits,
     grey_of_16_bits,
     alpha_channel,
     grey_with_alpha,
@@ -220,3 +243,37 @@ def test_an_image_over_the_limit_is_named_everywhere(tmp_path, monkeypatch):
     (problem,) = check_images([record]).problems
     assert problem.kind == "unreadable"
     assert "huge.png" in problem.message and "200 million" in problem.message
+
+
+def test_maps_of_labels_are_read_by_the_one_reader(tmp_path):
+    """Detectron2's own mapper had them, and images with precomputed proposals, by its own reader."""
+    Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / "a.png")
+    labels = np.arange(600, dtype=np.uint8).reshape(20, 30)
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    record = {
+        "file_name": str(tmp_path / "a.png"),
+        "sem_seg_file_name": str(tmp_path / "labels.png"),
+        "proposal_boxes": np.array([[1.0, 2, 20, 15]]),
+        "proposal_objectness_logits": np.array([0.5]),
+        "proposal_bbox_mode": 0,
+        "image_id": 1,
+    }
+    mapper = DetectionMapper(
+        is_train=False, augmentations=[], image_format="RGB", precomputed_proposal_topk=5
+    )
+    example = mapper(record)
+    np.testing.assert_array_equal(example["sem_seg"].numpy(), labels)
+    np.testing.assert_array_equal(example["image"].numpy().transpose(1, 2, 0), three(GREY))
+    assert example["proposals"].proposal_boxes.tensor.tolist() == [[1, 2, 20, 15]]
+    assert "sem_seg_file_name" not in example and "sem_seg_file_name" in record
+    Image.fromarray(labels[:5]).save(tmp_path / "labels.png")
+    with pytest.raises(ValueError, match=r"a\.png.*30 x 20.*labels\.png.*30 x 5"):
+        mapper(record)
+    Image.new("1", (20_000, 10_001)).save(tmp_path / "labels.png")
+    for read in (
+        lambda: mapper(record),
+        lambda: segment_boxes(tmp_path / "labels.png", [1]),
+        lambda: read_stored(tmp_path / "labels.png", "L"),
+    ):
+        with pytest.raises(ValueError, match=r"labels\.png.*20000 x 10001.*200 million"):
+            read()

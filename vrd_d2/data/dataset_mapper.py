@@ -17,7 +17,7 @@ from vrd_d2.data.boxes import annotation_xyxy, box_array
 from vrd_d2.data.formats.coco import Detections
 from vrd_d2.data.images.sizes import size_problem
 from vrd_d2.data.source_files import short
-from vrd_d2.media.images import read_image
+from vrd_d2.media.images import read_image, read_stored
 
 
 class RelationMapper:
@@ -205,16 +205,31 @@ class DetectionMapper(DatasetMapper):
         Raises:
             ValueError: names the image that is missing, broken or of another size than stated.
         """
-        if "sem_seg_file_name" in dataset_dict or self.proposal_topk is not None:
-            return super().__call__(dataset_dict)  # what datasets of relations do not have
         pixels = _read_image(dataset_dict, self.image_format)
         example = copy.deepcopy(dataset_dict)
         example.setdefault("width", pixels.shape[1])
         example.setdefault("height", pixels.shape[0])
-        augmented = T.AugInput(pixels)
+        labels = None
+        if "sem_seg_file_name" in example:
+            labels = read_stored(example.pop("sem_seg_file_name"), "L")
+            if labels.shape != pixels.shape[:2]:
+                raise ValueError(
+                    f"{_name(dataset_dict)} has {pixels.shape[1]} x {pixels.shape[0]} pixels, but "
+                    f"{dataset_dict['sem_seg_file_name']} has {labels.shape[1]} x {labels.shape[0]}"
+                )
+        augmented = T.AugInput(pixels, sem_seg=labels)
         transforms = self.augmentations(augmented)
         chw = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
         example["image"] = torch.as_tensor(chw)
+        if labels is not None:
+            example["sem_seg"] = torch.as_tensor(augmented.sem_seg.astype("long"))
+        if self.proposal_topk is not None:
+            detection_utils.transform_proposals(
+                example,
+                augmented.image.shape[:2],
+                transforms,
+                proposal_topk=self.proposal_topk,
+            )
         if not self.is_train:
             example.pop("annotations", None)
         elif "annotations" in example:

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from vrd_d2.media.search import is_video
 from vrd_d2.onnx_runtime import MAX_PIXELS, TooManyPixels, open_image, to_rgb, upright_size
 
-__all__ = ["MAX_PIXELS", "check_file", "read_image", "read_size", "to_rgb"]
+__all__ = ["MAX_PIXELS", "check_file", "read_image", "read_size", "read_stored", "to_rgb"]
 
 # Pillow warns of broken metadata in files whose pixels are in order. A filter that is set once, not
 # around each image: that would make Python repeat warnings that it shows once.
@@ -43,6 +43,24 @@ def read_image(
     """
     with _opened(path, max_pixels) as image:
         return to_rgb(image)
+
+
+def read_stored(path: str | os.PathLike, mode: str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Read numbers that are stored as an image, such as a map of labels: neither scaled nor turned.
+
+    Args:
+        path: the file.
+        mode: of Pillow, "L" or "RGB".
+        max_pixels: an image with more is refused before it is decoded.
+
+    Returns:
+        uint8 (H, W), or (H, W, 3).
+
+    Raises:
+        ValueError: names the file and why it cannot be read.
+    """
+    with _opened(path, max_pixels) as image:
+        return np.array(image.convert(mode))
 
 
 def read_size(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from vrd_d2.data.boxes import XYWH_ABS, XYXY_ABS
 from vrd_d2.data.datasets.spec import DatasetSpec, Select, SplitFiles
@@ -26,6 +25,7 @@ from vrd_d2.data.source_files import (
     short,
 )
 from vrd_d2.data.vocabulary import PSG, Vocabulary
+from vrd_d2.media.images import read_stored
 
 logger = logging.getLogger(__name__)
 
@@ -130,11 +130,7 @@ def segment_boxes(png_file: str | os.PathLike, segment_ids: list[int]) -> tuple[
     Raises:
         ValueError: the file is missing or no image, or no pixel belongs to a segment.
     """
-    try:
-        with Image.open(png_file) as image:
-            rgb = np.asarray(image.convert("RGB"), np.int64)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"image {png_file} cannot be read ({error}): get it again") from error
+    rgb = read_stored(png_file, "RGB").astype(np.int64)
     owner = rgb @ np.array([1, 256, 256**2])  # H x W
     boxes = []
     for number in segment_ids:
