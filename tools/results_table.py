@@ -5,13 +5,13 @@ python tools/results_table.py output/quickstart/*/
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from vrd_d2.commands.arguments import Parser
 from vrd_d2.commands.run_tool import run_tool
+from vrd_d2.data.source_files import read_json
 
 COLUMNS = [("R", 20), ("R", 50), ("R", 100), ("ngR", 50), ("mR", 50), ("mR", 100), ("zR", 50)]
 
@@ -20,7 +20,7 @@ def rows_of(folder: Path) -> list[list[str]]:
     """Return one row for each results file below the run's folder."""
     rows = []
     for path in sorted(folder.glob("inference/*/relations_*.json")):
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = read_json(path)
         cells = [folder.name, path.parent.name, results["task"], results["protocol"]]
         for metric, k in COLUMNS:
             value = results["metrics"].get(metric, {}).get(str(k))

@@ -12,7 +12,6 @@ seed. Overrides hold for every run.
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -23,6 +22,7 @@ from pathlib import Path
 
 from vrd_d2.commands.arguments import Parser
 from vrd_d2.commands.run_tool import run_tool
+from vrd_d2.data.source_files import read_json
 
 TRAIN = Path(__file__).resolve().parent / "train_net.py"
 
@@ -84,7 +84,7 @@ def train(config: Path, folder: Path, overrides: list[str]) -> None:
 def value(folder: Path, metric: str) -> float:
     """Return a metric such as "R@50" of a finished run, in percent."""
     name, _, k = metric.partition("@")
-    values = json.loads(finished(folder).read_text(encoding="utf-8"))["metrics"]
+    values = read_json(finished(folder))["metrics"]
     if name not in values or k not in values[name]:
         raise ValueError(
             f"--metrics {metric}: choose NAME@K with NAME out of {sorted(values)} (top1@1)"

@@ -258,7 +258,7 @@ def _checked_metadata(text: str, model: str) -> dict[str, Any]:
         known = metadata["what"], metadata["task"], metadata["preprocessing"]["channel_order"]
         if not all(isinstance(value, str) for value in [*names, *known]) or min(sizes) < 0:
             raise ValueError("a name is no text, or a size is negative")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"the metadata of {model} are broken ({error!r}): export it again"
         ) from error
@@ -273,6 +273,8 @@ def read_image(image: ImageInput) -> np.ndarray:
     """
     if not isinstance(image, (str, os.PathLike)):
         return checked_pixels(image)
+    if os.path.exists(image) and not os.path.isfile(image):
+        raise ValueError(f"the image {image} is a folder, a pipe or a device, and no file")
     try:
         with open_image(image) as file:
             return to_rgb(file)[0]
@@ -726,13 +728,15 @@ def _six_digits(value: float) -> float:
 
 def _read_boxes(path: str, *, with_labels: bool) -> dict[str, Any]:
     try:
-        entities = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not os.path.isfile(path):
+            raise OSError("there is no such file")
+        entities = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         found = {
             "boxes": [[x, y, x + w, y + h] for x, y, w, h in (e["bbox"] for e in entities)],
         }
         if with_labels:
             found["labels"] = [entity["label"] for entity in entities]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f'{path} must be a JSON list of {{"bbox": [x, y, width, height], "label": "man"}} '
             f"(label where the model takes classes): {error!r}"

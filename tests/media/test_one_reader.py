@@ -246,7 +246,7 @@ def test_an_image_over_the_limit_is_named_everywhere(tmp_path, monkeypatch):
 
 
 def test_maps_of_labels_are_read_by_the_one_reader(tmp_path):
-    """Detectron2's own mapper had them, and images with precomputed proposals, by its own reader."""
+    """Detectron2's own mapper reads them, and images with proposals, by a reader of its own."""
     Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / "a.png")
     labels = np.arange(600, dtype=np.uint8).reshape(20, 30)
     Image.fromarray(labels).save(tmp_path / "labels.png")

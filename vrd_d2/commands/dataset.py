@@ -270,6 +270,8 @@ def copy_images(records: list[dict], root: str | None, folder: Path) -> list[dic
     """Copy the images, by their names below the root, and refer to the copies."""
     from tqdm import tqdm
 
+    from vrd_d2.media.images import check_file
+
     origin: dict[Path, str] = {}
     copies = []
     names = [Path(below(record["file_name"], root)) for record in records]
@@ -283,6 +285,8 @@ def copy_images(records: list[dict], root: str | None, folder: Path) -> list[dic
                 "without --copy-images, or rename one of them"
             )
         copies.append({**record, "file_name": str(target)})
+    for file_name in origin.values():
+        check_file(file_name)  # a pipe would be waited for, and a device has no end
     for target, file_name in tqdm(origin.items(), desc="copying", unit=""):
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists() or not os.path.samefile(file_name, target):

@@ -7,7 +7,6 @@ Formats, protocols and the definition of each number: vrd_d2/evaluation/README.m
 """
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -49,7 +48,9 @@ def read_list(path: Path | None, name: str, row_length: int | None) -> list | No
     """Read a JSON list of whole numbers, or of rows of them."""
     if path is None:
         return None
-    values = json.loads(path.read_text(encoding="utf-8"))
+    from vrd_d2.data.source_files import read_json
+
+    values = read_json(path)
     rows = values if row_length else [values]
     if not isinstance(values, list) or not all(
         isinstance(row, list)

@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from pathlib import Path
 
 import numpy as np
+
+from vrd_d2.data.source_files import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -85,13 +86,11 @@ def read_name_list(path: str | os.PathLike) -> list[str]:
     Raises:
         ValueError: there is no such file, or it is no text.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}): it must be a text file with an image's file name "
-            "a line, as `tools/dataset.py check --bad-list` writes it"
-        ) from error
+    remedy = (
+        "it must be a text file with an image's file name a line, as `tools/dataset.py check "
+        "--bad-list` writes it"
+    )
+    lines = read_text(path, missing=remedy, damaged=remedy).splitlines()
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 

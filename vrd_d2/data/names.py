@@ -4,7 +4,8 @@ import os
 import re
 import string
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+
+from vrd_d2.data.source_files import read_text
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -26,12 +27,9 @@ def read_aliases(path: str | os.PathLike) -> dict[str, str]:
             contradict each other, the last one counts.
 
     Raises:
-        ValueError: there is no such file.
+        ValueError: there is no such file, or it is no text.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no alias file {path}: check the path") from error
+    lines = read_text(path).splitlines()
     aliases: dict[str, str] = {}
     for line in lines:
         names = [name for name in map(normalise_name, line.split(",")) if name]

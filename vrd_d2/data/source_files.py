@@ -12,6 +12,7 @@ import os
 import re
 import reprlib
 import secrets
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache, wraps
 from pathlib import Path
@@ -68,6 +69,40 @@ def require_file(name: str, path: Path, remedy: str) -> None:
             f"dataset {name!r} needs {path}, which does not exist: {remedy}. Other folders than "
             "./datasets are named by the variable DETECTRON2_DATASETS"
         )
+
+
+def require_regular(path: str | os.PathLike, remedy: str = "name a file") -> None:
+    """Raise ValueError if a path is something else than a file; one that does not exist passes.
+
+    To open a pipe would wait for ever, and a device has no end.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # whoever opens it says why
+        return
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+        raise ValueError(f"{path} is {kind}, and no file: {remedy}")
+
+
+def read_text(
+    path: str | os.PathLike, *, missing: str = "check the path", damaged: str = "save it as UTF-8"
+) -> str:
+    """Read a text file in UTF-8, with or without a byte order mark.
+
+    Args:
+        path: the file.
+        missing: what to do about a file that cannot be opened, for the message.
+        damaged: what to do about one that is no such text.
+
+    Raises:
+        ValueError: names the file and the remedy.
+    """
+    content = _read_bytes(path, missing)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error}): {damaged}") from error
 
 
 def read_json(
@@ -365,6 +400,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_bytes(path: str | os.PathLike, remedy: str) -> bytes:
+    require_regular(path, remedy)
     try:
         return Path(path).read_bytes()
     except FileNotFoundError as error:

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vrd_d2.data.source_files import read_json, until_changed, write_text
+from vrd_d2.data.source_files import read_json, require_regular, until_changed, write_text
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,7 @@ def get_vocabulary(name_or_path: str | Path) -> Vocabulary:
     if str(name_or_path) in _BUILT_IN:
         return _BUILT_IN[str(name_or_path)]
     path = Path(name_or_path)
+    require_regular(path)
     if not path.is_file():
         raise ValueError(
             f"vocabulary {str(name_or_path)!r} is neither one of {', '.join(_BUILT_IN)} "

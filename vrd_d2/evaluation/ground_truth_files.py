@@ -1,11 +1,12 @@
 """Ground truth from a file, without its images."""
 
-import json
+import codecs
 from pathlib import Path
 
 import numpy as np
 
 from vrd_d2.data.boxes import BoxLayout
+from vrd_d2.data.source_files import parse_json, read_json, require_regular
 from vrd_d2.evaluation.json_lines import LineError, ground_truth_from_json, read_json_lines
 from vrd_d2.evaluation.records import GroundTruth
 
@@ -25,23 +26,22 @@ def read_ground_truth(path: str | Path) -> tuple[list[str] | None, int | None, I
     path = Path(path)
     if _is_json_lines(path):
         return None, None, _read_lines(path)
-    try:
-        document = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is neither JSON Lines nor JSON: {error}") from error
-    return _read_document(path, document)
+    return _read_document(
+        path, read_json(path, damaged="it is no JSON Lines either", repeated_keys=True)
+    )
 
 
 def _is_json_lines(path: Path) -> bool:
     """Return whether the first line is a JSON object of one image, or the file is packed."""
+    require_regular(path)
     with path.open("rb") as file:
         if file.peek(2)[:2] == b"\x1f\x8b":
             return True
         first = next((line for line in file if line.strip()), b"")
     try:
-        return "images" not in json.loads(first)
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError):
-        return first.lstrip()[:1] == b"{" and b"image_id" in first
+        return "images" not in parse_json(first, repeated_keys=True)
+    except (ValueError, TypeError):
+        return first.lstrip(codecs.BOM_UTF8 + b" \t")[:1] == b"{" and b"image_id" in first
 
 
 def _read_lines(path: Path) -> Images:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from vrd_d2.data.source_files import parse_json, require_regular
 from vrd_d2.evaluation.records import GroundTruth, Prediction
 from vrd_d2.tasks import Task
 
@@ -39,7 +40,12 @@ def read_json_lines(path: str | Path, *, progress: bool = False) -> Iterator[tup
         LineError: a line is no JSON object or has no image_id.
     """
     path = Path(path)
-    with path.open("rb") as raw:
+    require_regular(path)
+    try:
+        raw = path.open("rb")
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no file {path}: check the path") from error
+    with raw:
         packed = raw.peek(2)[:2] == b"\x1f\x8b"
         stream = gzip.GzipFile(fileobj=raw) if packed else raw
         bar = tqdm(
@@ -62,8 +68,8 @@ def read_json_lines(path: str | Path, *, progress: bool = False) -> Iterator[tup
 
 def _object(path: Path, number: int, line: bytes) -> dict:
     try:
-        value = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        value = parse_json(line, repeated_keys=True)
+    except ValueError as error:
         raise LineError(path, number, f"no JSON: {error}") from error
     if not isinstance(value, dict):
         raise LineError(path, number, f"must be a JSON object, not {type(value).__name__}")

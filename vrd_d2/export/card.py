@@ -1,12 +1,12 @@
 """The page for people beside an exported model."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
 
+from vrd_d2.data.source_files import read_json
 from vrd_d2.modeling.relation_heads.build import relation_head_class
 
 _TASKS = {
@@ -97,10 +97,10 @@ def _measured(task: str, results: Sequence[Path]) -> list[str]:
     ]
     for path in results:
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = read_json(path, damaged="evaluate again")
             metrics, images = content["metrics"], content["images"]["scored"]
             found, protocol = content["task"], content["protocol"]
-        except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise ValueError(
                 f"{path} is no results file of the relation evaluator "
                 f"(relations_<task>_<protocol>.json): {error!r}"

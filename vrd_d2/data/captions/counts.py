@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from vrd_d2.data.captions.base import CaptionParser, Triplet
 from vrd_d2.data.captions.files import CaptionFile
-from vrd_d2.data.source_files import write_text
+from vrd_d2.data.source_files import read_json, write_text
 
 _BATCH = 2000  # captions that go to a process at once
 _AHEAD = 4  # batches read ahead for each process: bounds the memory
@@ -186,7 +186,7 @@ def _resumed(state: str | os.PathLike | None, stamp: str, files: int) -> Progres
     if state is None or not Path(state).is_file():
         return Progress(broken=[0] * files, first_broken=[""] * files)
     try:
-        content = json.loads(Path(state).read_text(encoding="utf-8"))
+        content = read_json(state)
         stored = content.pop("stamp")
         rows = content.pop("counts")
         progress = Progress(**content, counts=Counter({(s, p, o): n for s, p, o, n in rows}))

@@ -10,10 +10,13 @@ import gzip
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from vrd_d2.data.source_files import parse_json, require_regular
 
 FORMATS = {".txt": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".tsv": "tsv", ".json": "json"}
 KEYS = ("caption", "text", "phrase", "captions", "regions", "sentences", "raw")
@@ -49,6 +52,7 @@ class CaptionFile:
 
     def __post_init__(self) -> None:
         self.path = Path(self.path)
+        require_regular(self.path)
         if not self.path.is_file():
             raise ValueError(f"there is no caption file {self.path}: check the path")
         self.size = self.path.stat().st_size
@@ -78,9 +82,11 @@ class CaptionFile:
                 for number, record in enumerate(reader, 1):
                     if number <= skip:
                         continue
+                    if number == 1 and isinstance(record, bytes):
+                        record = record.removeprefix(codecs.BOM_UTF8)
                     self.read = self._raw.tell()
                     yield self._captions(record, number)
-            except (EOFError, gzip.BadGzipFile) as error:
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
                 raise ValueError(
                     f"{self.path}: cannot be read behind record {number} ({error}): get it again"
                 ) from error
@@ -102,7 +108,7 @@ def _text(line: bytes) -> list[str]:
 
 def _json_line(line: bytes) -> list[str]:
     text = line.decode("utf-8")
-    return _of_element(json.loads(text)) if text.strip() else []
+    return _of_element(parse_json(text, repeated_keys=True)) if text.strip() else []
 
 
 def _tab_line(line: bytes) -> list[str]:
@@ -175,7 +181,7 @@ class _Window:
         self.path = path
         self._stream = stream
         self._decoder = json.JSONDecoder()
-        self._letters = codecs.getincrementaldecoder("utf-8")()
+        self._letters = codecs.getincrementaldecoder("utf-8-sig")()
         self._text = ""
         self._at = 0
         self._ended = False
@@ -218,6 +224,8 @@ class _Window:
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._at)
+            except RecursionError as error:
+                raise self._broken("it is nested too deeply") from error
             except json.JSONDecodeError as error:
                 unfinished = error.pos > len(self._text) - _ESCAPE or "Unterminated" in error.msg
                 if self._ended or not unfinished:

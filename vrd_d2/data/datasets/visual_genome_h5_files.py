@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from vrd_d2.data.source_files import read_json
+from vrd_d2.data.source_files import read_json, require_regular
 from vrd_d2.data.vocabulary import VG150, Vocabulary, get_vocabulary
 
 # Images of image_data.json that are broken files, which the .h5 leaves out.
@@ -53,6 +53,7 @@ def read_h5(path: str) -> SimpleNamespace:
     """Read the arrays of the file, those of one column as vectors, and check their lengths."""
     import h5py  # here, as it takes long to import and few need it
 
+    require_regular(path)
     if not os.path.isfile(path):
         raise ValueError(f"there is no file {path}: datasets/README.md says where to get it")
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vrd_d2.data.source_files import atomic_write, write_text
+from vrd_d2.data.source_files import atomic_write, parse_json, read_json, write_text
 
 VERSION = 1
 MANIFEST = "candidates.json"
@@ -33,7 +33,7 @@ class CandidateWeights:
         self.folder = Path(folder)
         path = self.folder / MANIFEST
         try:
-            self.manifest = json.loads(path.read_text(encoding="utf-8"))
+            self.manifest = read_json(path)
             version, self.num_predicates = self.manifest["version"], self.manifest["predicates"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
@@ -137,8 +137,14 @@ class CandidateWeights:
     def _load(self) -> None:
         parts = list(self._shards())
         columns = {key: [part[key] for part in parts] for key in _KEYS}
-        names = [name for part in columns["pictures"] for name in json.loads(str(part))]
-        self._position = {name: i for i, name in enumerate(names)}
+        try:
+            names = [name for part in columns["pictures"] for name in parse_json(str(part))]
+            self._position = {name: i for i, name in enumerate(names)}
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{self.folder}: the names of its images are broken ({error}): make it again with "
+                "tools/score_candidates.py"
+            ) from error
         if len(self._position) < len(names):
             raise ValueError(
                 f"{self.folder}: two images have the same image id: datasets that are scored "

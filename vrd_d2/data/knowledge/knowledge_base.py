@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vrd_d2.data.records.columns import flat_ranges
-from vrd_d2.data.source_files import atomic_write
+from vrd_d2.data.source_files import atomic_write, parse_json, require_regular
 from vrd_d2.data.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -223,6 +223,7 @@ class KnowledgeBase:
             ValueError: there is no such file, or it is none of these; with the remedy.
         """
         remedy = "make one with datasets/prepare_knowledge_base.py"
+        require_regular(path, remedy)
         try:
             with np.load(path, allow_pickle=False) as content:
                 version = int(content["version"])
@@ -231,7 +232,7 @@ class KnowledgeBase:
                         f"{path} has version {version} of the knowledge base's format, this "
                         f"program reads {VERSION}: {remedy}"
                     )
-                texts = {key: json.loads(str(content[key])) for key in _TEXTS}
+                texts = {key: parse_json(str(content[key])) for key in _TEXTS}
                 triplets, counts = content["triplets"], content["counts"]
         except FileNotFoundError as error:
             raise ValueError(f"there is no knowledge base {path}: {remedy}") from error

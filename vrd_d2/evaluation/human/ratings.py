@@ -1,10 +1,10 @@
 """Manifests of studies and the ratings that people saved, read back and checked."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vrd_d2.data.source_files import read_json
 from vrd_d2.evaluation.human.study import MANIFEST_FORMAT, RATINGS_FORMAT
 
 VERDICTS = ("yes", "no", "skip")
@@ -110,14 +110,7 @@ def read_ratings(paths: Sequence[str | Path], manifest: Manifest) -> Ratings:
 
 
 def _read(path: str | Path, form: str, wanted: str) -> dict:
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no file {path}: check the path") from error
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no complete JSON file ({error}): export it again") from error
+    document = read_json(path, damaged="export it again")
     if not isinstance(document, dict) or document.get("format") != form:
         found = document.get("format") if isinstance(document, dict) else None
         raise ValueError(

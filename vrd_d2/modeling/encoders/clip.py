@@ -4,7 +4,6 @@ Shapes: N images, D width of the joint embedding space, stride = patch size of t
 """
 
 import difflib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from vrd_d2 import assets
 from vrd_d2.checkpoint.weights_files import first_line
+from vrd_d2.data.source_files import read_json
 from vrd_d2.modeling.encoders.visual_encoder import encode_by_size
 
 # Imported where a model is built: it brings transformers and torchvision's models along.
@@ -92,11 +92,11 @@ def _add_model_config(path: Path) -> tuple[str, dict]:
 
     if not path.is_file():
         raise ValueError(f"MODEL.CLIP.NAME: there is no model config {path}")
+    config = read_json(path)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
         options = dict(config["text_cfg"].get("tokenizer_kwargs") or {})
         config["embed_dim"], config["vision_cfg"]
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"MODEL.CLIP.NAME: {path} is no open_clip model config (needs embed_dim, vision_cfg, "
             f"text_cfg): {error!r}"
