@@ -173,3 +173,19 @@ def test_a_part_without_relations_is_said(run, whole, tmp_path):
     (tmp_path / "all.json").write_text(json.dumps(whole))
     out = run("split", tmp_path / "all.json", "--output", tmp_path, "--val", 0.5, "--test", 0.5)[1]
     assert out.count("no relation") == 1 and out.count("no image") == 1
+
+
+def test_check_hides_no_kind_of_message(run, whole, tmp_path):
+    """A relation of a box to itself stands behind a thousand boxes that reach outside."""
+    box = {"image_id": "i0", "category_id": 7, "bbox": [70, 5, 11, 9], "area": 99, "iscrowd": 0}
+    whole["annotations"] += [{"id": f"b{i}", **box} for i in range(1000)]
+    whole["relations"].append({**whole["relations"][0], "id": 7, "object_id": "a00"})
+    (tmp_path / "all.json").write_text(json.dumps(whole))
+    code, out, _ = run("check", tmp_path / "all.json", "--workers", 0)
+    lines = [line for line in out.splitlines() if "warning" in line]
+    assert code == 0 and len(lines) < 30
+    assert any("relations[4] (id 7)" in line for line in lines)
+    assert any("reaches outside" in line for line in lines)
+    assert any(str(1000 - out.count("reaches outside")) in line for line in lines)
+    out = run("check", tmp_path / "all.json", "--workers", 0, "--show", 0)[1]
+    assert out.count("reaches outside") == 1000

@@ -122,3 +122,55 @@ def test_bad_files_are_named_with_a_remedy(tmp_path, text, message):
 def test_a_name_that_is_neither_built_in_nor_a_file():
     with pytest.raises(ValueError, match="'vg151' is neither one of vg150, vg20, vrd, psg, scenes"):
         get_vocabulary("vg151")
+
+
+ODD_NAMES = [
+    "\ud800",
+    "a\udc80b",
+    "a\nb",
+    "\x00",
+    "tab\tbed",
+    "\x1b[31mred",
+    "",
+    "  ",
+    "\u3000",
+    "\x85",
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=[ascii(name) for name in ODD_NAMES])
+@pytest.mark.parametrize("kind", ["objects", "predicates"])
+def test_what_is_no_name_is_refused_everywhere(tmp_path, name, kind):
+    names = {"objects": ["man", "dog"], "predicates": ["on", "under"], kind: ["man", name]}
+    with pytest.raises(ValueError, match=rf"{kind}\[1\]") as error:
+        Vocabulary(**names)
+    assert str(error.value).isprintable()
+    for content in (
+        names,
+        {"label_to_idx": {n: i for i, n in enumerate(names["objects"], 1)},
+         "predicate_to_idx": {n: i for i, n in enumerate(names["predicates"], 1)}},
+    ):  # fmt: skip
+        path = tmp_path / "names.json"
+        path.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=rf"names\.json: {kind}\[1\]"):
+            get_vocabulary(path)
+
+
+def test_names_that_differ_only_by_blanks_are_refused():
+    for twin in ("man ", " man", "tall  man"):
+        first = " ".join(twin.split())
+        with pytest.raises(ValueError, match=r"objects\[2\].*objects\[0\].*blanks"):
+            Vocabulary([first, "dog", twin], ["on"])
+    assert Vocabulary(["man ", "dog"], ["on"]).objects[0] == "man "  # alone, it is a name
+
+
+def test_names_that_differ_only_by_case_are_told(tmp_path, caplog):
+    path = tmp_path / "names.json"
+    names = {"objects": ["Man", "dog", "man", "DOG", "hat"], "predicates": ["on", "On"]}
+    path.write_text(json.dumps(names))
+    assert len(get_vocabulary(path).objects) == 5
+    objects, predicates = caplog.messages
+    assert str(path) in objects and "2 objects" in objects and "'Man'" in objects
+    assert "'man'" in objects and "'On'" in predicates and "1 predicates" in predicates
+    get_vocabulary(path)
+    assert len(caplog.messages) == 2  # once for a file

@@ -212,11 +212,19 @@ def check_converted(source: Source) -> tuple[list[str], list[str], Source]:
 
 
 def show(messages: list[str], kind: str, count: int) -> None:
-    """Print the first messages of a kind."""
-    for text in messages[: count or None]:
-        print(f"{kind}: {text}")
-    if count and len(messages) > count:
-        print(f"... and {len(messages) - count} more {kind}s (--show 0 prints all)")
+    """Print the first messages of a kind, of those that are alike at least one; all for 0."""
+    from vrd_d2.data.messages import by_kind
+
+    groups = by_kind(messages)
+    spare = max(count - len(groups), 0)
+    for group in groups:
+        shown = group[: 1 + spare] if count else group
+        spare -= len(shown) - 1
+        for text in shown:
+            print(f"{kind}: {text}")
+        if len(group) > len(shown):
+            more = len(group) - len(shown)
+            print(f"... and {more} more {kind}s like this (--show 0 prints all)")
 
 
 def below(file_name: str, folder: str | None) -> str:
@@ -361,7 +369,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     check = command("check", run_check, "records and images; exit code 1 if there are errors")
     check.add_argument("--bad-list", type=Path, help="file to write: images to leave out")
     check.add_argument("--workers", type=int, help="processes that decode; 0: none but this one")
-    check.add_argument("--show", type=int, default=20, help="messages to print; 0: all")
+    check.add_argument(
+        "--show", type=int, default=20, help="messages to print, one of each kind at least; 0: all"
+    )
     stats = command("stats", run_stats, "counts, long tails, and oddities of the annotation")
     stats.add_argument("--output", type=Path, help="folder for statistics.json and PNG files")
     both = (common, names)

@@ -3,10 +3,12 @@
 import os
 import re
 import string
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 
 from vrd_d2.data.source_files import read_text
 
+_NO_TEXT = ("Cc", "Cs")  # Unicode's control characters, and halves of surrogate pairs
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -16,6 +18,40 @@ def normalise_name(name: str) -> str:
     That is lower case, without punctuation, with single spaces.
     """
     return re.sub(r"\s+", " ", name.lower().translate(_PUNCTUATION)).strip()
+
+
+def name_problem(name: str) -> str | None:
+    """Return why a text cannot be the name of a class or predicate; None if it can."""
+    if not name.strip():
+        return "is empty: give it one"
+    for character in name:
+        if unicodedata.category(character) in _NO_TEXT:
+            return f"has the character {character!a}, which cannot be shown: remove it"
+    return None
+
+
+def same_but_blanks(names: Sequence[str]) -> tuple[int, int] | None:
+    """Return the positions of the first two names that are equal up to blanks; None if all differ.
+
+    Of equal names this is silent.
+    """
+    first: dict[str, int] = {}
+    for index, name in enumerate(names):
+        known = first.setdefault(" ".join(name.split()), index)
+        if names[known] != name:
+            return known, index
+    return None
+
+
+def same_but_case(names: Sequence[str]) -> list[tuple[int, int]]:
+    """Return the positions of names that are equal up to case: (the first such, another)."""
+    first: dict[str, int] = {}
+    found = []
+    for index, name in enumerate(names):
+        known = first.setdefault(name.casefold(), index)
+        if names[known] != name:
+            found.append((known, index))
+    return found
 
 
 def read_aliases(path: str | os.PathLike) -> dict[str, str]:

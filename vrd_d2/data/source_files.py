@@ -82,7 +82,7 @@ def require_regular(path: str | os.PathLike, remedy: str = "name a file") -> Non
         return
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
-        raise ValueError(f"{path} is {kind}, and no file: {remedy}")
+        raise ValueError(f"{path} cannot be read, as it is {kind}: {remedy}")
 
 
 def read_text(
@@ -102,7 +102,7 @@ def read_text(
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8 ({error}): {damaged}") from error
+        raise ValueError(f"{path} cannot be read as UTF-8 ({error}): {damaged}") from error
 
 
 def read_json(

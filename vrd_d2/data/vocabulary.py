@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vrd_d2.data.source_files import read_json, require_regular, until_changed, write_text
+from vrd_d2.data.names import name_problem, same_but_blanks, same_but_case
+from vrd_d2.data.source_files import located, read_json, require_regular, until_changed, write_text
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,12 +74,20 @@ def _check_names(kind: str, names: tuple[str, ...]) -> None:
     for index, name in enumerate(names):
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"{kind}[{index}] is {name!r}: every name must be a non-empty string")
+        if problem := name_problem(name):
+            raise ValueError(f"{kind}[{index}] is {name!a}, which {problem}")
         if name in first:
             raise ValueError(
                 f"{kind}[{index}] repeats the name {name!r} of {kind}[{first[name]}]: "
                 "names must be unique"
             )
         first[name] = index
+    if twins := same_but_blanks(names):
+        known, index = twins
+        raise ValueError(
+            f"{kind}[{index}] is {names[index]!r} and {kind}[{known}] is {names[known]!r}: names "
+            "must differ by more than blanks"
+        )
 
 
 def _built_in() -> dict[str, Vocabulary]:
@@ -168,10 +180,17 @@ def write_vocabulary(vocabulary: Vocabulary, json_file: str | os.PathLike) -> No
 def _read(paths: tuple[Path]) -> Vocabulary:
     (path,) = paths
     content = read_json(path, damaged="write it again", repeated_keys=True)
-    try:
-        return vocabulary_from_json(content)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    with located(path):
+        vocabulary = vocabulary_from_json(content)
+    for kind in ("objects", "predicates"):
+        names = getattr(vocabulary, kind)
+        if twins := same_but_case(names):
+            known, index = twins[0]
+            logger.warning(
+                "%s: %d %s differ from another only by case, such as %r and %r: are they the same?",
+                path, len(twins), kind, names[known], names[index],
+            )  # fmt: skip
+    return vocabulary
 
 
 def vocabulary_from_json(content: Any) -> Vocabulary:

@@ -150,7 +150,7 @@ BAD = [
     ({"boxes": OI_BOXES.replace("0.25,0.5,0.5,1", "0.25,0.5,0.5,x")}, "boxes.csv: line 2: box ["),
     ({"sizes": "nowhere.json"}, "there is no file nowhere.json"),
     ({"class_descriptions": "nowhere.csv"}, "there is no file nowhere.csv"),
-    ({"boxes_csv": "."}, ". is no CSV file in UTF-8"),
+    ({"boxes_csv": "."}, "cannot be read, as it is a folder"),
 ]  # fmt: skip
 
 

@@ -231,7 +231,7 @@ def test_bad_input_is_named(tmp_path):
         load_visual_genome_raw(tmp_path, SMALL)
     with pytest.raises(ValueError, match=r"image_ids \[7, 8\] \(2 in all\) are not in"):
         load_visual_genome_raw(tmp_path, SMALL, image_ids=[5, 8, 7])
-    with pytest.raises(ValueError, match=r"no alias file .*none\.txt"):
+    with pytest.raises(ValueError, match=r"no file .*none\.txt"):
         load_visual_genome_raw(tmp_path, SMALL, object_aliases=tmp_path / "none.txt")
     (tmp_path / "objects.json").write_text('[{"image_id": 5')
     with pytest.raises(ValueError, match=r"objects\.json is no complete JSON file"):

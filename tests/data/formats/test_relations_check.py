@@ -25,7 +25,7 @@ ERRORS = [
     (changed("relations", 0, id=True), "id is True: it must be of type int or str"),
     (changed("categories", 1, id="10"), "id is '10': it must be of type int"),
     (changed("categories", 1, name="hat"), "categories[1] (id 10): repeats the name 'hat'"),
-    (changed("predicates", 1, name=" "), "predicates[1] (id 4): its name is empty"),
+    (changed("predicates", 1, name=" "), "predicates[1] (id 4): its name ' ' is empty"),
     (changed("annotations", 0, image_id=8), "annotations[0] (id 5): image_id 8 is not an id of"),
     (changed("annotations", 1, category_id=3), "category_id 3 is not an id of categories"),
     (changed("annotations", 1, category_id=1.0), "category_id is 1.0: it must be of type int"),
@@ -108,3 +108,33 @@ def test_an_exception_quotes_a_few_messages_and_counts_the_rest(tmp_path):
 def test_a_file_without_relations_is_told(tmp_path):
     (text,) = validate_relations_json(write(tmp_path, {**DOCUMENT, "relations": []}))
     assert text.startswith("warning: ") and "relations: there is none" in text
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (changed("categories", 1, name="\ud800"), r"categories[1] (id 10): its name '\ud800'"),
+        (changed("predicates", 0, name="a\nb"), r"predicates[0] (id 9): its name 'a\nb'"),
+        (changed("predicates", 0, name="\u3000"), r"predicates[0] (id 9): its name '\u3000'"),
+        (changed("categories", 1, name=" hat"), "categories[1] (id 10): its name ' hat'"),
+        (changed("images", 0, file_name="\ud800.jpg"), r"images[0] (id 7): file_name '\ud800.jpg'"),
+        (changed("images", 1, file_name="a\0.jpg"), r"images[1] (id 'x'): file_name 'a\x00.jpg'"),
+        (changed("images", 1, file_name=""), "images[1] (id 'x'): file_name ''"),
+        (changed("images", 1, file_name="  "), "images[1] (id 'x'): file_name '  '"),
+    ],
+)
+def test_odd_texts_are_refused_in_a_line_that_can_be_printed(tmp_path, document, message):
+    path = write(tmp_path, document)
+    (text,) = validate_relations_json(path)
+    assert text.startswith(f"error: {path}: ") and message in text
+    assert text.isascii()
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_relations_json(path)
+
+
+def test_names_that_differ_by_case_are_told(tmp_path, caplog):
+    path = write(tmp_path, changed("categories", 1, name="Hat"))
+    (text,) = validate_relations_json(path)
+    assert text.startswith("warning: ") and "'Hat'" in text and "'hat'" in text
+    load_relations_json(path)
+    assert [r for r in caplog.records if r.levelname == "WARNING" and "'Hat'" in r.getMessage()]

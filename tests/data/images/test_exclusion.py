@@ -127,7 +127,7 @@ def test_nothing_left_is_an_error(make_cfg, tmp_path):
 
 
 def test_a_list_that_cannot_be_read(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.txt cannot be read .*an image's file name a line"):
+    with pytest.raises(ValueError, match=r"none\.txt.*an image's file name a line"):
         read_name_list(tmp_path / "none.txt")
     (tmp_path / "image.png").write_bytes(b"\x89PNG\xff\xfe")
     with pytest.raises(ValueError, match=r"image\.png cannot be read"):

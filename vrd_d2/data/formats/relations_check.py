@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from vrd_d2.data.boxes import BoxLayout
+from vrd_d2.data.names import name_problem, same_but_blanks, same_but_case
 
 _ID = (int, str)  # bool is an int to isinstance, not to type()
 _NUMBERS = frozenset((int, float))
@@ -152,10 +153,21 @@ def _check_names(section: str, document: Mapping, columns: dict, findings: Findi
     first: dict[str, int] = {}
     for i, name in enumerate(names):
         where = _where(section, i, document[section][i])
-        if not name.strip():
-            findings.error(where, "its name is empty: give it one")
+        if problem := name_problem(name):
+            findings.error(where, f"its name {name!a} {problem}")
         elif first.setdefault(name, i) != i:
             findings.error(where, f"repeats the name {name!r}: names must be unique")
+    if twins := same_but_blanks(names):
+        known, i = twins
+        findings.error(
+            _where(section, i, document[section][i]),
+            f"its name {names[i]!r} and {names[known]!r} differ only by blanks: correct one",
+        )
+    for known, i in same_but_case(names):
+        findings.warning(
+            _where(section, i, document[section][i]),
+            f"its name {names[i]!r} and {names[known]!r} differ only by case: are they the same?",
+        )
 
 
 def _check_images(document: Mapping, columns: dict, findings: Findings) -> None:
@@ -164,10 +176,30 @@ def _check_images(document: Mapping, columns: dict, findings: Findings) -> None:
     for i in [i for i, size in enumerate(sizes) if min(size) < 1 or max(size) >= _FAR]:
         size = f"{images['width'][i]} x {images['height'][i]}"
         findings.error(_where("images", i, records[i]), f"size {size}: both must be positive")
+    for i in _odd_file_names(images["file_name"]):
+        findings.error(
+            _where("images", i, records[i]),
+            f"file_name {images['file_name'][i]!a} cannot be that of a file: correct it",
+        )
     for i, record in enumerate(records):
         captions = record.get("captions", [])
         if type(captions) is not list or not all(type(text) is str for text in captions):
             findings.error(_where("images", i, record), "captions must be a list of strings")
+
+
+def _odd_file_names(names: list[str]) -> list[int]:
+    """Return which names no file can have, or no line of text can show."""
+    try:
+        "".join(names).encode("utf-8")
+        if all(map(str.strip, names)) and not any("\0" in name for name in names):
+            return []
+    except UnicodeEncodeError:  # a half of a surrogate pair
+        pass
+    return [
+        i
+        for i, name in enumerate(names)
+        if not name.strip() or any(c == "\0" or "\ud800" <= c <= "\udfff" for c in name)
+    ]
 
 
 def _check_annotations(document: Mapping, columns: dict, findings: Findings) -> None:

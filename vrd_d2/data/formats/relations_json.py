@@ -22,6 +22,7 @@ from vrd_d2.data.formats.relations_document import (
     to_document,
 )
 from vrd_d2.data.image_existence import check_policy, drop_missing_images, missing_files
+from vrd_d2.data.messages import lines_by_kind
 from vrd_d2.data.records.packed import PackedRecords
 from vrd_d2.data.source_files import collector_paused, read_json, write_text
 from vrd_d2.data.vocabulary import Vocabulary
@@ -192,11 +193,9 @@ def read_document(json_file: str | os.PathLike) -> dict[str, Any]:
     """
     document, findings = _read_checked(json_file)
     _raise_errors(findings)
-    if findings.warnings:
-        logger.info(
-            "%s: %d oddities are kept (validate_relations_json lists them), such as: %s",
-            json_file, len(findings.warnings), findings.warnings[0],
-        )  # fmt: skip
+    for text in lines_by_kind(findings.warnings):
+        # Which names are classes is seen in no result; the other oddities are common.
+        logger.log(logging.WARNING if "only by case" in text else logging.INFO, "%s", text)
     return document
 
 

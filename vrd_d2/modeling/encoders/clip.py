@@ -19,6 +19,7 @@ from vrd_d2 import assets
 from vrd_d2.checkpoint.weights_files import first_line
 from vrd_d2.data.source_files import read_json
 from vrd_d2.modeling.encoders.visual_encoder import encode_by_size
+from vrd_d2.modeling.text.tokens import tokenize
 
 # Imported where a model is built: it brings transformers and torchvision's models along.
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ class TextEncoder:
         missing = list(dict.fromkeys(text for text in texts if text not in self._rows))
         if missing:
             self._model.to(device)
-            tokens = self._tokenizer(missing)
+            tokens = tokenize(self._tokenizer, missing)
             # Sorted by length, since a batch is as long as its longest text.
             order = tokens.argmax(dim=1).argsort()
             # In float32 whatever is around it: these rows stay in the cache.

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vrd_d2.modeling.encoders.clip import ClipParts
 from vrd_d2.modeling.encoders.feature_cache import FeatureCache, fingerprint
+from vrd_d2.modeling.text.tokens import tokenize
 from vrd_d2.modeling.union_clip.split_towers import split_image_tower, split_text_tower
 
 # States (and lengths) -> (n, D).
@@ -226,7 +227,7 @@ class PhraseEncoder(_Encoder):
         return [found[text].to(self.device) for text in texts]
 
     def _states(self, texts: Sequence[str]) -> list[Tensor]:
-        tokens = self._tokenizer(list(texts)).to(self.device)
+        tokens = tokenize(self._tokenizer, texts).to(self.device)
         lengths = tokens.argmax(dim=1) + 1  # the end of text has the largest id
         rows: list[Tensor | None] = [None] * len(texts)
         # In float32 whatever is around it: these rows may stay in the cache.
