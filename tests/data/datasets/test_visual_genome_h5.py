@@ -273,7 +273,7 @@ GOOD = [
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"labels": None}, r"VG-SGG\.h5 .*labels \(it has active_object_mask, boxes_1024"),
+        ({"labels": None}, r"VG-SGG\.h5: .*labels \(it has active_object_mask, boxes_1024"),
         ({"boxes_1024": None}, "boxes_1024"),
         ({"split": [0]}, "split has 1 rows, img_to_first_box 2; they must be equal"),
         ({"predicates": [[1]]}, "predicates has 1 rows, relationships 3"),

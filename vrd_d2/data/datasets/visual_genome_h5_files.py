@@ -1,19 +1,23 @@
 """The files of visual_genome_h5.py: reading and checks."""
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
-from vrd_d2.data.source_files import read_json, require_regular
+from vrd_d2.data.source_files import located, read_json, require_regular
 from vrd_d2.data.vocabulary import VG150, Vocabulary, get_vocabulary
 
 # Images of image_data.json that are broken files, which the .h5 leaves out.
 CORRUPT_IMAGES = (1592, 1722, 4616, 4617)
 _BOX_SCALES = (1024, 512)  # longer side of the image that the boxes are given for
 _OF_IMAGES = ("img_to_first_box", "img_to_last_box", "img_to_first_rel", "img_to_last_rel", "split")
+_MOST_ROWS = 10**8  # Visual Genome has 1.4 million boxes
+_MOST_COMPRESSED = 1100  # bytes that a stored one may stand for; zlib reaches 1032
 _REMEDY = "is it a complete copy of VG-SGG.h5 or VG-SGG-with-attri.h5?"
 
 
@@ -58,25 +62,20 @@ def read_h5(path: str) -> SimpleNamespace:
         raise ValueError(f"there is no file {path}: datasets/README.md says where to get it")
     try:
         file = h5py.File(path, "r")
-    except OSError as error:
+    except Exception as error:  # h5py has nearly any for what is damaged
         raise ValueError(f"{path} is no complete HDF5 file ({error}): get it again") from error
-    with file:
-        scales = [scale for scale in _BOX_SCALES if f"boxes_{scale}" in file]
+    with file, located(path), _damage_named():
+        found = list(file)
+        scales = [scale for scale in _BOX_SCALES if f"boxes_{scale}" in found]
         boxes = f"boxes_{scales[0] if scales else _BOX_SCALES[0]}"
         keys = ("labels", boxes, "relationships", "predicates", *_OF_IMAGES)
-        missing = [key for key in keys if not isinstance(file.get(key), h5py.Dataset)]
+        missing = [key for key in keys if key not in found]
         if missing:
             raise ValueError(
-                f"{path} has no {', '.join(missing)} (it has {', '.join(file)}): {_REMEDY}"
+                f"it has no {', '.join(missing)} (it has {', '.join(found):.300}): {_REMEDY}"
             )
-        arrays = {key: file[key][()] for key in keys}
-    for key, columns in ((boxes, 4), ("relationships", 2)):
-        if arrays[key].ndim != 2 or arrays[key].shape[1] != columns:
-            raise ValueError(f"{path}: {key} is {arrays[key].shape}, not (n, {columns}): {_REMEDY}")
-    for key in ("labels", "predicates", *_OF_IMAGES):
-        if arrays[key].ndim == 0 or arrays[key].size != len(arrays[key]):
-            raise ValueError(f"{path}: {key} is {arrays[key].shape}, not (n, 1) or (n,): {_REMEDY}")
-        arrays[key] = arrays[key].reshape(-1).astype(np.int64)
+        columns = {boxes: 4, "relationships": 2}
+        arrays = {key: _read_array(file, key, columns.get(key), whole=key != boxes) for key in keys}
     groups = [("labels", boxes), ("predicates", "relationships")]
     for key, other in groups + [("split", other) for other in _OF_IMAGES[:-1]]:
         if len(arrays[key]) != len(arrays[other]):
@@ -92,8 +91,65 @@ def read_h5(path: str) -> SimpleNamespace:
             f"{path}: {boxes}[{row}] is {sizes[row].tolist()}: it must be centre x, centre y, "
             "width and height, finite, the sizes not negative"
         )
-    arrays["relationships"] = arrays["relationships"].astype(np.int64)
     return SimpleNamespace(boxes=arrays.pop(boxes), scale=int(boxes.split("_")[1]), **arrays)
+
+
+@contextlib.contextmanager
+def _damage_named(what: str = "its list of arrays") -> Iterator[None]:
+    """Make a ValueError of whatever h5py raises on what is damaged, which is nearly any."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{what} cannot be read ({error}): get the file again") from error
+
+
+def _read_array(file: Any, key: str, columns: int | None, *, whole: bool) -> np.ndarray:
+    """Read an array of an open .h5 file: (n, columns), or (n,) of (n, 1) without `columns`.
+
+    What it declares is looked at before anything is read: it may be in another file, which this
+    program must not open, or larger than the memory.
+
+    Args:
+        file: of h5py.
+        key: of the array.
+        columns: how many there must be; None: one.
+        whole: numbers must be whole ones, which become int64.
+
+    Raises:
+        ValueError: it is a link, lies elsewhere, or has another shape or type.
+    """
+    import h5py
+
+    if not isinstance(file.get(key, getlink=True), h5py.HardLink):
+        raise ValueError(f"{key} is a link, perhaps into another file: {_REMEDY}")
+    with _damage_named(key):
+        found = file[key]
+        if not isinstance(found, h5py.Dataset):
+            raise ValueError(f"{key} is no array: {_REMEDY}")
+        if found.is_virtual or found.external:
+            raise ValueError(f"the numbers of {key} are in another file: {_REMEDY}")
+        shape, kind = found.shape, found.dtype.kind
+        if shape is None or kind not in "iuf":
+            raise ValueError(f"{key} holds no numbers, but {found.dtype}: {_REMEDY}")
+        wanted = f"(n, {columns})" if columns else "(n, 1) or (n,)"
+        if shape[1:] != (columns or 1,) and (columns or len(shape) != 1):
+            raise ValueError(f"{key} is {shape}, not {wanted}: {_REMEDY}")
+        stored, size = found.id.get_storage_size(), found.size * found.dtype.itemsize
+        if shape[0] > _MOST_ROWS or size > _MOST_COMPRESSED * stored:
+            raise ValueError(
+                f"{key} declares {shape[0]} rows and stores {stored} bytes of them: {_REMEDY}"
+            )
+        values = found[()]
+    if not whole:
+        return values
+    values = values if columns else values.reshape(-1)
+    with np.errstate(invalid="ignore"):
+        numbers = values.astype(np.int64)
+    if kind == "f" and not (numbers == values).all():
+        raise ValueError(f"{key} must be whole numbers: {_REMEDY}")
+    return numbers
 
 
 def ranges_of(

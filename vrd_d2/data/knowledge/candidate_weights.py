@@ -155,6 +155,21 @@ class CandidateWeights:
         self._pairs = _stack(columns["pairs"], np.int32, (0, 2))
         self._predicates = _stack(columns["predicates"], np.int16, (0,))
         self._weights = _stack(columns["weights"], np.float16, (0,))
+        lengths = len(names), len(self._pairs), len(self._predicates)
+        ends = len(self._pair_starts) - 1, self._pair_starts[-1], self._entry_starts[-1]
+        ids = self._predicates
+        if (
+            lengths != ends
+            or len(self._entry_starts) != len(self._pairs) + 1
+            or len(self._weights) != len(ids)
+            or ((ids < 0) | (ids >= self.num_predicates)).any()
+            or np.diff(self._pair_starts).min(initial=0) < 0
+            or np.diff(self._entry_starts).min(initial=0) < 0
+        ):
+            raise ValueError(
+                f"{self.folder}: its shards do not fit together: delete the folder and run "
+                "tools/score_candidates.py again"
+            )
 
     def _shards(self) -> Iterator[dict]:
         for path in sorted(self.folder.glob("[0-9]*.npz")):
