@@ -34,6 +34,7 @@ _CHUNK = 1 << 20  # characters
 _BRACKETS = np.zeros(256, np.int8)
 _BRACKETS[list(b"[{")] = 1
 _BRACKETS[list(b"]}")] = -1
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.unfinished")
 _NUMBERS = frozenset((int, float))  # bool is an int to isinstance, not to type()
 
@@ -380,6 +381,9 @@ def _depth(text: str) -> int:
     depth = deepest = 0
     for start in range(0, len(text), _CHUNK):
         part = text[start : start + _CHUNK].encode("ascii", "replace")
+        part = part.translate(None, _NO_BRACKETS)
+        if not part:
+            continue
         open_now = _BRACKETS[np.frombuffer(part, np.uint8)].cumsum(dtype=np.int32)
         deepest = max(deepest, depth + int(open_now.max()))
         depth += int(open_now[-1])
