@@ -73,7 +73,7 @@ def build(args: argparse.Namespace) -> None:
         )
     for file, broken, first in zip(files, done.broken, done.first_broken, strict=True):
         if broken:
-            print(f"{file.path}: {broken} broken records left out; the first is {first}")
+            print(f"{file.path}: {broken} broken records left out; the first of each kind: {first}")
     if not done.counts:
         raise ValueError(
             f"no triplet of the vocabulary in {done.captions} captions: check --vocabulary"

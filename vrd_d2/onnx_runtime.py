@@ -297,7 +297,8 @@ def check_pixels(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise TooManyPixels(
             f"has {width} x {height} pixels, {width * height / 1e6:.0f} million: the limit is "
-            f"{max_pixels / 1e6:g} million; make it smaller or raise the limit"
+            f"{max_pixels / 1e6:g} million; make it smaller, or raise the limit where there is "
+            "--max-pixels"
         )
 
 

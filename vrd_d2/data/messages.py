@@ -10,6 +10,11 @@ _PARTICULARS = re.compile(
 )
 
 
+def kind_of(message: str) -> str:
+    """Return what remains of a message without names and numbers."""
+    return re.sub("#(?: #)+", "#", _PARTICULARS.sub("#", message))  # a path may have blanks
+
+
 def by_kind(messages: Iterable[str]) -> list[list[str]]:
     """Return the messages grouped by what remains of them without names and numbers.
 
@@ -17,8 +22,7 @@ def by_kind(messages: Iterable[str]) -> list[list[str]]:
     """
     groups: dict[str, list[str]] = {}
     for message in messages:
-        kind = re.sub("#(?: #)+", "#", _PARTICULARS.sub("#", message))  # a path may have blanks
-        groups.setdefault(kind, []).append(message)
+        groups.setdefault(kind_of(message), []).append(message)
     return list(groups.values())
 
 

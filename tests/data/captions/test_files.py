@@ -285,3 +285,12 @@ def test_a_killed_process_goes_on(tmp_path, monkeypatch):
     assert 0 < begun < 20_000
     done = count()
     assert done.counts == expected and done.captions == 20_000 and done.resumed == begun
+
+
+def test_every_kind_of_broken_record_is_quoted_once(tmp_path):
+    lines = [f'{{"caption": {i}}}' for i in range(50)] + ['{"captio": "a man"}', "no JSON"]
+    file = CaptionFile(write(tmp_path, "a.jsonl", "\n".join(lines)))
+    assert not any(file.records()) and file.broken == 52
+    assert [part.partition(":")[0] for part in file.first_broken.split("; ")] == [
+        "record 1", "record 51", "record 52",
+    ]  # fmt: skip

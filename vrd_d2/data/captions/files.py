@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vrd_d2.data.messages import kind_of
 from vrd_d2.data.source_files import parse_json, require_regular
 
 FORMATS = {".txt": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".tsv": "tsv", ".json": "json"}
 KEYS = ("caption", "text", "phrase", "captions", "regions", "sentences", "raw")
 _BLOCK = 1 << 20
+_KINDS = 5  # of broken records that are quoted
 _ESCAPE = len(r"\ud83d\ude00")  # the longest thing that is an error as long as it is incomplete
 _BLANK = re.compile(r"[\s,]*")
 _ADDRESS = ("http://", "https://")
@@ -36,7 +38,7 @@ class CaptionFile:
         size: bytes on the disk.
         read: bytes of them that have been read.
         broken: records without a readable caption.
-        first_broken: number of the first of them (from 1) and what is wrong with it.
+        first_broken: number of the first of each kind (from 1) and what is wrong with it.
 
     Raises:
         ValueError: there is no such file, or the format is not clear from its name.
@@ -48,6 +50,7 @@ class CaptionFile:
     read: int = 0
     broken: int = 0
     first_broken: str = ""
+    _kinds: set[str] = field(default_factory=set, repr=False)
     _raw: BinaryIO | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -97,7 +100,9 @@ class CaptionFile:
             return _READERS[self.format](record)
         except (ValueError, KeyError) as error:
             self.broken += 1
-            self.first_broken = self.first_broken or f"record {number}: {error}"
+            if (kind := kind_of(str(error))) not in self._kinds and len(self._kinds) < _KINDS:
+                self._kinds.add(kind)
+                self.first_broken += f"{'; ' * bool(self.first_broken)}record {number}: {error}"
             return []
 
 
