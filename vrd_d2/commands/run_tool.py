@@ -9,6 +9,7 @@ A traceback is printed for a fault of the program alone, with what to report.
 """
 
 import contextlib
+import io
 import multiprocessing
 import os
 import platform
@@ -59,6 +60,7 @@ def run_tool(
         speaks: whether to print an error; of several processes that all meet the same one, only
             the first should.
     """
+    _print_any_name()
     try:
         code = main(*arguments)
         sys.stdout.flush()
@@ -125,6 +127,13 @@ def one_line(text: str) -> str:
 
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return printable("; ".join(lines).replace(":; ", ": "))
+
+
+def _print_any_name() -> None:
+    """Let the output take names of any letters: what its encoding lacks is written as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # also one of a test; not that of a notebook
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _print_fault() -> None:
