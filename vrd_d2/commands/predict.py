@@ -221,7 +221,7 @@ def _all_processes(together: bool) -> Iterator[Callable[[list[int]], list[int]]]
 
 def report(run: "PredictionRun", counts: list[int]) -> None:
     """Put the shards together, if they are complete, and print what was done."""
-    from vrd_d2.inference.batch_folder import printable
+    from vrd_d2.inference.batch_records import printable
 
     merged = run.merge()
     for reason in run.off_page:
@@ -235,7 +235,7 @@ def report(run: "PredictionRun", counts: list[int]) -> None:
 
 def predict(args: argparse.Namespace) -> int:
     """Predict, report and merge; return the exit code."""
-    from vrd_d2.inference.batch_folder import printable
+    from vrd_d2.inference.batch_records import printable
     from vrd_d2.inference.batch_run import FileOptions, PredictionRun
 
     rank, shards = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))

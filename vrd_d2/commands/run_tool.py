@@ -123,7 +123,7 @@ def foreseen(error: Exception) -> str | None:
 
 def one_line(text: str) -> str:
     """Return a text as one line that a terminal shows as it is."""
-    from vrd_d2.inference.batch_folder import printable
+    from vrd_d2.inference.batch_records import printable
 
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return printable("; ".join(lines).replace(":; ", ": "))

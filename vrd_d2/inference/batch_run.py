@@ -15,14 +15,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from vrd_d2.inference.batch_folder import (
-    PredictionFolder,
-    fit_name,
-    json_text,
-    predictions_document,
-    printable,
-)
+from vrd_d2.inference.batch_folder import PredictionFolder, predictions_document
 from vrd_d2.inference.batch_model import Model
+from vrd_d2.inference.batch_records import HEAT_FILES, fit_name, json_text, printable, stem_of
 from vrd_d2.inference.coco_boxes import GivenBoxes, load_given_boxes
 from vrd_d2.media.images import read_image
 from vrd_d2.media.search import find_media, is_video
@@ -136,7 +131,9 @@ class PredictionRun:
             **graph_options,
             **vars(files),
         }
-        self.folder = PredictionFolder(output, settings, shard=rank, shards=shards)
+        self.folder = PredictionFolder(
+            output, settings, shard=rank, shards=shards, vocabulary=model.vocabulary
+        )
         self.passed_over = len(found.passed_over)
         self.sources = {self.folder.relative(path): path for path in found.files}
         self.names = self.folder.names(list(self.sources))
@@ -193,7 +190,7 @@ class PredictionRun:
                 self.skipped += 1
                 continue
             file_name = f"frames/{record['name']}/{frame.number:06d}.png"
-            self.folder.write(file_name, _png(frame.image))
+            self.folder.write(file_name, _png(frame.image), sync=False)
             facts = {"video": source, "frame": frame.number, "seconds": round(frame.seconds, 3)}
             notes = [f"frame {frame.number} of {printable(path.name)}"]
             yield _Loaded({"file_name": file_name, **record, **facts, "notes": notes}, frame.image)
@@ -245,10 +242,11 @@ class PredictionRun:
 
     def _write(self, loaded: _Loaded, answer: _Answer) -> None:
         record, image, graph = loaded.record, loaded.image, answer.graph
-        stem = record["name"] + (f"/{record['frame']:06d}" if "frame" in record else "")
+        stem = stem_of(record)
         if self.files.drawings:
             record["drawing"] = f"drawings/{stem}.png"
-            self.folder.write(record["drawing"], _png(graph.draw(image, top_k=self.files.drawings)))
+            drawing = graph.draw(image, top_k=self.files.drawings)
+            self.folder.write(record["drawing"], _png(drawing), sync=False)
         if self.files.heat_maps:
             record["heat_maps"] = [
                 self._write_heat_map(stem, image, graph, relation, heat)
@@ -258,16 +256,17 @@ class PredictionRun:
             record["page"] = f"pages/{stem}.html"
             view = graph.view()
             page = GraphPage(view, image, _title(record), record["notes"], answer.heat_maps)
-            self.folder.write(record["page"], graph_page([page]).encode())
+            self.folder.write(record["page"], graph_page([page]).encode(), sync=False)
         self.folder.add(record | graph.to_dict())
 
     def _write_heat_map(
         self, stem: str, image: np.ndarray, graph: SceneGraph, relation: int, heat: np.ndarray
     ) -> dict[str, Any]:
         name = fit_name(f"{relation + 1:02d} {' '.join(graph.triplets[relation])}")
-        files = {key: f"heat_maps/{stem}/{name}{end}.png" for key, end in _HEAT_FILES.items()}
-        self.folder.write(files["drawing"], _png(draw_heat_map(image, graph, relation, heat)))
-        self.folder.write(files["map"], _png(np.rint(255 * heat).astype(np.uint8)))
+        files = {key: f"heat_maps/{stem}/{name}{end}.png" for key, end in HEAT_FILES.items()}
+        drawing = draw_heat_map(image, graph, relation, heat)
+        self.folder.write(files["drawing"], _png(drawing), sync=False)
+        self.folder.write(files["map"], _png(np.rint(255 * heat).astype(np.uint8)), sync=False)
         return {"relation": relation, **files}
 
     def _note_broken(self, record: dict[str, Any], error: Exception) -> None:
@@ -303,18 +302,23 @@ class PredictionRun:
                     self.off_page.append(str(error))
 
     def _page(self, record: dict[str, Any]) -> GraphPage:
-        path = self.folder.path / record["file_name"]
-        image, _ = read_image(path, max_pixels=self.files.max_pixels)
         heat_maps = {
-            entry["relation"]: np.asarray(Image.open(self.folder.path / entry["map"])) / 255
+            entry["relation"]: self._read(entry["map"])[..., 0] / 255
             for entry in record.get("heat_maps", [])
         }
+        if "video" in record:
+            image = self._read(record["file_name"])
+        else:
+            path = self.folder.path / record["file_name"]
+            image, _ = read_image(path, max_pixels=self.files.max_pixels)
         view = SceneGraph.from_dict(record).view()
         return GraphPage(view, image, _title(record), record["notes"], heat_maps)
 
-
-# The drawing for people, and the values as grey for programs.
-_HEAT_FILES = {"drawing": "", "map": " (values)"}
+    def _read(self, name: str) -> np.ndarray:
+        """Read an image that a run wrote into the folder."""
+        if not self.folder.holds(name):
+            raise ValueError(f"{self.folder.path / name} is no file of the results folder")
+        return read_image(self.folder.path / name, max_pixels=self.files.max_pixels)[0]
 
 
 def _count(number: int, what: str) -> str:
