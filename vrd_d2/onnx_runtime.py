@@ -17,7 +17,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -592,6 +592,8 @@ _FARTHEST = 1e6  # pixels; areas of what is much larger leave the range of float
 
 
 def _positions(wanted: Sequence[str], names: Sequence[str], kind: str) -> list[int]:
+    if not isinstance(wanted, (Sequence, np.ndarray, Set)):
+        raise ValueError(f"{kind}s are {wanted!r}: give a list of names")
     unknown = [name for name in wanted if name not in names]
     if unknown:
         raise ValueError(f"unknown {kind} {unknown[0]!r}: choose of {', '.join(names)}")
@@ -651,6 +653,14 @@ def select(
     wanted = names if predicates is None else predicates
     wanted = [wanted] if isinstance(wanted, str) else wanted
     columns = np.array(sorted(set(_positions(wanted, names, "predicate"))), np.int64)
+
+    for name, value in (
+        ("min_score", min_score),
+        ("min_entity_score", min_entity_score),
+        ("max_overlap", max_overlap),
+    ):
+        if not isinstance(value, (int, float, np.number)) or np.isnan(value):
+            raise ValueError(f"{name} is {value!r}: it must be a number")
 
     # Entities.
     entity_scores, pairs = found["scores"], found["pairs"]

@@ -52,7 +52,7 @@ def _positions(names: tuple[str, ...]) -> dict[str, int]:
 def _lookup(name: str, names: tuple[str, ...], kind: str) -> int:
     try:
         return _positions(names)[name]
-    except KeyError:
+    except (KeyError, TypeError):  # TypeError: it is a list, say
         near = difflib.get_close_matches(str(name), names, n=3)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {_some(names)}"
         raise ValueError(f"unknown {kind} {name!r}; {hint}") from None
