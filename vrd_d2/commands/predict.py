@@ -194,7 +194,15 @@ def _device() -> list[str]:
 
     if "LOCAL_RANK" not in os.environ or not torch.cuda.is_available():
         return []
-    return ["MODEL.DEVICE", f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"]
+    return ["MODEL.DEVICE", f"cuda:{_environment('LOCAL_RANK', 0) % torch.cuda.device_count()}"]
+
+
+def _environment(name: str, default: int) -> int:
+    """Return the number that torchrun, or a user in its place, has put into the environment."""
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        raise ValueError(f"the variable {name} is {text!r}: it must be a whole number from 0")
+    return int(text)
 
 
 @contextlib.contextmanager
@@ -238,7 +246,7 @@ def predict(args: argparse.Namespace) -> int:
     from vrd_d2.inference.batch_records import printable
     from vrd_d2.inference.batch_run import FileOptions, PredictionRun
 
-    rank, shards = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, shards = _environment("RANK", 0), _environment("WORLD_SIZE", 1)
     model, settings = open_model(args)
     run = PredictionRun(
         model,
