@@ -32,13 +32,14 @@ def run(args: argparse.Namespace) -> None:
     """Draw the first images with relations."""
     import torch
     from detectron2.data import DatasetCatalog, MetadataCatalog
+    from PIL import Image
     from tqdm import tqdm
 
     from vrd_d2.config.loading import load_config
     from vrd_d2.data.datasets.setup import setup_datasets
+    from vrd_d2.data.source_files import atomic_write
     from vrd_d2.engine.build import build_mapper, build_trained_model
     from vrd_d2.inference.comparison import draw_predictions
-    from vrd_d2.visualization.scene_graph_image import save_image
 
     cfg = load_config(args.config_file, args.opts)
     setup_datasets(cfg)
@@ -52,7 +53,8 @@ def run(args: argparse.Namespace) -> None:
             output = model([mapper(record)])[0]
         image = draw_predictions(record, output, metadata, ground_truth=record, top_k=args.top_k)
         stem = f"{Path(record['file_name']).stem}_{cfg.MODEL.RELATION.TASK}.png"
-        save_image(args.output / stem, image)
+        with atomic_write(args.output / stem) as unfinished:
+            Image.fromarray(image).save(unfinished, "PNG")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
