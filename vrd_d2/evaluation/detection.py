@@ -76,9 +76,9 @@ class DetectionEvaluator(DatasetEvaluator):
         self._found: list[_Found] = []
 
     @property
-    def results_file(self) -> Path | None:
-        """Return the file that :meth:`evaluate` writes."""
-        return Path(self._output_dir) / "coco_instances_results.json" if self._output_dir else None
+    def results_files(self) -> list[Path]:
+        """Return the files that :meth:`evaluate` writes."""
+        return [Path(self._output_dir) / "coco_instances_results.json"] if self._output_dir else []
 
     def reset(self) -> None:
         """Forget the boxes seen."""
@@ -124,8 +124,8 @@ class DetectionEvaluator(DatasetEvaluator):
             if not comm.is_main_process():
                 return {}
         found = list({image[0]: image for image in reversed(found)}.values())[::-1]
-        if self.results_file is not None:
-            write_text(self.results_file, json.dumps(self._results(found)))
+        for path in self.results_files:
+            write_text(path, json.dumps(self._results(found)))
         truth = self._annotations()
         if not any(not row["iscrowd"] for row in truth):
             logger.info("%s: there are no boxes to find, and so no AP", self._name)
