@@ -217,7 +217,9 @@ class Trainer(DefaultTrainer):
         """Build evaluators: relation metrics, and detection AP where boxes are detected."""
         setup_datasets(cfg)
         check_protocol(cfg)
-        folder = output_folder or str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name)
+        # The name may be the path of a file.
+        name = "_".join(part for part in Path(dataset_name).parts if part.strip("./"))
+        folder = output_folder or str(Path(cfg.OUTPUT_DIR) / "inference" / name)
         evaluators = []
         if is_relation_model(cfg):
             evaluators.append(
