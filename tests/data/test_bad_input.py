@@ -211,7 +211,7 @@ CALLS = [
      ["{folder}/scenes/zero_shot.json: row 0", "unknown predicate 'onn'; did you mean 'on'"]),
     ("zero-shot triplets of two names", scenes_with('[["man", "hat"]]'),
      ["check", "scenes_test", "--root", "{folder}"],
-     ["{folder}/scenes/zero_shot.json: row 0", "it must be a JSON list of [subject name, predicate"]),
+     ["{folder}/scenes/zero_shot.json: row 0", "it must be a JSON list of [subject name"]),
 ]  # fmt: skip
 
 
