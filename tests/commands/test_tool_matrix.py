@@ -293,9 +293,17 @@ def test_boxes_of_a_detector_and_of_predictions(made, tmp_path):
     )
     for record in DatasetCatalog.get("scenes_test"):
         np.testing.assert_allclose(found[record["file_name"]].boxes, BOXES, atol=1e-4)
-    given = load_given_boxes(made["predictions"]["predict.py"])
+
+
+@pytest.mark.parametrize("data", [*DATA, "predict.py"])
+def test_boxes_for_prediction(made, monkeypatch, data):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(made["root"]))
+    given = load_given_boxes({**made["data"], **made["predictions"]}[data])
     boxes, labels = given.of("1.png", SIZE)
     assert boxes == BOXES and labels == list(SCENES.objects[1:3])
+    assert len(given.digest) == 64
+    with pytest.raises(ValueError, match="101 x 80"):
+        given.of("1.png", (101, 80))
 
 
 def test_predictions_are_a_dataset(made, tmp_path):

@@ -27,6 +27,9 @@ class Fixed(DatasetEvaluator):
     def process(self, inputs, outputs):
         self._check("process")
 
+    def finish(self):
+        self._check("finish")
+
     def evaluate(self):
         self._check("evaluate")
         self.results_files[0].write_text("1")
@@ -37,7 +40,7 @@ class Fixed(DatasetEvaluator):
             raise KeyError("iscrowd\nand more")
 
 
-@pytest.mark.parametrize("where", ["reset", "process", "evaluate", "value"])
+@pytest.mark.parametrize("where", ["reset", "process", "finish", "evaluate", "value"])
 def test_a_failure_leaves_out_the_results_of_one_evaluator(tmp_path, where):
     evaluators = [Fixed(tmp_path), Fixed(tmp_path, "broken", (where,))]
     (tmp_path / "broken.json").write_text("of an earlier evaluation")

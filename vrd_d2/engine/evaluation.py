@@ -36,6 +36,8 @@ class GuardedEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> dict:
         """Return the results; {} where this or another process has failed."""
+        if self.failure is None and hasattr(self._evaluator, "finish"):
+            self._try(self._evaluator.finish)
         # The others would wait for what a process that failed has to give.
         failures = [failure for failure in comm.all_gather(self.failure) if failure]
         self.failure = failures[0] if failures else None

@@ -186,6 +186,11 @@ class RelationEvaluator(DatasetEvaluator):
         )
         self._store.add(key, rows, pairs)
 
+    def finish(self) -> None:
+        """End the file of this process, which may fail, before processes wait for each other."""
+        if self._file is not None:
+            self._file.close()
+
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Return results of all processes, in percent, on the main process; {} on the others.
 
@@ -194,9 +199,8 @@ class RelationEvaluator(DatasetEvaluator):
             protocol than sgb the key is "relations_<protocol>". ``summary`` holds everything.
             {} where the dataset has no relations, which is logged.
         """
+        self.finish()
         states = [self._store.state()]
-        if self._file is not None:
-            self._file.close()
         if not self._annotated:
             return self._without_ground_truth()
         if self._distributed:
