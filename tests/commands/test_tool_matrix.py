@@ -395,6 +395,56 @@ def test_predictions_that_do_not_fit_are_named(made, tmp_path, change, parts):
     assert all(part in str(info.value) for part in parts), str(info.value)
 
 
+ODD_LINES = [
+    ("[]", "must be a JSON object"),
+    ("{}", "the key 'file_name' is missing"),
+    ('{"file_name": 3}', "file_name is 3"),
+    ('{"file_name": "0.png"}', "the key 'entities' is missing"),
+    ('{"file_name": "0.png", "entities": {}, "relations": []}', "entities is {}"),
+    ('{"file_name": "0.png", "entities": [3], "relations": []}', r"entities\[0\]: 3"),
+    ('{"file_name": "0.png", "entities": [], "relations": [3]}', r"relations\[0\]: 3"),
+    (
+        '{"file_name": "0.png", "entities": [{"label": ["man"], "bbox": [0, 0, 1, 1]}], '
+        '"relations": []}',
+        r"entities\[0\]: label is \['man'\]",
+    ),
+    (
+        '{"file_name": "0.png", "entities": [{"label": "man", "bbox": [0, 0, -1, NaN]}], '
+        '"relations": []}',
+        r"entities\[0\]: box",
+    ),
+    (
+        '{"file_name": "0.png", "entities": [], "relations": '
+        '[{"subject": 0, "object": 0, "predicate": "on", "score": 1}]}',
+        r"relations\[0\]: subject is 0",
+    ),
+    ("{", "no JSON"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), ODD_LINES, ids=[line for line, _ in ODD_LINES])
+def test_odd_lines_of_predictions_are_named(made, tmp_path, line, message):
+    whole = made["predictions"]["predict.py, a process"].read_text().splitlines()
+    (tmp_path / "odd.jsonl").write_text("\n".join([whole[1], line, whole[2]]))
+    with pytest.raises(ValueError, match=rf"odd\.jsonl, (line|image) 2: {message}") as info:
+        evaluated(made, tmp_path / "odd.jsonl")
+    assert "\n" not in str(info.value)
+
+
+def test_of_two_lines_about_an_image_the_later_one_counts(made, tmp_path):
+    first, *others = made["predictions"]["predict.py, a process"].read_text().splitlines()
+    empty = {**json.loads(first), "relations": []}
+    failed = {"file_name": empty["file_name"], "error": "out of memory"}
+    path = tmp_path / "twice.jsonl"
+    for lines, recall in (
+        ([json.dumps(empty), first, json.dumps(failed)], 1),
+        ([json.dumps(failed), first, json.dumps(empty)], None),
+    ):
+        path.write_text("\n".join([*lines, *others]))
+        summary = evaluated(made, path)
+        assert summary.images["scored"] == (IMAGES if recall else IMAGES - 1)
+
+
 def test_boxes_that_are_not_the_annotated_ones(made, tmp_path):
     def shift(document):
         document["annotations"][2]["bbox"][0] += 3

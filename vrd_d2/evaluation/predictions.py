@@ -215,14 +215,15 @@ class _Graphs:
         triplets = []
         for index, relation in enumerate(relations):
             with located(f"relations[{index}]"):
-                if relation.get("score") is None:
-                    raise ValueError("it has no score, so that nothing ranks it: this is no file "
-                                     "of predictions")  # fmt: skip
+                predicate = self._vocabulary.predicate_id(member(relation, "predicate", str))
                 ends = [
                     checked_index(member(relation, key, int), len(entities), key)
                     for key in ("subject", "object")
                 ]
-                predicate = self._vocabulary.predicate_id(member(relation, "predicate", str))
+                if relation.get("score") is None:
+                    raise ValueError(
+                        "it has no score, so that nothing ranks it: this is no file of predictions"
+                    )
                 triplets.append([*ends, predicate, member(relation, "score", int, float)])
         value = {"image_id": image_id, "triplets": triplets}
         if not self._task.boxes_given:
