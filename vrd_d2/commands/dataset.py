@@ -11,14 +11,12 @@ registered dataset, whose files are below --root. datasets/README.md describes f
 """
 
 import argparse
-import difflib
 import json
 import logging
 import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,47 +25,22 @@ from vrd_d2.commands.run_tool import run_tool
 from vrd_d2.data.image_existence import POLICIES
 
 if TYPE_CHECKING:
+    from vrd_d2.data.datasets.opening import Source
     from vrd_d2.data.vocabulary import Vocabulary
-
-UNKNOWN = 10**8  # pixels, of a size that is not annotated
-
-
-@dataclass
-class Source:
-    """A dataset that has been read: its images and names."""
-
-    name: str
-    records: Sequence[dict]
-    objects: list[str]
-    predicates: list[str]
-    image_root: str | None
-    json_file: str | None = None  # of a registered dataset that is one
-
-    def vocabulary(self) -> "Vocabulary":
-        """Return its names; raise ValueError for boxes only."""
-        from vrd_d2.data.vocabulary import Vocabulary
-
-        if not self.predicates:
-            raise ValueError(
-                f"{self.name} has boxes only: name the predicates that go with it, "
-                "--vocabulary vg150 or a JSON"
-            )
-        return Vocabulary(self.objects, self.predicates)
-
-
-def is_file(data: str) -> bool:
-    """Return whether a dataset is given as a file."""
-    return data.endswith(".json") or Path(data).is_file()
 
 
 def read(
     data: str, args: argparse.Namespace, *, missing_images: str = "keep", exact: bool = False
-) -> Source:
+) -> "Source":
     """Load a file or a registered dataset; `exact` preserves all digits of a file's boxes."""
-    if is_file(data):
-        source = read_file(data, args.images, missing_images=missing_images, exact=exact)
-    else:
-        source = read_registered(data, args.root, missing_images=missing_images, exact=exact)
+    from vrd_d2.data.datasets.opening import open_dataset
+    from vrd_d2.data.formats.relations_json import load_relations_json
+
+    source = open_dataset(data, images=args.images, root=args.root, missing_images=missing_images)
+    if exact and source.json_file:
+        source.records = load_relations_json(
+            source.json_file, source.image_root, missing_images=missing_images
+        )
     if getattr(args, "vocabulary", None):
         from vrd_d2.data.vocabulary import get_vocabulary
 
@@ -75,52 +48,11 @@ def read(
     return source
 
 
-def read_file(path: str, images: str | None, *, missing_images: str, exact: bool) -> Source:
-    """Load a JSON file, without torch and Detectron2."""
-    from vrd_d2.data.formats.relations_json import load_relations_json, read_packed
-    from vrd_d2.data.image_existence import drop_missing_images
-
-    root = os.path.dirname(path) if images is None else images
-    records, names = read_packed(path, root)
-    if exact:
-        records = load_relations_json(path, root, missing_images=missing_images)
-    else:
-        records = drop_missing_images(records, missing_images=missing_images, source=path)
-    return Source(path, records, names["thing_classes"], names.get("predicate_classes", []), root)
-
-
-def read_registered(name: str, root: str | None, *, missing_images: str, exact: bool) -> Source:
-    """Load a registered dataset, whose files are below `root`."""
-    from detectron2.data import DatasetCatalog, MetadataCatalog
-
-    from vrd_d2.data.datasets.setup import register_builtin_datasets
-    from vrd_d2.data.formats.relations_json import load_relations_json
-
-    register_builtin_datasets(root, missing_images=missing_images)
-    if name not in DatasetCatalog:
-        near = difflib.get_close_matches(name, list(DatasetCatalog), n=3)
-        raise ValueError(
-            f"there is neither a file nor a registered dataset {name!r}"
-            + (f"; did you mean {' or '.join(near)}?" if near else ": give the path of its JSON")
-        )
-    records = DatasetCatalog.get(name)
-    metadata = MetadataCatalog.get(name)  # after the catalog, which may set it
-    json_file, folder = metadata.get("json_file"), metadata.get("image_root")
-    if exact and json_file:
-        records = load_relations_json(json_file, folder, missing_images=missing_images)
-    return Source(
-        name,
-        records,
-        list(metadata.get("thing_classes", ())),
-        list(metadata.get("predicate_classes", ())),
-        folder,
-        json_file,
-    )
-
-
-def renamed(source: Source, vocabulary: "Vocabulary") -> Source:
+def renamed(source: "Source", vocabulary: "Vocabulary") -> "Source":
     """Return the dataset with the ids of another vocabulary, which must have all its names."""
     import numpy as np
+
+    from vrd_d2.data.datasets.opening import Source
 
     object_ids = {name: i for i, name in enumerate(vocabulary.objects)}
     predicate_ids = {name: i for i, name in enumerate(vocabulary.predicates)}
@@ -170,6 +102,10 @@ def run_check(args: argparse.Namespace) -> int:
             bad.append(problem.file_name)
             if problem.kind != "missing" or not listed:
                 errors.append(f"{source.name}: {problem.message}")
+        try:
+            source.zero_shot()
+        except ValueError as error:
+            errors.append(str(error))
         for note, files in found.notes.items():
             warnings.append(
                 f"{source.name}: {len(files)} images are not read as they are stored: {note} "
@@ -192,8 +128,9 @@ def run_check(args: argparse.Namespace) -> int:
     return int(bool(errors))
 
 
-def check_records(args: argparse.Namespace) -> tuple[list[str], list[str], Source | None]:
+def check_records(args: argparse.Namespace) -> tuple[list[str], list[str], "Source | None"]:
     """Return errors, warnings, and the dataset if it can be read."""
+    from vrd_d2.data.datasets.opening import is_file
     from vrd_d2.data.formats.relations_json import validate_relations_json
 
     if is_file(args.data):
@@ -212,14 +149,12 @@ def check_records(args: argparse.Namespace) -> tuple[list[str], list[str], Sourc
     return errors, warnings, source or read(args.data, args)
 
 
-def check_converted(source: Source) -> tuple[list[str], list[str], Source]:
+def check_converted(source: "Source") -> tuple[list[str], list[str], "Source"]:
     """Check the records of another format as the relations_json that they would become."""
     from vrd_d2.data.formats.relations_check import check_document
     from vrd_d2.data.formats.relations_document import to_document
 
-    # Where the annotation does not state a size, the missing image is the error.
-    sized = [{"width": UNKNOWN, "height": UNKNOWN, **record} for record in source.records]
-    document = to_document(sized, source.vocabulary(), source.image_root or os.curdir)
+    document = to_document(source.records, source.vocabulary(), source.image_root or os.curdir)
     findings = check_document(document, source.name)
     return findings.errors, findings.warnings, source
 

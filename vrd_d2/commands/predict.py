@@ -92,8 +92,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--boxes",
-        help="COCO JSON with images, annotations and categories: boxes to use in place of the "
-        "detector's, for images of the same file name",
+        help="COCO JSON with images, annotations and categories, or name of a registered dataset: "
+        "boxes to use in place of the detector's, for images of the same file name",
     )
     add("--every", type=int, default=30, help="of a video, take every n-th frame (%(default)s)")
     add(

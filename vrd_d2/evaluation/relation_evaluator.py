@@ -119,6 +119,15 @@ class RelationEvaluator(DatasetEvaluator):
         self.summary: Summary | None = None
         self.reset()
 
+    @property
+    def results_files(self) -> list[Path]:
+        """Return the files that :meth:`evaluate` writes."""
+        if self._output_dir is None:
+            return []
+        name = f"relations_{self.task.value}_{self.protocol.name}.json"
+        found = [Path(self._output_dir) / name]
+        return found if self._file is None else [*found, self._file.path]
+
     def reset(self) -> None:
         """Forget the images seen."""
         self._store = RowStore()
@@ -177,6 +186,11 @@ class RelationEvaluator(DatasetEvaluator):
         )
         self._store.add(key, rows, pairs)
 
+    def finish(self) -> None:
+        """End the file of this process, which may fail, before processes wait for each other."""
+        if self._file is not None:
+            self._file.close()
+
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Return results of all processes, in percent, on the main process; {} on the others.
 
@@ -185,9 +199,8 @@ class RelationEvaluator(DatasetEvaluator):
             protocol than sgb the key is "relations_<protocol>". ``summary`` holds everything.
             {} where the dataset has no relations, which is logged.
         """
+        self.finish()
         states = [self._store.state()]
-        if self._file is not None:
-            self._file.close()
         if not self._annotated:
             return self._without_ground_truth()
         if self._distributed:
@@ -211,7 +224,7 @@ class RelationEvaluator(DatasetEvaluator):
             results_table(self.summary, protocol=self.protocol, task=self.task, title=self._name)
         )
         if self._output_dir is not None:
-            self._write(Path(self._output_dir))
+            self._write()
         key = "relations" if self.protocol.name == "sgb" else f"relations_{self.protocol.name}"
         return OrderedDict({key: flat_results(self.summary.metrics)})
 
@@ -254,8 +267,7 @@ class RelationEvaluator(DatasetEvaluator):
             store.add(key, ground_truth_rows(ground_truth, self.protocol, self._zero_shot), 0)
         return RowStore.merge([(images, rows), store.state()])
 
-    def _write(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def _write(self) -> None:
         if self._file is not None:
             self._join_file()
         results = results_json(
@@ -264,7 +276,7 @@ class RelationEvaluator(DatasetEvaluator):
             task=self.task,
             predicate_names=self._predicates,
         )
-        write_json(results, folder / f"relations_{self.task.value}_{self.protocol.name}.json")
+        write_json(results, self.results_files[0])
 
 
 def prediction_from_model(output: dict) -> Prediction:

@@ -3,7 +3,6 @@
 Needs neither torch nor Detectron2 where the model does not.
 """
 
-import hashlib
 import io
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,7 +73,7 @@ class PredictionRun:
         settings: what tells this model from others, as JSON can hold it.
         graph_options: of the model's call.
         files: what is written.
-        boxes_file: COCO JSON with the user's boxes, or None.
+        boxes_file: COCO JSON with the user's boxes, or name of a registered dataset; or None.
         batch_size: images that go through the model at once.
         rank, shards: number of this process and of all.
 
@@ -122,10 +121,9 @@ class PredictionRun:
             check_patterns(files.heat_maps)
 
         # The folder, which holds predictions of the same settings alone.
-        content = Path(boxes_file).read_bytes() if boxes_file else None
         settings = {
             **settings,
-            "boxes": None if content is None else hashlib.sha256(content).hexdigest(),
+            "boxes": None if self.boxes is None else self.boxes.digest,
             "objects": model.vocabulary.objects,
             "predicate_names": model.vocabulary.predicates,
             **graph_options,
