@@ -8,8 +8,8 @@
 Every variant is the base config with what the variant's own file states (its _BASE_ is not read),
 so that the same few lines serve any dataset. A finished run, which finished.json in its folder
 marks, is not repeated; an unfinished one is taken up at its last checkpoint, and one that was
-trained but not evaluated to the end is evaluated again. The first variant is what the others are compared with, seed by
-seed. Overrides hold for every run.
+trained but not evaluated to the end is evaluated again. The first variant is what the others are
+compared with, seed by seed. Overrides hold for every run.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from pathlib import Path
 
 from vrd_d2.commands.arguments import Parser
 from vrd_d2.commands.run_tool import run_tool
-from vrd_d2.data.source_files import atomic_write, member, read_json, write_text
+from vrd_d2.data.source_files import atomic_write, file_lock, member, read_json, write_text
 
 TRAIN = Path(__file__).resolve().parent / "train_net.py"
 FINISHED = "finished.json"  # of a run's folder: the iteration that was evaluated, and its results
@@ -116,18 +116,9 @@ def alone(folder: Path) -> Iterator[list[int]]:
     Yields the file that is locked, for the process that trains: should this one be killed, the
     lock holds until that one ends.
     """
-    with (folder / ".lock").open("ab") as lock:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another process trains in {folder}: wait for it, or give another --output"
-            ) from None
-        except (ImportError, OSError):  # not on Windows, nor on every network's file system
-            pass
-        yield [lock.fileno()] if os.name == "posix" else []
+    text = f"another process trains in {folder}: wait for it, or give another --output"
+    with file_lock(folder / ".lock", busy=text) as handle:
+        yield [handle] if os.name == "posix" else []
 
 
 def train(config: Path, folder: Path, overrides: list[str]) -> None:

@@ -174,6 +174,34 @@ def write_bytes(path: str | os.PathLike, content: bytes, *, sync: bool = True) -
         unfinished.write_bytes(content)
 
 
+@contextlib.contextmanager
+def file_lock(path: str | os.PathLike, *, busy: str | None = None) -> Iterator[int]:
+    """Hold the lock of a file, which is made, until the block or this process ends.
+
+    Where files cannot be locked (Windows, file systems of some networks) there is no lock.
+
+    Args:
+        path: the file.
+        busy: message of the error where another process has the lock; None waits for it.
+
+    Yields:
+        The open file's descriptor. A process that inherits it shares the lock.
+
+    Raises:
+        ValueError: another process has the lock.
+        OSError: the file cannot be made.
+    """
+    with open(path, "ab") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if busy is None else fcntl.LOCK_NB))
+            except BlockingIOError:
+                raise ValueError(busy) from None
+            except OSError:
+                pass
+        yield file.fileno()
+
+
 def file_stamp(path: str | os.PathLike) -> tuple[int, int]:
     """Return what changes when the file does; (0, 0) where there is none."""
     try:

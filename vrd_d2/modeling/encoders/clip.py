@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vrd_d2 import assets
 from vrd_d2.checkpoint.weights_files import first_line
-from vrd_d2.modeling.encoders.visual_encoder import encode_by_size
+from vrd_d2.modeling.encoders.visual_encoder import encode_by_size, map_shape
 
 # Imported where a model is built: it brings transformers and torchvision's models along.
 if TYPE_CHECKING:
@@ -213,6 +213,11 @@ class CLIPViT(Backbone):
         return encode_by_size(
             lambda batch: self(batch)["clip"], images, divisor=self.size_divisibility
         )
+
+    def map_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Return the shape (D, h, w) of the map of an image."""
+        channels = self._out_feature_channels["clip"]
+        return map_shape(height, width, channels, self.stride, self.size_divisibility)
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Return channels and stride of the one output, "clip"."""

@@ -53,6 +53,17 @@ def encode_by_size(
     return result
 
 
+def map_shape(
+    height: int, width: int, channels: int, stride: int, divisor: int
+) -> tuple[int, int, int]:
+    """Return the shape (D, h, w) of the map of an image that :func:`encode_by_size` pads."""
+    return (
+        channels,
+        -(-height // divisor) * divisor // stride,
+        -(-width // divisor) * divisor // stride,
+    )
+
+
 class FrozenBackbone(nn.Module):
     """One map of a convolutional or hierarchical backbone, frozen.
 
@@ -97,6 +108,10 @@ class FrozenBackbone(nn.Module):
     def maps(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Encode images: see :func:`encode_by_size`."""
         return encode_by_size(self, images, divisor=self.divisor)
+
+    def map_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Return the shape (D, h, w) of the map of an image."""
+        return map_shape(height, width, self.shape.channels, self.shape.stride, self.divisor)
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Return channels and stride of the one map."""
