@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from vrd_d2.addresses import refuse_address
+
 try:
     import fcntl
 except ImportError:  # not a POSIX system: what a killed process leaves there stays
@@ -393,6 +395,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_bytes(path: str | os.PathLike, remedy: str) -> bytes:
+    refuse_address(path)
     try:
         return Path(path).read_bytes()
     except FileNotFoundError as error:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from vrd_d2.addresses import refuse_address
 from vrd_d2.evaluation.records import GroundTruth, Prediction
 from vrd_d2.tasks import Task
 
@@ -38,6 +39,7 @@ def read_json_lines(path: str | Path, *, progress: bool = False) -> Iterator[tup
     Raises:
         LineError: a line is no JSON object or has no image_id.
     """
+    refuse_address(path)
     path = Path(path)
     with path.open("rb") as raw:
         packed = raw.peek(2)[:2] == b"\x1f\x8b"
