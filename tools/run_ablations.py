@@ -25,7 +25,8 @@ from pathlib import Path
 
 from vrd_d2.commands.arguments import Parser
 from vrd_d2.commands.run_tool import run_tool
-from vrd_d2.data.source_files import atomic_write, file_lock, member, read_json, write_text
+from vrd_d2.data.images.saving import save_figure
+from vrd_d2.data.source_files import file_lock, member, read_json, write_text
 
 TRAIN = Path(__file__).resolve().parent / "train_net.py"
 FINISHED = "finished.json"  # of a run's folder: the iteration that was evaluated, and its results
@@ -192,8 +193,7 @@ def plot(results: dict[str, dict[str, list[float]]], metrics: list[str], path: P
         axis.grid(axis="x", alpha=0.3)
     axes[0].invert_yaxis() if len(metrics) > 1 else axes.invert_yaxis()
     figure.tight_layout()
-    with atomic_write(path) as unfinished:
-        figure.savefig(unfinished, dpi=150, format="png")
+    save_figure(figure, path, dpi=150)
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -20,7 +20,8 @@ from vrd_d2.commands.run_tool import run_tool
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument("--config-file", required=True)
-    parser.add_argument("--output", required=True, type=Path, help="folder of the PNG files")
+    parser.add_argument("--output", required=True, type=Path, help="folder of the drawings")
+    parser.add_argument("--format", choices=("png", "jpg"), default="png")
     parser.add_argument("--dataset", help="default: the first of DATASETS.TEST")
     parser.add_argument("--num", type=int, default=8, help="images with relations to draw")
     parser.add_argument("--top-k", type=int, default=10, help="relations to draw of an image")
@@ -36,9 +37,9 @@ def run(args: argparse.Namespace) -> None:
 
     from vrd_d2.config.loading import load_config
     from vrd_d2.data.datasets.setup import setup_datasets
+    from vrd_d2.data.images.saving import save_image
     from vrd_d2.engine.build import build_mapper, build_trained_model
     from vrd_d2.inference.comparison import draw_predictions
-    from vrd_d2.visualization.scene_graph_image import save_image
 
     cfg = load_config(args.config_file, args.opts)
     setup_datasets(cfg)
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
         with torch.no_grad():
             output = model([mapper(record)])[0]
         image = draw_predictions(record, output, metadata, ground_truth=record, top_k=args.top_k)
-        stem = f"{Path(record['file_name']).stem}_{cfg.MODEL.RELATION.TASK}.png"
+        stem = f"{Path(record['file_name']).stem}_{cfg.MODEL.RELATION.TASK}.{args.format}"
         save_image(args.output / stem, image)
 
 

@@ -4,7 +4,6 @@ Needs neither torch nor Detectron2 where the model does not.
 """
 
 import hashlib
-import io
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from vrd_d2.data.images.saving import encode_image
 from vrd_d2.inference.batch_folder import (
     PredictionFolder,
     fit_name,
@@ -36,13 +36,14 @@ class FileOptions:
     """Which files a run writes, and of which frames and sizes.
 
     Attributes:
-        drawings: a PNG each, with so many of the best relations; 0 for none.
+        drawings: one each, with so many of the best relations; 0 for none.
         html: "pages" for one each, "one" for a single page of all, or "none".
         every: of a video, every n-th frame.
         max_pixels: larger images are refused.
         heat_maps: relations that get a heat map: the number of the best, or patterns as
             :meth:`~vrd_d2.scene_graph.SceneGraph.find` takes them.
         heat_method: see :mod:`vrd_d2.modeling.activation`.
+        drawing_format: "png" or "jpg", which is a fraction as large.
     """
 
     drawings: int
@@ -51,6 +52,14 @@ class FileOptions:
     max_pixels: int
     heat_maps: int | Sequence[str] = 0
     heat_method: str = "grad_cam"
+    drawing_format: str = "png"
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a folder of results must have been written with."""
+        settings = dict(vars(self))
+        if self.drawing_format == "png":
+            del settings["drawing_format"]  # as in folders of earlier versions
+        return settings
 
 
 @dataclass
@@ -134,7 +143,7 @@ class PredictionRun:
             "objects": model.vocabulary.objects,
             "predicate_names": model.vocabulary.predicates,
             **graph_options,
-            **vars(files),
+            **files.settings(),
         }
         self.folder = PredictionFolder(output, settings, shard=rank, shards=shards)
         self.passed_over = len(found.passed_over)
@@ -193,7 +202,7 @@ class PredictionRun:
                 self.skipped += 1
                 continue
             file_name = f"frames/{record['name']}/{frame.number:06d}.png"
-            self.folder.write(file_name, _png(frame.image))
+            self.folder.write(file_name, encode_image(frame.image, "png"))
             facts = {"video": source, "frame": frame.number, "seconds": round(frame.seconds, 3)}
             notes = [f"frame {frame.number} of {printable(path.name)}"]
             yield _Loaded({"file_name": file_name, **record, **facts, "notes": notes}, frame.image)
@@ -247,8 +256,9 @@ class PredictionRun:
         record, image, graph = loaded.record, loaded.image, answer.graph
         stem = record["name"] + (f"/{record['frame']:06d}" if "frame" in record else "")
         if self.files.drawings:
-            record["drawing"] = f"drawings/{stem}.png"
-            self.folder.write(record["drawing"], _png(graph.draw(image, top_k=self.files.drawings)))
+            record["drawing"] = f"drawings/{stem}.{self.files.drawing_format}"
+            drawn = graph.draw(image, top_k=self.files.drawings)
+            self.folder.write(record["drawing"], encode_image(drawn, self.files.drawing_format))
         if self.files.heat_maps:
             record["heat_maps"] = [
                 self._write_heat_map(stem, image, graph, relation, heat)
@@ -265,9 +275,14 @@ class PredictionRun:
         self, stem: str, image: np.ndarray, graph: SceneGraph, relation: int, heat: np.ndarray
     ) -> dict[str, Any]:
         name = fit_name(f"{relation + 1:02d} {' '.join(graph.triplets[relation])}")
-        files = {key: f"heat_maps/{stem}/{name}{end}.png" for key, end in _HEAT_FILES.items()}
-        self.folder.write(files["drawing"], _png(draw_heat_map(image, graph, relation, heat)))
-        self.folder.write(files["map"], _png(np.rint(255 * heat).astype(np.uint8)))
+        kinds = {"drawing": self.files.drawing_format, "map": "png"}
+        files = {
+            key: f"heat_maps/{stem}/{name}{end}.{kinds[key]}" for key, end in _HEAT_FILES.items()
+        }
+        drawn = draw_heat_map(image, graph, relation, heat)
+        self.folder.write(files["drawing"], encode_image(drawn, kinds["drawing"]))
+        values = np.rint(255 * heat).astype(np.uint8)
+        self.folder.write(files["map"], encode_image(values, kinds["map"]))
         return {"relation": relation, **files}
 
     def _note_broken(self, record: dict[str, Any], error: Exception) -> None:
@@ -324,9 +339,3 @@ def _count(number: int, what: str) -> str:
 def _title(record: Mapping[str, Any]) -> str:
     name = printable(Path(record.get("video", record["file_name"])).name)
     return f"{name}, frame {record['frame']}" if "frame" in record else name
-
-
-def _png(image: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()
