@@ -2,12 +2,18 @@
 
 import io
 import os
+import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from vrd_d2.data.source_files import atomic_write
+from vrd_d2.visualization.fonts import families
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["DRAWING_FORMATS", "encode_image", "save_figure", "save_image"]
 
@@ -49,7 +55,15 @@ def save_image(path: str | os.PathLike, rgb: np.ndarray) -> None:
         unfinished.write_bytes(content)
 
 
-def save_figure(figure: object, path: str | os.PathLike, *, dpi: int) -> None:
-    """Write a figure of matplotlib as PNG."""
-    with atomic_write(path) as unfinished:
-        figure.savefig(unfinished, dpi=dpi, format="png")  # type: ignore[attr-defined]
+def save_figure(figure: "Figure", path: str | os.PathLike, *, dpi: int) -> None:
+    """Write a figure of matplotlib as PNG, with fonts that have the characters of its texts."""
+    for axes in figure.axes:  # else their labels have no text yet
+        axes.get_xticklabels(), axes.get_yticklabels()
+    texts = figure.findobj(lambda artist: hasattr(artist, "set_fontfamily"))
+    others = families(text.get_text() for text in texts)
+    for text in texts if others else ():
+        text.set_fontfamily([*text.get_fontfamily(), *others])
+    with atomic_write(path) as unfinished, warnings.catch_warnings():
+        # For each character that no font has; it is told once.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(unfinished, dpi=dpi, format="png")
