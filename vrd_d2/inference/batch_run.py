@@ -157,8 +157,14 @@ class PredictionRun:
 
     def work(self) -> None:
         """Predict the images of this process."""
+        total, quiet = len(self.sources), self.rank > 0
+        # Closed by an error as well, which is then on a line of its own.
+        with tqdm(total=total, desc="images", disable=quiet, unit="file") as bar:
+            self._work(bar)
+        self.folder.close()
+
+    def _work(self, bar: tqdm) -> None:
         batch: list[_Loaded] = []
-        bar = tqdm(total=len(self.sources), desc="images", disable=self.rank > 0, unit="file")
         for index, (source, path) in enumerate(self.sources.items()):
             mine = index % self.shards == self.rank
             for loaded in self._load(source, path, mine):
@@ -170,8 +176,6 @@ class PredictionRun:
                     bar.set_postfix_str(f"{self.done} predicted, {len(self.broken)} not used")
             bar.update()
         self._predict(batch)
-        bar.close()
-        self.folder.close()
 
     def _load(self, source: str, path: Path, mine: bool) -> Iterator[_Loaded]:
         """Read what is to be predicted of a file; a file that cannot be read is noted."""
