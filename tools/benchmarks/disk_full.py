@@ -266,6 +266,7 @@ def make_cases(work: Path, disk: Disk) -> dict[str, Case]:
             ablations.main,
             lambda disk: [
                 *("--base", config, "--seeds", "1", "--output", str(disk / "ablations")),
+                *("--metrics", "R@50", "mR@50"),
                 *(variant, *overrides),
             ],
             lambda disk: (disk / "ablations/table.md").read_text(),
