@@ -73,7 +73,7 @@ def same_settings(record: Path, settings: str) -> bool:
 
 def finished(folder: Path) -> Path | None:
     """Return the results file of a run that is marked as finished, if it still holds those."""
-    if not (folder / FINISHED).is_file() or not (folder / "model_final.pth").is_file():
+    if not (folder / FINISHED).is_file():
         return None
     with contextlib.suppress(ValueError):  # damaged or of another version: evaluated again
         mark = read_json(folder / FINISHED)
@@ -100,9 +100,7 @@ def last_iteration(results: Path) -> int | None:
 def mark_finished(folder: Path) -> bool:
     """Mark a run whose process has ended well; return whether its final evaluation is there."""
     names = found_results(folder)
-    if not names or not (folder / "model_final.pth").is_file():
-        return False
-    iteration = last_iteration(folder / names[0])
+    iteration = last_iteration(folder / names[0]) if names else None
     if iteration is None:
         return False
     mark = {"iteration": iteration, "results": names[0]}
