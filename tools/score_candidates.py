@@ -16,8 +16,9 @@ the model that was trained on the last weights, then training on the new ones:
     python tools/train_net.py --config-file configs/relclip_distant_kb_ext.yaml \\
         MODEL.DISTANT.WEIGHTS output/candidates_em1 OUTPUT_DIR output/relclip_distant_em1
 
-Killed, the same command goes on; several machines take --part 1/4, 2/4, ... of one output folder.
-Relations of the images are not read. Boxes and classes are those annotated.
+Killed, the same command goes on, and makes damaged files again; several machines take --part 1/4,
+2/4, ... of one output folder. Relations of the images are not read. Boxes and classes are those
+annotated.
 """
 
 import argparse
@@ -118,7 +119,7 @@ def run(args: argparse.Namespace) -> None:
     todo = {
         number: range(number * args.shard, min((number + 1) * args.shard, len(records)))
         for number in shards
-        if not store.shard(number).is_file()
+        if not store.has(number)
     }
     with tqdm(total=sum(map(len, todo.values())), unit="image") as progress:
         for number, images in todo.items():

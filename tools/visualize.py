@@ -33,7 +33,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--config-file", help="of a model that predicts")
     model.add_argument("--predictions", type=Path, help="file or folder, instead of a model")
-    parser.add_argument("--output", required=True, type=Path, help="folder of the PNG files")
+    parser.add_argument("--output", required=True, type=Path, help="folder of the drawings")
+    parser.add_argument("--format", choices=("png", "jpg"), default="png")
     parser.add_argument(
         "--dataset",
         help="JSON file, or name of a registered dataset; default: the first of DATASETS.TEST",
@@ -120,7 +121,7 @@ def run(args: argparse.Namespace) -> None:
     """Draw the first images with relations."""
     from tqdm import tqdm
 
-    from vrd_d2.visualization.scene_graph_image import save_image
+    from vrd_d2.data.images.saving import save_image
 
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
     if args.predictions is not None and not args.dataset:
@@ -128,7 +129,7 @@ def run(args: argparse.Namespace) -> None:
     drawn = predicted(args) if args.predictions is None else written(args)
     count = 0
     for record, task, image in tqdm(drawn, desc="drawing", total=args.num):
-        save_image(args.output / f"{Path(record['file_name']).stem}_{task}.png", image)
+        save_image(args.output / f"{Path(record['file_name']).stem}_{task}.{args.format}", image)
         count += 1
     if not count:
         raise ValueError(

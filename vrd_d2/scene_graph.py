@@ -175,7 +175,7 @@ class SceneGraph:
                 read; None for all.
 
         Returns:
-            uint8 (H', W', 3) RGB; :func:`~vrd_d2.visualization.scene_graph_image.save_image`
+            uint8 (H', W', 3) RGB; :func:`~vrd_d2.data.images.saving.save_image`
             writes it.
 
         Raises:

@@ -92,6 +92,7 @@ def some(texts: Sequence[object], count: int = 5) -> str:
 def run_check(args: argparse.Namespace) -> int:
     """Check records and images; return 1 if there is an error."""
     from vrd_d2.data.images.check import check_images
+    from vrd_d2.data.source_files import write_text
 
     errors, warnings, source = check_records(args)
     bad = []
@@ -120,8 +121,7 @@ def run_check(args: argparse.Namespace) -> int:
         )
     elif args.bad_list is not None:
         names = [below(file_name, source.image_root) for file_name in bad]
-        args.bad_list.parent.mkdir(parents=True, exist_ok=True)
-        args.bad_list.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        write_text(args.bad_list, "".join(f"{name}\n" for name in names))
         print(f"{args.bad_list}: {len(names)} images, for DATASETS.EXCLUDE")
     size = "" if source is None else f"{len(source.records)} images, "
     print(f"{args.data}: {size}{len(errors)} errors, {len(warnings)} warnings")
@@ -190,11 +190,11 @@ def run_stats(args: argparse.Namespace) -> int:
     print(statistics_table(statistics, source.objects, source.predicates, title=source.name))
     if args.output is not None:
         from vrd_d2.data.analysis.plots import write_statistics_plots
+        from vrd_d2.data.source_files import write_text
 
-        args.output.mkdir(parents=True, exist_ok=True)
         content = statistics_json(statistics, source.objects, source.predicates)
         path = args.output / "statistics.json"
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(content, indent=1) + "\n")
         names = {"objects": source.objects, "predicates": source.predicates}
         title = Path(source.name).name
         plots = write_statistics_plots(statistics, args.output, title=title, **names)

@@ -117,7 +117,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="relations in a drawing, the best (%(default)s)",
     )
     drawings.add_argument(
-        "--no-drawings", dest="drawn", action="store_const", const=0, help="write no PNG"
+        "--no-drawings", dest="drawn", action="store_const", const=0, help="write no drawings"
+    )
+    add(
+        "--drawing-format",
+        choices=("png", "jpg"),
+        default="png",
+        help="of drawings; JPEG takes a fraction of the room (%(default)s)",
     )
     add(
         "--html",
@@ -261,6 +267,7 @@ def predict(args: argparse.Namespace) -> int:
             max_pixels=round(args.max_pixels * 1e6),
             heat_maps=args.heat_maps,
             heat_method=args.heat_method,
+            drawing_format=args.drawing_format,
         ),
         boxes_file=args.boxes,
         batch_size=args.batch_size,

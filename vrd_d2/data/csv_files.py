@@ -4,6 +4,8 @@ import csv
 import os
 from collections.abc import Iterator, Sequence
 
+from vrd_d2.addresses import refuse_address
+
 
 def read_csv(
     path: str | os.PathLike, columns: Sequence[tuple[str, ...]]
@@ -68,6 +70,7 @@ def read_csv_pairs(path: str | os.PathLike, headers: frozenset[str]) -> dict[str
 
 def _csv_lines(path: str | os.PathLike) -> Iterator[tuple[int, list[str]]]:
     """Line numbers and values of all lines that are not empty."""
+    refuse_address(path)
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)

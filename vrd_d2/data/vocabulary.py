@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from vrd_d2.addresses import refuse_address
 from vrd_d2.data.source_files import read_json, until_changed, write_text
 
 
@@ -125,6 +126,7 @@ def get_vocabulary(name_or_path: str | Path) -> Vocabulary:
     """
     if str(name_or_path) in _BUILT_IN:
         return _BUILT_IN[str(name_or_path)]
+    refuse_address(name_or_path)
     path = Path(name_or_path)
     if not path.is_file():
         raise ValueError(

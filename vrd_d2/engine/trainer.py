@@ -7,6 +7,7 @@ import logging
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -19,6 +20,7 @@ from detectron2.engine import DefaultTrainer, defaults, hooks
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
 from torch import nn
 from torch.utils.data import Dataset, Sampler
 
@@ -78,6 +80,17 @@ def _without_grad_scaler(cfg: CfgNode) -> CfgNode:
     cfg.defrost()
     cfg.SOLVER.AMP.ENABLED = False
     return cfg
+
+
+def _evaluated(cfg: CfgNode) -> dict[str, Any]:
+    """Return which weights are evaluated now, so that results name what they are of."""
+    try:
+        iteration, last = get_event_storage().iter, cfg.SOLVER.MAX_ITER
+    except AssertionError:  # no training is going on
+        return {"weights": cfg.MODEL.WEIGHTS}
+    # Detectron2 counts one more when training is over, and even then if it had nothing to do.
+    done = iteration + 1 if iteration < last else max(last, iteration - 1)
+    return {"iteration": done, "max_iter": last}
 
 
 def _training_sampler(cfg: CfgNode, dataset: list[dict] | Dataset) -> Sampler:
@@ -230,6 +243,7 @@ class Trainer(DefaultTrainer):
                     annotated_pairs=cfg.TEST.RELATION.ANNOTATED_PAIRS,
                     output_dir=folder,
                     write_predictions=cfg.TEST.RELATION.WRITE_PREDICTIONS,
+                    evaluated=_evaluated(cfg),
                 )
             )
         if not is_relation_model(cfg) or cfg.MODEL.RELATION.TASK == "sgdet":

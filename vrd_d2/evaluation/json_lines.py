@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from vrd_d2.addresses import refuse_address
 from vrd_d2.evaluation.records import GroundTruth, Prediction
 from vrd_d2.tasks import Task
 
@@ -57,6 +58,7 @@ def read_objects(path: str | Path, *, progress: bool = False) -> Iterator[tuple[
     Raises:
         LineError: a line is no JSON object.
     """
+    refuse_address(path)
     path = Path(path)
     with path.open("rb") as raw:
         stream = gzip.GzipFile(fileobj=raw) if _is_packed(raw) else raw

@@ -2,8 +2,9 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -49,6 +50,7 @@ class RelationEvaluator(DatasetEvaluator):
         ks: Sequence[int] = DEFAULT_KS,
         training_counts: Sequence[int] | None = None,
         bootstrap: int = 1000,
+        evaluated: Mapping[str, Any] | None = None,
     ) -> None:
         """
         Args:
@@ -68,6 +70,8 @@ class RelationEvaluator(DatasetEvaluator):
             training_counts: (K,) frequency of the predicates in training, which divides them
                 into head, body and tail; by default that of the evaluated ground truth.
             bootstrap: resamples for the 95 % intervals in the table; 0 for none.
+            evaluated: which weights these are, for the results file: {"weights": path}, or
+                {"iteration": trained so far, "max_iter": of how many} in training.
 
         Raises:
             ValueError: the dataset is not annotated with relations, or holds an image twice; or
@@ -84,6 +88,7 @@ class RelationEvaluator(DatasetEvaluator):
         self._ks = checked_ks(ks)
         self._training_counts = training_counts
         self._bootstrap = bootstrap
+        self._evaluated = None if evaluated is None else dict(evaluated)
         # Names and number of classes and predicates, and the zero-shot list.
         dicts = DatasetCatalog.get(dataset_name)  # before the metadata, which it may set
         metadata = MetadataCatalog.get(dataset_name)
@@ -276,6 +281,8 @@ class RelationEvaluator(DatasetEvaluator):
             task=self.task,
             predicate_names=self._predicates,
         )
+        if self._evaluated is not None:
+            results["evaluated"] = self._evaluated
         write_json(results, self.results_files[0])
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from vrd_d2.data.images.saving import DRAWING_FORMATS
 from vrd_d2.data.source_files import (
     checked_box,
     checked_index,
@@ -237,18 +238,22 @@ def _check_stamp(record: Record, _: _Known) -> None:
 def _check_files(record: Record, _: _Known) -> None:
     stem = stem_of(record)
     whole = "error" not in record
-    expected = {"drawing": f"drawings/{stem}.png", "page": f"pages/{stem}.html"}
+    drawings = [f"drawings/{stem}.{kind}" for kind in DRAWING_FORMATS]
+    expected = {"drawing": drawings, "page": [f"pages/{stem}.html"]}
     if "video" in record and whole:
-        expected["file_name"] = f"frames/{stem}.png"
-    for key, file in expected.items():
-        if record.get(key, file) != file:
+        expected["file_name"] = [f"frames/{stem}.png"]
+    for key, files in expected.items():
+        if record.get(key, files[0]) not in files:
             raise ValueError(key)
     for heat in member({"heat_maps": [], **record}, "heat_maps", list):
         for key, end in HEAT_FILES.items():
             folder, _, name = member(heat, key, str).rpartition("/")
-            if folder != f"heat_maps/{stem}" or not name.endswith(f"{end}.png"):
+            name, _, kind = name.rpartition(".")
+            if folder != f"heat_maps/{stem}" or not name.endswith(end):
                 raise ValueError(key)
-            bare = name.removesuffix(f"{end}.png")
+            if kind not in (DRAWING_FORMATS if key == "drawing" else ("png",)):
+                raise ValueError(key)
+            bare = name.removesuffix(end)
             if fit_name(bare) != bare:
                 raise ValueError(key)
         if whole:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vrd_d2.addresses import refuse_address
+
 FORMATS = {".txt": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".tsv": "tsv", ".json": "json"}
 KEYS = ("caption", "text", "phrase", "captions", "regions", "sentences", "raw")
 _BLOCK = 1 << 20
@@ -48,6 +50,7 @@ class CaptionFile:
     _raw: BinaryIO | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        refuse_address(self.path)
         self.path = Path(self.path)
         if not self.path.is_file():
             raise ValueError(f"there is no caption file {self.path}: check the path")

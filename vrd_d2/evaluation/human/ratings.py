@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vrd_d2.addresses import refuse_address
 from vrd_d2.evaluation.human.study import MANIFEST_FORMAT, RATINGS_FORMAT
 
 VERDICTS = ("yes", "no", "skip")
@@ -110,6 +111,7 @@ def read_ratings(paths: Sequence[str | Path], manifest: Manifest) -> Ratings:
 
 
 def _read(path: str | Path, form: str, wanted: str) -> dict:
+    refuse_address(path)
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
