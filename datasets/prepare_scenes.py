@@ -55,6 +55,8 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 from scene_generator import layout  # noqa: E402
 
+from vrd_d2.data.source_files import write_bytes, write_text  # noqa: E402
+
 VERSION = 2  # of the drawing and its rules: another one replaces what is there
 ANNOTATION_RATE = 0.7
 ZERO_SHOT_SHARE = 0.06
@@ -202,8 +204,8 @@ def _write(output: Path, seed: int, rate: float, job: tuple[str, int]) -> dict[s
     record = make_record(seed, rate, *job)
     image = record.pop("image")
     name = f"images/{job[0]}_{job[1]:06d}.jpg"
-    if not cv2.imwrite(str(output / name), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92]):
-        raise OSError(f"cannot write {output / name}")
+    _, content = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+    write_bytes(output / name, content.tobytes(), sync=False)
     return {**record, "file_name": name, "height": image.shape[0], "width": image.shape[1]}
 
 
@@ -268,10 +270,10 @@ def prepare(
                 records = list(tqdm(pool.imap(write, jobs, 16), total=count, desc=split))
         else:
             records = [write(job) for job in tqdm(jobs, desc=split)]
-        (output / f"{split}.json").write_text(json.dumps(relations_json(records)))
+        write_text(output / f"{split}.json", json.dumps(relations_json(records)))
     withheld = sorted(map(list, zero_shot_triples(seed)))
-    (output / "zero_shot.json").write_text(json.dumps(withheld, indent=1))
-    manifest.write_text(json.dumps(wanted))
+    write_text(output / "zero_shot.json", json.dumps(withheld, indent=1))
+    write_text(manifest, json.dumps(wanted))
     return True
 
 

@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
     from vrd_d2.data.formats.relations_json import save_relations_json
     from vrd_d2.data.image_existence import drop_missing_images
     from vrd_d2.data.records.packed import PackedRecords, unseen_triplets
+    from vrd_d2.data.source_files import write_text
     from vrd_d2.data.vocabulary import get_vocabulary
 
     aliases = {}
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
         for s, o, p in unseen_triplets(test, train)
     ]
     zero_shot = output / f"{args.vocabulary}_zero_shot.json"
-    zero_shot.write_text(json.dumps(names) + "\n", encoding="utf-8")
+    write_text(zero_shot, json.dumps(names) + "\n")
     print(f"{zero_shot}: {len(names)} test triplets unseen in training")
 
 

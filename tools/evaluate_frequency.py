@@ -1,9 +1,10 @@
 #!/usr/bin/env python
 """Evaluate the frequency baseline in PredCls, from annotation alone: no image is opened.
 
-    python tools/evaluate_frequency.py --train vrd_train --test vrd_test --vocabulary vrd
-    python tools/evaluate_frequency.py --test vrd_test --vocabulary vrd --protocols sgb vrd
+    python tools/evaluate_frequency.py --train vrd_train --test vrd_test
+    python tools/evaluate_frequency.py --test mine/test.json --protocols sgb vrd
 
+A dataset is a relations_json file, or the name of a registered one, whose files are below --root.
 Without --train the test set's own images are halved: they are ordered by the SHA-256 of
 "SEED:IMAGE_ID", the first half (rounded down) is counted and the rest evaluated. Zero-shot recall
 is of the triplets that were not counted, unless the test set has a list of its own.
@@ -122,8 +123,7 @@ def evaluate(
                 pairs = annotated_pairs_of(record)
             (found,) = model.predict([inputs], [entities], [pairs])
             evaluator.process([inputs], [model.output(inputs, entities, pairs, found)])
-    (metrics,) = evaluator.evaluate().values()
-    return metrics
+    return next(iter(evaluator.evaluate().values()), {})  # none, which is logged
 
 
 def register_half(name: str, dicts: list[dict], like: str) -> None:
@@ -131,17 +131,31 @@ def register_half(name: str, dicts: list[dict], like: str) -> None:
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     metadata = MetadataCatalog.get(like)
+    if name in DatasetCatalog:  # of an earlier call
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
     DatasetCatalog.register(name, lambda: dicts)
     MetadataCatalog.get(name).set(
         thing_classes=metadata.thing_classes, predicate_classes=metadata.predicate_classes
     )
 
 
+def vocabulary_of(name: str) -> Vocabulary:
+    """Return the names of a registered dataset that was read."""
+    from detectron2.data import MetadataCatalog
+
+    metadata = MetadataCatalog.get(name)
+    if not metadata.get("predicate_classes"):
+        raise ValueError(f"{name} has boxes only, and no relations to count or to evaluate")
+    return Vocabulary(metadata.thing_classes, metadata.predicate_classes)
+
+
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
-    parser.add_argument("--test", required=True, help="registered dataset")
-    parser.add_argument("--train", help="registered dataset; without it --test is halved")
-    parser.add_argument("--vocabulary", required=True, help="vg150, vrd, psg, or a JSON file")
+    parser.add_argument("--test", required=True, help="JSON file, or name of a registered dataset")
+    parser.add_argument("--train", help="as --test; without it --test is halved")
+    parser.add_argument("--root", help="folder of all registered datasets")
+    parser.add_argument("--vocabulary", help="vg150, vrd, psg, or a JSON; default: that of --test")
     parser.add_argument("--protocols", nargs="+", default=["sgb"], choices=list(PROTOCOLS))
     add_annotated_pairs(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the halves")
@@ -153,22 +167,31 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate by each protocol."""
     from detectron2.data import DatasetCatalog
 
-    from vrd_d2.data.datasets.setup import register_builtin_datasets
+    from vrd_d2.data.datasets.setup import register_builtin_datasets, register_source
     from vrd_d2.data.vocabulary import get_vocabulary
 
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
-    register_builtin_datasets(missing_images="keep")
-    for name in filter(None, (args.train, args.test)):
-        if name not in DatasetCatalog:
-            raise ValueError(f"there is no registered dataset {name!r}: such as vrd_test")
-    vocabulary = get_vocabulary(args.vocabulary)
+    register_builtin_datasets(args.root, missing_images="keep")
+    for data in filter(None, (args.train, args.test)):
+        register_source(data, missing_images="keep")
+    records, vocabulary = DatasetCatalog.get(args.test), vocabulary_of(args.test)
+    if args.vocabulary and get_vocabulary(args.vocabulary) != vocabulary:
+        raise ValueError(
+            f"--vocabulary {args.vocabulary} has other classes or predicates than {args.test}: "
+            "leave it out, or convert the dataset with it (tools/dataset.py convert)"
+        )
     test_name = args.test
     if args.train is None:
-        training, rest = halves(DatasetCatalog.get(args.test), args.seed)
+        training, rest = halves(records, args.seed)
         test_name = f"{args.test}_half"
         register_half(test_name, rest, args.test)
     else:
         training = DatasetCatalog.get(args.train)
+        if vocabulary_of(args.train) != vocabulary:
+            raise ValueError(
+                f"{args.train} and {args.test} have different classes or predicates: convert one "
+                "of them with the --vocabulary of the other (tools/dataset.py convert)"
+            )
     for protocol in args.protocols:
         evaluate(
             training,

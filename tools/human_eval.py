@@ -27,9 +27,9 @@ def named_predictions(texts: Sequence[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for text in texts:
         name, separator, file = text.partition("=")
-        if not separator or Path(text).is_file():
+        if not separator or Path(text).exists():
             name, file = Path(text).name.split(".")[0], text
-        if not Path(file).is_file():
+        if not Path(file).exists():
             raise ValueError(f"--predictions {text}: there is no file {file}; check the path")
         if not name or name in found:
             raise ValueError(
@@ -41,31 +41,9 @@ def named_predictions(texts: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def read_dataset(data: str, images: str | None) -> tuple[Sequence[dict], list[str], list[str]]:
-    """Return records, class and predicate names. Images that are not chosen may be missing."""
-    from detectron2.data import DatasetCatalog, MetadataCatalog
-
-    from vrd_d2.data.datasets.registrar import register_relations_json
-    from vrd_d2.data.datasets.setup import register_builtin_datasets
-
-    register_builtin_datasets(missing_images="keep")
-    if data.endswith(".json") or Path(data).is_file():
-        register_relations_json(data, data, images, missing_images="keep")
-    elif data not in DatasetCatalog:
-        raise ValueError(
-            f"--annotations {data}: neither a file nor a registered dataset; give the path of a "
-            "relations_json, or a name such as vg20_test"
-        )
-    records = DatasetCatalog.get(data)
-    metadata = MetadataCatalog.get(data)  # after the catalog, which may set it
-    predicates = metadata.get("predicate_classes")
-    if not predicates:
-        raise ValueError(f"--annotations {data}: it has boxes only, no names of predicates")
-    return records, list(metadata.thing_classes), list(predicates)
-
-
 def run_make(args: argparse.Namespace) -> None:
     """Write the page and its manifest."""
+    from vrd_d2.data.datasets.opening import open_dataset
     from vrd_d2.evaluation.human.page import write_page
     from vrd_d2.evaluation.human.study import make_study
     from vrd_d2.evaluation.report import write_json
@@ -73,11 +51,15 @@ def run_make(args: argparse.Namespace) -> None:
     if args.output.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--output {args.output}: name a file that ends in .html")
     predictions = named_predictions(args.predictions)
-    records, classes, predicates = read_dataset(args.annotations, args.images)
+    # Images that are not chosen may be missing.
+    source = open_dataset(args.annotations, images=args.images, root=args.root)
+    if not source.predicates:
+        raise ValueError(f"--annotations {args.annotations}: it has boxes only, no relations")
+    names = source.vocabulary()
     study = make_study(
-        records,
-        classes=classes,
-        predicates=predicates,
+        source.records,
+        classes=names.objects,
+        predicates=names.predicates,
         predictions=predictions,
         task=args.task,
         images=args.num_images,
@@ -132,10 +114,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         required=True,
         metavar="[NAME=]FILE",
-        help="JSON Lines (.gz) of one model or several, as TEST.RELATION.WRITE_PREDICTIONS writes",
+        help="of one model or several: JSON Lines (.gz), as TEST.RELATION.WRITE_PREDICTIONS "
+        "writes, or file or folder of tools/predict.py",
     )
     make.add_argument("--annotations", required=True, help="relations_json, or name of a dataset")
     make.add_argument("--images", help="folder of the images; default: that of the annotations")
+    make.add_argument("--root", help="folder of all registered datasets")
     make.add_argument("--output", required=True, type=Path, help="page.html; page.json goes beside")
     make.add_argument("--task", default="sgdet", choices=[task.value for task in Task])
     make.add_argument("--num-images", type=int, default=50, help="how many to choose by chance")

@@ -6,25 +6,31 @@
         SOLVER.MAX_ITER 1000
 
 Every variant is the base config with what the variant's own file states (its _BASE_ is not read),
-so that the same few lines serve any dataset. A finished run is not repeated; an unfinished one is
-taken up at its last checkpoint. The first variant is what the others are compared with, seed by
-seed. Overrides hold for every run.
+so that the same few lines serve any dataset. A finished run, which finished.json in its folder
+marks, is not repeated; an unfinished one is taken up at its last checkpoint, and one that was
+trained but not evaluated to the end is evaluated again. The first variant is what the others are
+compared with, seed by seed. Overrides hold for every run.
 """
 
 import argparse
+import contextlib
+import json
 import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from vrd_d2.commands.arguments import Parser
 from vrd_d2.commands.run_tool import run_tool
-from vrd_d2.data.source_files import read_json
+from vrd_d2.data.images.saving import save_figure
+from vrd_d2.data.source_files import file_lock, member, read_json, write_text
 
 TRAIN = Path(__file__).resolve().parent / "train_net.py"
+FINISHED = "finished.json"  # of a run's folder: the iteration that was evaluated, and its results
+RESULTS = "inference/*/relations_*.json"
 
 
 def write_config(base: Path, variant: Path, folder: Path, seed: int, overrides: list[str]) -> Path:
@@ -39,7 +45,7 @@ def write_config(base: Path, variant: Path, folder: Path, seed: int, overrides: 
     changes["OUTPUT_DIR"], changes["SEED"] = str(folder), seed
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "variant.yaml"
-    path.write_text(yaml.safe_dump(changes), encoding="utf-8")
+    write_text(path, yaml.safe_dump(changes))
     settings = load_config(path, overrides).dump()
     record = folder / "settings.yaml"
     if record.is_file() and not same_settings(record, settings):
@@ -47,7 +53,7 @@ def write_config(base: Path, variant: Path, folder: Path, seed: int, overrides: 
             f"{folder} holds a run with other settings (see {record}): delete the folder or "
             "give another --output"
         )
-    record.write_text(settings, encoding="utf-8")
+    write_text(record, settings)
     return path
 
 
@@ -66,29 +72,85 @@ def same_settings(record: Path, settings: str) -> bool:
 
 
 def finished(folder: Path) -> Path | None:
-    """Return the results file of a run that is complete."""
-    found = sorted(folder.glob("inference/*/relations_*.json"))
-    return found[0] if found and (folder / "model_final.pth").is_file() else None
+    """Return the results file of a run that is marked as finished, if it still holds those."""
+    if not (folder / FINISHED).is_file():
+        return None
+    with contextlib.suppress(ValueError):  # damaged or of another version: evaluated again
+        mark = read_json(folder / FINISHED)
+        iteration, name = member(mark, "iteration", int), member(mark, "results", str)
+        if name in found_results(folder) and last_iteration(folder / name) == iteration:
+            return folder / name
+    return None
+
+
+def found_results(folder: Path) -> list[str]:
+    """Return the results files of a run, relative to its folder."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.glob(RESULTS))
+
+
+def last_iteration(results: Path) -> int | None:
+    """Return the iteration that results are of; None where it is not the last of the training."""
+    from vrd_d2.evaluation.results_file import evaluated_iteration, read_results, why_not_final
+
+    content = read_results(results)
+    iterations = evaluated_iteration(content)
+    return None if iterations is None or why_not_final(content) else iterations[0]
+
+
+def mark_finished(folder: Path) -> bool:
+    """Mark a run whose process has ended well; return whether its final evaluation is there."""
+    names = found_results(folder)
+    iteration = last_iteration(folder / names[0]) if names else None
+    if iteration is None:
+        return False
+    mark = {"iteration": iteration, "results": names[0]}
+    write_text(folder / FINISHED, json.dumps(mark, indent=1) + "\n")
+    return True
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[list[int]]:
+    """Raise ValueError where another process trains in the folder.
+
+    Yields the file that is locked, for the process that trains: should this one be killed, the
+    lock holds until that one ends.
+    """
+    text = f"another process trains in {folder}: wait for it, or give another --output"
+    with file_lock(folder / ".lock", busy=text) as handle:
+        yield [handle] if os.name == "posix" else []
 
 
 def train(config: Path, folder: Path, overrides: list[str]) -> None:
     """Train and evaluate one config in another process, whose output goes to a file."""
     command = [sys.executable, str(TRAIN), "--config-file", str(config), "--resume", *overrides]
-    with (folder / "stdout.txt").open("a") as log:
-        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
-    if code or finished(folder) is None:
-        tail = "".join((folder / "stdout.txt").read_text().splitlines(keepends=True)[-3:])
-        raise ValueError(f"{config} failed, see {folder / 'stdout.txt'}:\n{tail}")
+    with alone(folder) as lock:
+        if finished(folder) is not None:  # by another process, since the runs were listed
+            return
+        with (folder / "stdout.txt").open("a") as log:
+            code = subprocess.run(
+                command, stdout=log, stderr=subprocess.STDOUT, pass_fds=lock
+            ).returncode
+        if code or not mark_finished(folder):
+            text = (folder / "stdout.txt").read_text(encoding="utf-8", errors="replace")
+            tail = "\n".join(text.splitlines()[-3:])
+            raise ValueError(f"{config} failed, see {folder / 'stdout.txt'}:\n{tail}")
 
 
 def value(folder: Path, metric: str) -> float:
     """Return a metric such as "R@50" of a finished run, in percent."""
+    from vrd_d2.evaluation.results_file import read_results
+
     name, _, k = metric.partition("@")
-    values = read_json(finished(folder))["metrics"]
+    path = finished(folder)
+    if path is None:
+        raise ValueError(f"{folder} has changed since it was trained: give the command again")
+    values = read_results(path)["metrics"]
     if name not in values or k not in values[name]:
         raise ValueError(
             f"--metrics {metric}: choose NAME@K with NAME out of {sorted(values)} (top1@1)"
         )
+    if values[name][k] is None:
+        raise ValueError(f"--metrics {metric}: nothing is annotated for it, see {path}")
     return 100 * values[name][k]
 
 
@@ -129,7 +191,7 @@ def plot(results: dict[str, dict[str, list[float]]], metrics: list[str], path: P
         axis.grid(axis="x", alpha=0.3)
     axes[0].invert_yaxis() if len(metrics) > 1 else axes.invert_yaxis()
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -182,7 +244,7 @@ def run(args: argparse.Namespace) -> None:
         for name, rows in folders.items()
     }
     lines = table(results, args.metrics)
-    (args.output / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(args.output / "table.md", "\n".join(lines) + "\n")
     plot(results, args.metrics, args.output / "table.png")
     print("\n".join(lines))
 

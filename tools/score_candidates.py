@@ -16,8 +16,9 @@ the model that was trained on the last weights, then training on the new ones:
     python tools/train_net.py --config-file configs/relclip_distant_kb_ext.yaml \\
         MODEL.DISTANT.WEIGHTS output/candidates_em1 OUTPUT_DIR output/relclip_distant_em1
 
-Killed, the same command goes on; several machines take --part 1/4, 2/4, ... of one output folder.
-Relations of the images are not read. Boxes and classes are those annotated.
+Killed, the same command goes on, and makes damaged files again; several machines take --part 1/4,
+2/4, ... of one output folder. Relations of the images are not read. Boxes and classes are those
+annotated.
 """
 
 import argparse
@@ -53,7 +54,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--config-file", required=True, help="of the model that scores")
     parser.add_argument("--knowledge-base", required=True)
     parser.add_argument("--output", required=True, help="folder of the weights")
-    parser.add_argument("--datasets", nargs="+", help="default: DATASETS.TRAIN of the config")
+    parser.add_argument(
+        "--datasets",
+        nargs="+",
+        help="JSON files, or names of registered datasets; default: DATASETS.TRAIN of the config",
+    )
     parser.add_argument("--shard", type=int, default=200, help="images in a file")
     parser.add_argument("--part", default="1/1", help="which part of the shards, such as 2/4")
     parser.add_overrides()
@@ -71,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     from vrd_d2.config.loading import load_config
     from vrd_d2.data.build import training_records
     from vrd_d2.data.dataset_mapper import RelationMapper
-    from vrd_d2.data.datasets.setup import setup_datasets
+    from vrd_d2.data.datasets.setup import register_source, setup_datasets
     from vrd_d2.data.knowledge.candidate_weights import CandidateWeights
     from vrd_d2.engine.build import build_trained_model
     from vrd_d2.engine.checks import check_vocabulary
@@ -88,7 +93,10 @@ def run(args: argparse.Namespace) -> None:
     except ValueError:
         raise ValueError(f"--part {args.part}: give it as 1/4, 2/4, ...") from None
     setup_datasets(cfg)
-    names = args.datasets or cfg.DATASETS.TRAIN
+    names = [
+        register_source(data, missing_images=cfg.DATASETS.MISSING_IMAGES)
+        for data in args.datasets or ()
+    ] or cfg.DATASETS.TRAIN
     records = training_records(names, filter_empty=True)
     check_vocabulary(cfg, names)
     seed_all_rng(cfg.SEED if cfg.SEED >= 0 else None)  # CLIP without weights is random
@@ -111,7 +119,7 @@ def run(args: argparse.Namespace) -> None:
     todo = {
         number: range(number * args.shard, min((number + 1) * args.shard, len(records)))
         for number in shards
-        if not store.shard(number).is_file()
+        if not store.has(number)
     }
     with tqdm(total=sum(map(len, todo.values())), unit="image") as progress:
         for number, images in todo.items():

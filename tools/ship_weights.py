@@ -6,12 +6,14 @@
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from vrd_d2.commands.arguments import Parser
 from vrd_d2.commands.run_tool import run_tool
+from vrd_d2.data.source_files import write_bytes
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -32,7 +34,9 @@ def run(args: argparse.Namespace) -> None:
         name: value.half() if value.is_floating_point() else value
         for name, value in weights.items()
     }
-    torch.save({"model": half}, args.output)
+    content = io.BytesIO()
+    torch.save({"model": half}, content)
+    write_bytes(args.output, content.getvalue())
     print(f"{args.output}: {args.output.stat().st_size / 2**20:.1f} MiB")
 
 

@@ -17,6 +17,7 @@ are neither drawn nor named. Interrupted, the same command goes on from the last
 
 import argparse
 import gzip
+import io
 import json
 import math
 import random
@@ -54,10 +55,10 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tqdm import tqdm
 
-from vrd_d2.data.source_files import read_json
+from vrd_d2.data.source_files import read_json, write_bytes, write_text
 from vrd_d2.data.vocabulary import SCENES, VG150
 from vrd_d2.media.images import read_image
 from vrd_d2.modeling.encoders.clip import CLIPViT, load_clip
@@ -101,7 +102,7 @@ def write_tokenizer(path: Path) -> int:
             parts[at : at + 2] = ["".join(best)]
     merges = sorted(used, key=tokenizer.bpe_ranks.get)
     text = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)])
-    path.write_bytes(gzip.compress(text.encode(), mtime=0))
+    write_bytes(path, gzip.compress(text.encode(), mtime=0))
     return 2 * 256 + len(merges) + 2
 
 
@@ -300,7 +301,7 @@ def run(args: argparse.Namespace) -> None:
     config = json.loads(json.dumps(CONFIG))
     config["text_cfg"]["vocab_size"] = write_tokenizer(merges)
     config["text_cfg"]["tokenizer_kwargs"] = {"bpe_path": merges.name}
-    config_file.write_text(json.dumps(config, indent=2) + "\n")
+    write_text(config_file, json.dumps(config, indent=2) + "\n")
     excluded = {tuple(row) for row in read_json(args.data / "zero_shot.json")}
     train = Scenes(args.data / "train.json")
 
@@ -345,17 +346,19 @@ def run(args: argparse.Namespace) -> None:
         if (iteration + 1) % 50 == 0 or iteration + 1 == stop:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             state |= {"scheduler": scheduler.state_dict(), "iteration": iteration + 1}
-            torch.save(state | {"arguments": settings}, args.checkpoint)
+            content = io.BytesIO()
+            torch.save(state | {"arguments": settings}, content)
+            write_bytes(args.checkpoint, content.getvalue())
     if stop < args.iterations:
         return
 
     # Write the weights, and how well they do on other scenes.
     half = {name: value.half().contiguous() for name, value in model.state_dict().items()}
-    save_file(half, args.output / "scenes_clip.safetensors")
+    write_bytes(args.output / "scenes_clip.safetensors", save(half))
     report = evaluate(args.output, Scenes(args.data / "val.json"), train, excluded)
     report |= {"command": " ".join(["python", *sys.argv]), "iterations": args.iterations}
     report["minutes"] = round((time.time() - began) / 60, 1)
-    (args.output / "scenes_clip_report.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_text(args.output / "scenes_clip_report.json", json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
 
 

@@ -59,7 +59,7 @@ NAMES = {
         "draw_ground_truth": "vrd_d2.inference.comparison.draw_ground_truth",
         "draw_predictions": "vrd_d2.inference.comparison.draw_predictions",
         "draw_scene_graph": "vrd_d2.visualization.scene_graph_image.draw_scene_graph",
-        "save_image": "vrd_d2.visualization.scene_graph_image.save_image",
+        "save_image": "vrd_d2.data.images.saving.save_image",
     },
 }
 

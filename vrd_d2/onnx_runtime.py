@@ -17,10 +17,10 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from PIL import Image
@@ -86,15 +86,34 @@ class OnnxPredictor:
                 f"{model} is no ONNX model that can be run: {error}"
                 + ("" if str(model).endswith(".onnx") else " (a checkpoint goes to --weights)")
             ) from error
-        stored = self._session.get_modelmeta().custom_metadata_map
+        self._file = os.fspath(model)
+        try:
+            stored = self._session.get_modelmeta().custom_metadata_map
+        except ValueError as error:  # bytes that are no text
+            raise _broken(self._file, error) from error
         if METADATA_KEY not in stored:
             raise ValueError(
                 f"{model} does not say what it is (no metadata {METADATA_KEY!r}): write it with "
                 "tools/export_model.py"
             )
-        self.metadata = _checked_metadata(stored[METADATA_KEY], os.fspath(model))
+        self.metadata = _checked_metadata(stored[METADATA_KEY], self._file)
         self.input_names = [entry.name for entry in self._session.get_inputs()]
         self._outputs = [entry.name for entry in self._session.get_outputs()]
+        self._check_names()
+
+    def _check_names(self) -> None:
+        """Raise ValueError unless inputs and outputs are those of the metadata's model."""
+        unknown = {*self.input_names} - {"image", "boxes", "classes"}
+        needed = {"boxes", "classes"} | ({*_OF_PAIRS} if self.metadata["predicates"] else set())
+        missing = ({"image"} - {*self.input_names}) | (
+            needed - {*self.input_names} - {*self._outputs}
+        )
+        for names, what in ((unknown, "unknown inputs"), (missing, "missing inputs or outputs")):
+            if names:
+                raise ValueError(
+                    f"{self._file} does not fit its metadata ({what}: {', '.join(sorted(names))}): "
+                    "export it again"
+                )
 
     def __call__(
         self,
@@ -214,16 +233,55 @@ class OnnxPredictor:
             )
             if len(labels) != len(feed["boxes"]):
                 raise ValueError(f"{len(labels)} labels for {len(feed['boxes'])} boxes")
-        result = dict(zip(self._outputs, self._session.run(None, feed), strict=True))
+        result = dict(zip(self._outputs, self._answer(feed), strict=True))
         result = {**{k: v for k, v in feed.items() if k != "image"}, **result}
-        shrink = np.array([width / size[1], height / size[0]] * 2, np.float32)
-        result["boxes"] = result["boxes"] * shrink
-        result.setdefault("scores", np.ones(len(result["boxes"]), np.float32))
+        result.setdefault("scores", np.ones(np.shape(result["boxes"])[:1], np.float32))
         count = len(self.metadata["predicates"])
         result.setdefault("pairs", np.zeros((0, 2), np.int64))
         result.setdefault("predicate_probs", np.zeros((0, count + 1), np.float32))
         result.setdefault("predicate_scores", np.zeros((0, count), np.float32))
+        wrong = _misfit(result, len(self.metadata["objects"]), count)
+        if wrong:
+            raise ValueError(
+                f"the answer of {self._file} does not fit its metadata ({wrong}): export it again"
+            )
+        shrink = np.array([width / size[1], height / size[0]] * 2, np.float32)
+        result["boxes"] = result["boxes"] * shrink
         return result
+
+    def _answer(self, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        try:
+            return self._session.run(None, feed)
+        except MemoryError:
+            raise
+        except Exception as error:  # onnxruntime has a type for every cause
+            raise ValueError(f"{self._file} fails on this image: {error}") from error
+
+
+# What a model with predicates answers beside its entities.
+_OF_PAIRS = ("pairs", "predicate_probs", "predicate_scores")
+
+
+def _misfit(result: Mapping[str, np.ndarray], objects: int, predicates: int) -> str:
+    """Say what of a model's answer does not fit numbers of names, or ""."""
+    for name in ("boxes", "pairs"):
+        if not np.ndim(result[name]):
+            return f"{name} are a single value"
+    count, pairs = len(result["boxes"]), len(result["pairs"])
+    for name, shape, kinds, limit in (
+        ("boxes", (count, 4), "f", None),
+        ("classes", (count,), "iu", objects),
+        ("scores", (count,), "f", None),
+        ("pairs", (pairs, 2), "iu", count),
+        ("predicate_probs", (pairs, predicates + 1), "f", None),
+        ("predicate_scores", (pairs, predicates), "f", None),
+    ):
+        values = result[name]
+        if values.shape != shape or values.dtype.kind not in kinds:
+            return f"{name} are {values.dtype} {values.shape}, not {shape}"
+        if limit is not None and values.size and not 0 <= values.min() <= values.max() < limit:
+            return f"{name} are {values.min()} to {values.max()}, not below {limit}"
+    return ""
 
 
 def checked_pixels(image: Any) -> np.ndarray:
@@ -252,17 +310,45 @@ def check_top_k(top_k: int) -> None:
 
 def _checked_metadata(text: str, model: str) -> dict[str, Any]:
     try:
-        metadata = json.loads(text)
-        names = [*metadata["objects"], *metadata["predicates"]]
-        sizes = [metadata["preprocessing"][key] for key in ("min_size", "max_size")]
-        known = metadata["what"], metadata["task"], metadata["preprocessing"]["channel_order"]
-        if not all(isinstance(value, str) for value in [*names, *known]) or min(sizes) < 0:
-            raise ValueError("a name is no text, or a size is negative")
+        metadata = _json(text)
+        for kind in ("objects", "predicates"):
+            names = metadata[kind]
+            if not isinstance(names, list) or (not names and kind == "objects"):
+                raise ValueError(f"{kind} are no list of names")
+            for name in names:
+                if not isinstance(name, str) or not name.strip():
+                    raise ValueError(f"{name!r} among {kind} is no name")
+                name.encode()  # half of a character cannot be
+            if len(set(names)) < len(names):
+                raise ValueError(f"{kind} repeat a name")
+        preprocessing = metadata["preprocessing"]
+        for key, least in (("min_size", 0), ("max_size", 1)):
+            if type(preprocessing[key]) is not int or not least <= preprocessing[key] <= _LARGEST:
+                raise ValueError(f"{key} is no number of pixels")
+        if preprocessing["channel_order"] not in ("RGB", "BGR"):
+            raise ValueError("channel_order is neither RGB nor BGR")
+        if not all(isinstance(metadata[key], str) for key in ("what", "task")):
+            raise ValueError("what or task is no text")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(
-            f"the metadata of {model} are broken ({error!r}): export it again"
-        ) from error
+        raise _broken(model, error) from error
     return metadata
+
+
+_LARGEST = 65_535  # pixels of a side, as JPEG has it
+
+
+def _broken(model: str, error: Exception) -> ValueError:
+    return ValueError(f"the metadata of {model} are broken ({_some(error)}): export it again")
+
+
+def _some(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def _json(text: str) -> Any:
+    """Parse JSON, with a byte order mark or without."""
+    return json.loads(text.removeprefix("\ufeff"))
 
 
 def read_image(image: ImageInput) -> np.ndarray:
@@ -273,8 +359,8 @@ def read_image(image: ImageInput) -> np.ndarray:
     """
     if not isinstance(image, (str, os.PathLike)):
         return checked_pixels(image)
-    if os.path.exists(image) and not os.path.isfile(image):
-        raise ValueError(f"the image {image} is a folder, a pipe or a device, and no file")
+    if os.path.exists(image) and not os.path.isfile(image):  # to read a pipe would wait for ever
+        raise ValueError(f"the image {image} is a folder, a pipe or a device")
     try:
         with open_image(image) as file:
             return to_rgb(file)[0]
@@ -608,6 +694,8 @@ _FARTHEST = 1e6  # pixels; areas of what is much larger leave the range of float
 
 
 def _positions(wanted: Sequence[str], names: Sequence[str], kind: str) -> list[int]:
+    if not isinstance(wanted, (Sequence, np.ndarray, Set)):
+        raise ValueError(f"{kind}s are {wanted!r}: give a list of names")
     unknown = [name for name in wanted if name not in names]
     if unknown:
         raise ValueError(f"unknown {kind} {unknown[0]!r}: choose of {', '.join(names)}")
@@ -667,6 +755,14 @@ def select(
     wanted = names if predicates is None else predicates
     wanted = [wanted] if isinstance(wanted, str) else wanted
     columns = np.array(sorted(set(_positions(wanted, names, "predicate"))), np.int64)
+
+    for name, value in (
+        ("min_score", min_score),
+        ("min_entity_score", min_entity_score),
+        ("max_overlap", max_overlap),
+    ):
+        if not isinstance(value, (int, float, np.number)) or np.isnan(value):
+            raise ValueError(f"{name} is {value!r}: it must be a number")
 
     # Entities.
     entity_scores, pairs = found["scores"], found["pairs"]
@@ -729,25 +825,50 @@ def _six_digits(value: float) -> float:
 
 def _read_boxes(path: str, *, with_labels: bool) -> dict[str, Any]:
     try:
-        if not os.path.isfile(path):
-            raise OSError("there is no such file")
-        entities = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-        found = {
-            "boxes": [[x, y, x + w, y + h] for x, y, w, h in (e["bbox"] for e in entities)],
-        }
-        if with_labels:
-            found["labels"] = [entity["label"] for entity in entities]
+        entities = _json(Path(path).read_text(encoding="utf-8"))
+        found: dict[str, Any] = {"boxes": [], "labels": []}
+        for entity in entities:
+            x, y, width, height = numbers = entity["bbox"]
+            if not all(type(number) in (int, float) and abs(number) < 1e9 for number in numbers):
+                raise ValueError(f"bbox is {_some(numbers)}")
+            found["boxes"].append([x, y, x + width, y + height])
+            if with_labels:
+                if not isinstance(entity["label"], str):
+                    raise ValueError(f"label is {_some(entity['label'])}")
+                found["labels"].append(entity["label"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f'{path} must be a JSON list of {{"bbox": [x, y, width, height], "label": "man"}} '
-            f"(label where the model takes classes): {error!r}"
+            f"(boxes in pixels, label where the model takes classes): {_some(error)}"
         ) from error
-    return found
+    return found if with_labels else {"boxes": found["boxes"]}
+
+
+def _one_line(error: BaseException) -> str:
+    """Return a message on one line that a terminal shows as it is."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not np.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is no number to compare with")
+    return value
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(1, f"error: {message}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the scene graphs of images, one line of JSON each."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    """Print the scene graphs of images, one line of JSON each.
+
+    The exit code is 1 where something cannot be used, which one line names.
+    """
+    parser = _Parser(description=main.__doc__)
     parser.add_argument("model", help=".onnx file of tools/export_model.py")
     parser.add_argument("images", nargs="+")
     parser.add_argument(
@@ -756,7 +877,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "and models that take boxes",
     )
     parser.add_argument("--top-k", type=int, default=20)
-    parser.add_argument("--min-score", type=float, default=0.0)
+    parser.add_argument("--min-score", type=_finite, default=0.0)
     args = parser.parse_args(arguments)
     try:
         predictor = OnnxPredictor(args.model)
@@ -765,10 +886,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given = _read_boxes(args.boxes, with_labels="classes" in predictor.input_names)
         for image in args.images:
             graph = predictor(image, top_k=args.top_k, min_score=args.min_score, **given)
-            sys.stdout.write(json.dumps(graph, ensure_ascii=False) + "\n")
-    except ValueError as error:
-        parser.exit(1, f"error: {error}\n")
+            _print_json(graph)
+    except BrokenPipeError:  # of a reader that ended early; Python would try it again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError, MemoryError) as error:
+        parser.exit(1, f"error: {_one_line(error)}\n")
     return 0
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    """Print JSON, readable where the encoding of the output has all its letters."""
+    text = json.dumps(content, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(content)
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -177,7 +177,7 @@ class SceneGraph:
                 read; None for all.
 
         Returns:
-            uint8 (H', W', 3) RGB; :func:`~vrd_d2.visualization.scene_graph_image.save_image`
+            uint8 (H', W', 3) RGB; :func:`~vrd_d2.data.images.saving.save_image`
             writes it.
 
         Raises:
@@ -263,8 +263,12 @@ def draw_heat_map(
 
 
 def check_patterns(patterns: Sequence[str]) -> None:
-    """Raise ValueError if a pattern can match no triplet, as it has less than three parts."""
+    """Raise ValueError if a pattern is no text, or can match no triplet as it lacks a part."""
+    if not isinstance(patterns, Sequence):
+        raise ValueError(f"{patterns!r} are no patterns: give a number of relations, or a list")
     for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise ValueError(f"{pattern!r} is no triplet: write it as a text")
         if "*" not in pattern and len(pattern.split()) < 3:
             raise ValueError(
                 f"{pattern!r} is no triplet: write subject, predicate and object, * for any, "

@@ -243,10 +243,15 @@ def test_public_annotation_without_images(run, samples, tmp_path):
     code, out, _ = run("stats", "vrd_test", "--root", tmp_path)
     assert code == 0 and "7,638" in out and "1,000 images, whose size" in out
     code, out, _ = run("check", "vrd_test", "--root", tmp_path, "--workers", 0, "--show", 1)
-    assert code == 1 and "1000 images, 1000 errors, 186 warnings" in out
+    assert code == 1 and "1000 images, 1000 errors, 187 warnings" in out
     arguments = ("convert", "vrd_test", tmp_path / "vrd.json", "--root", tmp_path)
-    code, _, err = run(*arguments, "--missing-images", "keep")
-    assert code == 1 and "is not known, since the annotation does not state it" in err
+    assert run(*arguments)[0] == 1  # the images are missing, which is an error by default
+    code, out, _ = run(*arguments, "--missing-images", "keep")
+    assert code == 0 and "1000 images, 7638 relations" in out
+    written = load_relations_json(tmp_path / "vrd.json", missing_images="keep")
+    assert len(written) == 1000 and not any("width" in record for record in written)
+    code, out, _ = run("check", tmp_path / "vrd.json", "--workers", 0, "--show", 1)
+    assert code == 1 and "1000 errors" in out and "1000 have no size" in out
 
 
 def test_raw_visual_genome(run, samples, tmp_path):

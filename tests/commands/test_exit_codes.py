@@ -18,7 +18,8 @@ COMMANDS = ("train", "predict", "evaluate", "dataset", "export", "demo")
 COMPLETE = {
     *("datasets/prepare_scenes.py", "datasets/prepare_vg.py"),
     *("tools/train_net.py", "tools/train_small_clip.py", "tools/web_demo.py"),
-    *(f"tools/benchmarks/{name}.py" for name in ("data", "evaluator", "imports", "model")),
+    *(f"tools/benchmarks/{name}.py" for name in ("data", "disk_full", "evaluator", "imports")),
+    "tools/benchmarks/model.py",
     *(f"tools/benchmarks/{name}.py" for name in ("training", "union_clip")),
     "tools/draw_readme_images.py",
 }

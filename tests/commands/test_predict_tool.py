@@ -326,6 +326,15 @@ def test_two_processes_share_the_work(model, photos, tmp_path):
     assert len(load_relations_json(out / "predictions.json")) == 3
 
 
+@pytest.mark.parametrize(("rank", "shards"), [("x", "2"), ("0", ""), ("2", "2"), ("-1", "2")])
+def test_numbers_of_processes_that_cannot_be(run, scenes, tmp_path, monkeypatch, rank, shards):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", shards)
+    code, printed = run(scenes[0], "--output", tmp_path / "out", "--no-drawings", "--html", "none")
+    assert code == 1 and ("RANK" in printed or "WORLD_SIZE" in printed)
+    assert "Traceback" not in printed
+
+
 def test_shards_without_torchrun_come_together_at_the_last(run, scenes, tmp_path, monkeypatch):
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -1,6 +1,8 @@
 """Errors of tools: a line and an exit code, or a traceback with what to report."""
 
 import errno
+import io
+import json
 import multiprocessing
 import subprocess
 import sys
@@ -59,6 +61,46 @@ def test_what_users_can_mend_is_one_line(error, part, capsys):
     assert run_tool(raising(error)) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and part in line
+
+
+@pytest.mark.parametrize(
+    ("encoding", "printed"),
+    [
+        ("ascii", rb"B\xe4r \u72d7 \ud800"),
+        ("latin-1", rb"B" + b"\xe4" + rb"r \u72d7 \ud800"),
+        ("utf-8", "Bär 狗 ".encode() + rb"\ud800"),
+    ],
+)
+def test_names_that_the_terminal_cannot_show(encoding, printed, monkeypatch):
+    """Names come from anywhere: a letter that a stream does not know is escaped, not an error."""
+    streams = {}
+    for name in ("stdout", "stderr"):
+        streams[name] = io.TextIOWrapper(io.BytesIO(), encoding)
+        monkeypatch.setattr(sys, name, streams[name])
+    assert run_tool(lambda: print("Bär 狗 \ud800")) == 0
+    assert run_tool(raising(ValueError("Bär 狗"))) == 1
+    for stream in streams.values():
+        stream.flush()
+    assert streams["stdout"].buffer.getvalue().strip() == printed
+    assert b"error: B" in streams["stderr"].buffer.getvalue()
+
+
+def test_a_tool_prints_names_to_an_ascii_terminal(tmp_path, monkeypatch):
+    from vrd_d2.commands import dataset
+
+    objects = [{"id": i, "image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5]} for i in (1, 2)]
+    content = {
+        "images": [{"id": 1, "file_name": "狗.jpg", "width": 10, "height": 10}],
+        "annotations": objects,
+        "categories": [{"id": 1, "name": "Bär"}],
+        "predicates": [{"id": 1, "name": "nächst"}],
+        "relations": [{"id": 1, "image_id": 1, "subject_id": 1, "object_id": 2, "predicate_id": 1}],
+    }
+    (tmp_path / "names.json").write_text(json.dumps(content))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    assert dataset.main(["stats", str(tmp_path / "names.json")]) == 0
+    sys.stdout.flush()
+    assert rb"B\xe4r" in sys.stdout.buffer.getvalue()
 
 
 @pytest.mark.parametrize("package", ["torch", "detectron2"])

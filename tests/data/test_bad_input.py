@@ -207,11 +207,11 @@ CALLS = [
      ["zero-shot", "{data}", "{folder}/other.json"],
      ["{data} and {folder}/other.json have different classes or predicates: convert one"]),
     ("an unknown name among zero-shot triplets", scenes_with('[["man", "onn", "hat"]]'),
-     ["stats", "scenes_test", "--root", "{folder}"],
-     ["{folder}/scenes/zero_shot.json: unknown predicate 'onn'; did you mean 'on'"]),
+     ["check", "scenes_test", "--root", "{folder}"],
+     ["{folder}/scenes/zero_shot.json: row 0", "unknown predicate 'onn'; did you mean 'on'"]),
     ("zero-shot triplets of two names", scenes_with('[["man", "hat"]]'),
-     ["stats", "scenes_test", "--root", "{folder}"],
-     ["{folder}/scenes/zero_shot.json", "it must be a JSON list of [subject name, predicate"]),
+     ["check", "scenes_test", "--root", "{folder}"],
+     ["{folder}/scenes/zero_shot.json: row 0", "it must be a JSON list of [subject name"]),
 ]  # fmt: skip
 
 
@@ -255,9 +255,9 @@ CONFIGS = [
     ("a policy that is none", PREDCLS, ["DATASETS.MISSING_IMAGES", "drop"], None,
      ["missing_images is 'drop': choose one of error, skip"]),
     ("a test set that is none", PREDCLS, ["DATASETS.TEST", ("scene_test",)], load_all,
-     ["there is no dataset 'scene_test' (did you mean", "DATASETS.REGISTER"]),
+     ["nor a registered dataset 'scene_test'; did you mean scenes_test", "DATASETS.REGISTER"]),
     ("a training set that is none", PREDCLS, ["DATASETS.TRAIN", ("nowhere",)], train,
-     ["there is no dataset 'nowhere': correct DATASETS.TRAIN and TEST"]),
+     ["nor a registered dataset 'nowhere'", "correct DATASETS.TRAIN and TEST"]),
     ("a list that is not there", PREDCLS, ["DATASETS.EXCLUDE", "{folder}/bad.txt"], None,
      ["{folder}/bad.txt", "an image's file name a line"]),
     ("another vocabulary", PREDCLS, ["MODEL.VOCABULARY", "vrd"], train,

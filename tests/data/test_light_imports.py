@@ -86,11 +86,8 @@ def test_a_built_in_dataset_loads_without_the_catalog(repository, tmp_path):
     relation = {"subject": row, "predicate": 1, "object": {**row, "category": 6}}
     (tmp_path / "vrd/annotations_test.json").write_text(json.dumps({"a.jpg": [relation]}))
     code = f"""
-from pathlib import Path
-from vrd_d2.data.datasets.builtin import builtin_names
-from vrd_d2.data.datasets.loading import load_split
-spec, split = builtin_names()["vrd_test"]
-(record,) = load_split(spec, Path({str(tmp_path)!r}), split, missing_images="keep").records
+from vrd_d2.data.datasets.opening import open_dataset
+(record,) = open_dataset("vrd_test", root={str(tmp_path)!r}).records
 print(record["relations"].tolist())
 """
     assert run_light(repository, code).strip() == "[[0, 1, 1]]"

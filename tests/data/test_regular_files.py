@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vrd_d2.commands.evaluate import read_list
+from vrd_d2.commands.evaluate import read_counts
 from vrd_d2.data.captions.files import CaptionFile
 from vrd_d2.data.csv_files import read_csv
 from vrd_d2.data.datasets.visual_genome_h5_files import read_h5
@@ -62,7 +62,7 @@ READERS = {
     "knowledge base": KnowledgeBase.load,
     "image": read_image,
     "image of exported models": read_image_of_exported_models,
-    "list of triplets": lambda path: read_list(path, "zero-shot", 3),
+    "counts": read_counts,
 }
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vrd_d2.commands.evaluate import read_list
+from vrd_d2.commands.evaluate import read_counts
 from vrd_d2.data.captions.files import CaptionFile
 from vrd_d2.data.csv_files import read_csv
 from vrd_d2.data.image_existence import read_name_list
@@ -32,12 +32,12 @@ LINE = {"image_id": 1, "gt_boxes": [], "gt_classes": [], "gt_relations": []}
 # Reader, text, and a part of what it returns.
 READERS = {
     "lines": (lambda path: list(read_json_lines(path)), json.dumps(LINE), "image_id"),
-    "lines of truth": (lambda path: list(read_ground_truth(path)[2]), json.dumps(LINE), "1"),
-    "truth": (lambda path: read_ground_truth(path)[0], json.dumps(DOCUMENT), "p"),
+    "lines of truth": (lambda path: list(read_ground_truth(path).images), json.dumps(LINE), "1"),
+    "truth": (lambda path: read_ground_truth(path).vocabulary, json.dumps(DOCUMENT), "p"),
     "vocabulary": (get_vocabulary, json.dumps(NAMES), "'a', 'b'"),
     "given boxes": (lambda path: load_given_boxes(path).of("1.png", (9, 9)), json.dumps(DOCUMENT),
                     "[]"),
-    "triplets": (lambda path: read_list(path, "zero-shot", 3), "[[1, 2, 3]]", "[1, 2, 3]"),
+    "counts": (read_counts, "[1, 2, 3]", "[1, 2, 3]"),
     "captions in JSON": (captions("json"), '["a man"]', "['a man']"),
     "captions in lines": (captions("jsonl"), '{"caption": "a man"}', "['a man']"),
     "captions as text": (captions("text"), "a man", "['a man']"),

@@ -38,6 +38,17 @@ def test_boxes_of_the_table():
         ([1, 2, "x", 5, "man"], "box 1: x, y, width and height must be numbers"),
         ([1, 2, None, 5, "man"], "box 1: x, y, width and height must be numbers"),
         ([1, 2, float("nan"), 5, "man"], "box 1: width and height must be greater than 0"),
+        ([1, 2, 10**400, 5, "man"], "box 1: x, y, width and height must be numbers"),
+        ([1, 2, "9" * 5000, 5, "man"], "box 1"),
+        ([1, float("inf"), 3, 5, "man"], "box 1"),
+        ([[1], 2, 3, 5, "man"], "box 1: x, y, width and height must be numbers"),
+        ([1, 2, 3, 5], "box 1"),
+        ([1, 2, 3, 4, 5, "man"], "box 1"),
+        ("1234m", "box 1"),
+        ([1, 2, 3, 5, "\ud800"], "box 1.*ud800"),
+        ([1, 2, 3, 5, "a\x1b[31m"], r"box 1.*x1b"),
+        (7, "box 1"),
+        (None, "box 1"),
     ]:
         with pytest.raises(ValueError, match=message):
             boxes_of([row])
@@ -91,6 +102,13 @@ def test_sgdet_keeps_the_classes_of_its_detector(models, noise_image, tmp_path):
             "30 names and 60 predicates are 54000 triplets: at most 50000",
         ),
         ({"rows": ROWS, "max_pixels": 30_000}, "the limit is 0.03 million"),
+        ({"rows": ROWS, "predicates": ["on", "\ud800"]}, "ud800"),
+        ({"rows": ROWS, "predicates": ["on\u202e"]}, "u202e"),
+        ({"rows": ROWS, "top_k": 0}, "top_k is 0"),
+        ({"rows": ROWS, "top_k": None}, "top_k is None"),
+        ({"rows": ROWS, "min_score": float("nan")}, "min_score is nan"),
+        ({"rows": ROWS, "min_score": None}, "min_score is None"),
+        ({"rows": ROWS, "min_entity_score": "x"}, "min_entity_score is 'x'"),
     ],
 )
 def test_wrong_input_is_a_message(models, noise_image, tmp_path, options, message):

@@ -243,12 +243,25 @@ def test_too_large_an_upload_is_refused(server):
     assert status == 413
 
 
-def post(server: str, name: str, content: bytes) -> tuple[int, str]:
+def test_other_sites_are_refused(server):
+    """By the server as people start it; a large body gets its answer, too."""
+    address = server.removeprefix("http://")
+    for headers in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}):
+        status, text = post(server, "a.png", b"x", **headers)
+        assert status == 403 and ("no name of the demo" in text or "another site" in text)
+    connection = http.client.HTTPConnection(address, timeout=60)
+    kind = {"Content-Type": "application/json"}
+    connection.request("POST", "/gradio_api/queue/join", (b"x" * 10**6 for _ in range(150)), kind)
+    assert connection.getresponse().status == 413
+    assert post(server, "a.png", b"x", Origin=server)[0] == 200
+
+
+def post(server: str, name: str, content: bytes, **headers: str) -> tuple[int, str]:
     """Upload past the page, under any name."""
     connection = http.client.HTTPConnection(server.removeprefix("http://"), timeout=60)
     head = f'Content-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
     body = b"--edge\r\n" + head.encode() + content + b"\r\n--edge--\r\n"
-    kind = {"Content-Type": "multipart/form-data; boundary=edge"}
+    kind = {"Content-Type": "multipart/form-data; boundary=edge", **headers}
     connection.request("POST", "/gradio_api/upload", body, kind)
     response = connection.getresponse()
     return response.status, response.read().decode()

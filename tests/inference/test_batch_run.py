@@ -319,3 +319,21 @@ def test_broken_settings_are_named(tmp_path, content):
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=r"settings"):
         start([image(tmp_path / "a.png")], tmp_path / "out")
+
+
+def test_drawings_may_be_jpegs(tmp_path):
+    inputs, output = [image(tmp_path / "a.png")], tmp_path / "out"
+    run = predicted(inputs, output, drawings=1, drawing_format="jpg")
+    assert run.done == 1
+    (drawing,) = (output / "drawings").iterdir()
+    assert drawing.name == "a.jpg" and Image.open(drawing).format == "JPEG"
+    assert predicted(inputs, output, drawings=1, drawing_format="jpg").skipped == 1
+    with pytest.raises(ValueError, match="drawing_format"):
+        start(inputs, output, drawings=1)
+
+
+def test_a_folder_of_a_version_without_formats_of_drawings_is_continued(tmp_path):
+    inputs, output = [image(tmp_path / "a.png")], tmp_path / "out"
+    predicted(inputs, output, drawings=1)
+    assert "drawing_format" not in json.loads((output / "settings.json").read_text())
+    assert predicted(inputs, output, drawings=1).skipped == 1

@@ -1,5 +1,6 @@
 """Images through a predictor, alone and in lists, with found and with given boxes."""
 
+import io
 import pickle
 import re
 from pathlib import Path
@@ -85,6 +86,55 @@ def test_what_is_no_image_is_refused(make, image, message):
     for call in (predictor, predictor.explain, lambda image: predictor([image])):
         with pytest.raises(ValueError, match=message):
             call(image)
+
+
+def test_a_broken_image_of_pillow_is_named(make, tmp_path):
+    """It is decoded when it is used, and not when it is opened."""
+    predictor, _ = make("quickstart/relclip_sgdet.yaml")
+    noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    for kind in ("jpeg", "png", "gif", "tiff"):
+        file = io.BytesIO()
+        Image.fromarray(noise).save(file, kind)
+        path = tmp_path / f"cut.{kind}"
+        path.write_bytes(file.getvalue()[: len(file.getvalue()) * 2 // 3])
+        try:
+            image = Image.open(path)
+        except OSError:  # its head is at the end
+            continue
+        with pytest.raises(ValueError, match=rf"cut\.{kind}.*get it again"):
+            predictor(image)
+    with pytest.raises(ValueError, match="of Pillow"):
+        predictor(Image.open(io.BytesIO((tmp_path / "cut.png").read_bytes())))
+
+
+def test_options_of_other_types_are_refused(make):
+    """With the name of the option, not in the words of numpy."""
+    predictor, record = make("relclip_predcls.yaml")
+    boxes = [annotation["bbox"] for annotation in record["annotations"]]
+    file, names = record["file_name"], ["man", "dog", "hat"]
+    for options, message in (
+        ({"labels": [["man"], "dog", "hat"]}, r"object class \['man'\]"),
+        ({"labels": [{}, "dog", "hat"]}, r"object class \{\}"),
+        ({"labels": ["\ud800", "dog", "hat"]}, "ud800"),
+        ({"labels": 5}, "labels is 5"),
+        ({"labels": names[:2]}, r"\(2,\) for 3 boxes"),
+        ({"min_score": None}, "min_score is None"),
+        ({"min_score": "0.5"}, "min_score is '0.5'"),
+        ({"min_score": float("nan")}, "min_score is nan"),
+        ({"min_entity_score": []}, r"min_entity_score is \[\]"),
+        ({"predicates": 5}, "predicates are 5"),
+        ({"predicates": [["on"]]}, r"predicate \['on'\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            predictor(file, **{"boxes": boxes, "labels": names, **options})
+    with pytest.raises(ValueError, match="boxes for no list of images"):
+        predictor([file], boxes=5, labels=[names])
+    for choose in (None, 2.5, [5], [None]):
+        with pytest.raises(ValueError, match=r"pattern|triplet"):
+            predictor.explain(file, boxes=boxes, labels=names, choose=choose)
+    detector, _ = make("quickstart/relclip_sgdet.yaml")
+    with pytest.raises(ValueError, match="max_overlap is 'a'"):
+        detector(file, max_overlap="a")
 
 
 def test_one_text_in_place_of_a_list(make):

@@ -64,3 +64,44 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     with pytest.raises(ValueError, match=r"pipe\.mp4"):
         list(read_frames(tmp_path / "pipe.mp4"))
+
+
+@needs_opencv
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 1e300])
+def test_what_opencv_says_of_broken_videos(tmp_path, monkeypatch, value):
+    """Sides and rates may be anything, and a decoder may fail in its own way."""
+    import cv2
+
+    (tmp_path / "clip.avi").write_bytes(b"RIFF")
+    fails = [False]
+
+    class Video:
+        frames = 2
+
+        def __init__(self, path):
+            pass
+
+        def isOpened(self):
+            return True
+
+        def get(self, what):
+            return value
+
+        def grab(self):
+            self.frames -= 1
+            return self.frames >= 0
+
+        def retrieve(self):
+            if fails[0]:
+                raise cv2.error("(-215:Assertion failed)")
+            return True, np.zeros((4, 5, 3), np.uint8)
+
+        def release(self):
+            pass
+
+    monkeypatch.setattr(cv2, "VideoCapture", Video)
+    seconds = [frame.seconds for frame in read_frames(tmp_path / "clip.avi", every=1)]
+    assert seconds == pytest.approx([0, 0], abs=1e-9)
+    fails[0] = True
+    with pytest.raises(ValueError, match=r"clip\.avi.*Assertion"):
+        list(read_frames(tmp_path / "clip.avi"))

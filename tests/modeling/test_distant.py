@@ -1,6 +1,7 @@
 """Distant supervision: labels of a knowledge base, weights of candidates, what is not read."""
 
 import itertools
+import os
 import re
 import subprocess
 import sys
@@ -97,6 +98,59 @@ def test_folders_of_other_settings_and_damaged_ones(tmp_path):
     store.shard(1).write_bytes(store.shard(0).read_bytes()[:100])
     with pytest.raises(ValueError, match=r"000001\.npz"):
         CandidateWeights(folder).lookup(1, np.zeros(0), np.zeros(0))
+
+
+def changed(**arrays):
+    def change(path):
+        with np.load(path) as content:
+            np.savez(path, **{**content, **arrays})
+
+    return change
+
+
+def as_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def as_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+ODD_SHARDS = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-40]),
+    "empty": lambda path: path.write_bytes(b""),
+    "npy": lambda path: np.save(path.open("wb"), np.zeros(3)),
+    "no_key": lambda path: np.savez(path, pictures=np.array("[]")),
+    "pickle": changed(weights=np.array([{}], object)),
+    "nan": changed(weights=np.array([0.2, np.nan], np.float16)),
+    "negative": changed(weights=np.array([0.2, -0.5], np.float16)),
+    "longer": changed(weights=np.array([0.2, 0.3, 0.4], np.float16)),
+    "more_pairs": changed(pairs=np.zeros((3, 2), np.int32)),
+    "no_predicate": changed(predicates=np.array([0, 4], np.int16)),
+    "fractions": changed(pairs=np.zeros((1, 2))),
+    "other_images": changed(pictures=np.array('["7", "8"]')),
+    "no_json": changed(pictures=np.array('["7"')),
+    "folder": as_folder,
+    "pipe": as_pipe,
+}
+
+
+@pytest.mark.parametrize("kind", ODD_SHARDS)
+def test_an_odd_shard_is_named(kind, tmp_path, caplog):
+    store = CandidateWeights.create(tmp_path, 4, {})
+    store.add(0, [(7, np.array([[0, 1]]), np.array([[0.2, 0, 0, 0.6]]))])
+    assert store.has(0) and not store.has(1) and not caplog.records
+    ODD_SHARDS[kind](store.shard(0))
+    with pytest.raises(ValueError, match=r"000000\.npz.*score_candidates"):
+        CandidateWeights(tmp_path).lookup("7", np.array([0]), np.array([1]))
+    assert not store.has(0)
+    (line,) = caplog.records
+    assert str(store.shard(0)) in line.getMessage()
+    if kind in ("folder", "pipe"):
+        with pytest.raises(ValueError, match=r"000000\.npz"):
+            store.add(0, [])
 
 
 def test_weights_replace_equal_shares(base, tmp_path):
@@ -236,8 +290,12 @@ def test_candidates_are_scored_by_a_model_and_the_rest_goes_on(distant_cfg, repo
     shards = sorted(folder.glob("*.npz"))
     written = shards[0].stat().st_mtime_ns
     shards[1].unlink()
+    damaged = shards[2].read_bytes()[:-50]
+    shards[2].write_bytes(damaged)
     second = run()
     assert second.returncode == 0, second.stderr
+    assert sum(str(shards[2]) in line for line in second.stderr.splitlines()) == 1
+    assert shards[2].read_bytes() != damaged
     assert shards[0].stat().st_mtime_ns == written and shards[1].is_file()
     refused = run("MODEL.RELATION.REQUIRE_OVERLAP", "True")
     assert refused.returncode == 1 and refused.stderr.splitlines()[-1].startswith("error: ")

@@ -1,14 +1,11 @@
 """Images of scene graphs: what is drawn in which colour, and that nothing breaks them."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from PIL import Image
 
 from vrd_d2.visualization.canvas import Canvas, entity_colour
 from vrd_d2.visualization.placement import STATUS
-from vrd_d2.visualization.scene_graph_image import draw_scene_graph, save_image
+from vrd_d2.visualization.scene_graph_image import draw_scene_graph
 
 GREY = np.full((300, 400, 3), 90, np.uint8)
 MAN_HORSE = np.array([[40.0, 60, 150, 280], [200, 80, 380, 290]])
@@ -159,11 +156,3 @@ def test_edge_cases_are_drawn(name: str, status: str | None) -> None:
 def test_wrong_images_are_refused(image: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=f"image_rgb.*{message}"):
         draw_scene_graph(image, MAN_HORSE, ["man", "horse"], [(0, 1, "on")])
-
-
-def test_save_image_round_trip(tmp_path: Path) -> None:
-    drawn = draw_scene_graph(GREY, MAN_HORSE, ["man", "horse"], [(0, 1, "on")])
-    save_image(tmp_path / "new" / "image.png", drawn)
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new" / "image.png")), drawn)
-    with pytest.raises(ValueError, match=r"image\.xyz"):
-        save_image(tmp_path / "image.xyz", drawn)

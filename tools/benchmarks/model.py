@@ -4,7 +4,7 @@
 A ViT-B/32 with random weights, one 800x600 image, 80 boxes, all 6,320 ordered pairs. All stages
 run side by side in one process; read the ratios, not the seconds.
 
-    python tools/benchmarks/model.py [--precision fp32 bf16] [--attention full subject axial]
+    python tools/benchmarks/model.py [--precision fp32 bf16] [--attention full subject axial] \\
         [--device cuda]
 """
 

@@ -8,6 +8,7 @@ from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from vrd_d2 import assets
+from vrd_d2.checkpoint.downloads import local_file
 from vrd_d2.checkpoint.renamed_weights import with_new_names
 from vrd_d2.checkpoint.stamp import STAMP, check_stamp
 from vrd_d2.checkpoint.weights_files import read_safetensors, read_tensors, read_zoo_pickle
@@ -53,10 +54,9 @@ def read_stamp(path: str) -> Mapping[str, Any]:
     Raises:
         ValueError: the file is missing, holds code, or has no stamp.
     """
-    if not PathManager.isfile(path):
-        raise ValueError(f"there is no weights file {path}")
+    file = local_file(path)
     try:
-        stored = read_tensors(path).get(STAMP)
+        stored = read_tensors(file).get(STAMP)
         if not isinstance(stored, Mapping) or not {"config", "objects"} <= stored.keys():
             raise ValueError("it holds no config: give the YAML as well")
     except ValueError as error:
@@ -130,8 +130,7 @@ def load_weights(model: nn.Module, path: str, *, expected: Mapping[str, Any] | N
     Raises:
         ValueError: the file is missing, holds code, or does not fit.
     """
-    if "://" not in path and not PathManager.isfile(path):
-        raise ValueError(f"there is no weights file {path}")
+    file = local_file(path)
     if path.endswith((".onnx", ".pt2", ".ts")):
         raise ValueError(
             f"{path} is an exported model, no checkpoint: tools/predict.py takes ONNX as --model"
@@ -139,4 +138,5 @@ def load_weights(model: nn.Module, path: str, *, expected: Mapping[str, Any] | N
     try:
         StrictCheckpointer(model, expected).load(path)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        stored = "" if file == path else f", stored as {file}"
+        raise ValueError(f"{path}{stored}: {error}") from error

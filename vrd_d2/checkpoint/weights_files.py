@@ -1,6 +1,7 @@
 """Reading of weights files of every format, as tensors, arrays and plain values, never as code."""
 
 import pickle
+import textwrap
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
@@ -11,9 +12,15 @@ from safetensors.torch import load_file
 from vrd_d2.checkpoint.array_pickle import read_array_pickle
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its type where there is none."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type where there is none.
+
+    A long one is cut between words.
+    """
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return textwrap.shorten(lines[0], 200, placeholder=" ...")
 
 
 def read_safetensors(file: str) -> Mapping[str, torch.Tensor]:

@@ -9,9 +9,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from vrd_d2.addresses import refuse_address
+
 # What stands at the top of Detectron2's configs: sections, and keys without a section.
 SECTIONS = ("DATALOADER", "DATASETS", "GLOBAL", "INPUT", "MODEL", "SOLVER", "TEST")
 TOP_KEYS = ("CUDNN_BENCHMARK", "OUTPUT_DIR", "SEED", "VERSION", "VIS_PERIOD")
+# Arguments that may be an internet address; all others that look like one are meant as files.
+ADDRESSES = ("weights", "dist_url", "title", "opts", "old_opts")
 OVERRIDES_HELP = "overrides of the config, at the end of the command: KEY VALUE KEY VALUE ..."
 
 
@@ -53,7 +57,9 @@ class Parser(argparse.ArgumentParser):
         """Parse a command; pairs at its end belong to no option, even one with several values."""
         argv = list(sys.argv[1:] if args is None else args)
         if not self._takes_overrides:
-            return super().parse_args(argv, namespace)
+            found = super().parse_args(argv, namespace)
+            self._refuse_addresses(found)
+            return found
         start = self._start_of_overrides(argv)
         found = super().parse_args(argv[:start], namespace)
         old = vars(found).pop("old_opts", None)
@@ -67,7 +73,21 @@ class Parser(argparse.ArgumentParser):
         for text in getattr(found, self._inputs) if self._inputs else ():
             if is_key(str(text)) and not os.path.exists(text):
                 self.error(f"{text} is a key of the config: KEY VALUE pairs stand at the end")
+        self._refuse_addresses(found)
         return found
+
+    def _refuse_addresses(self, found: argparse.Namespace) -> None:
+        """End with 1 where an internet address is given for a file."""
+        for name, value in vars(found).items():
+            if name in ADDRESSES:
+                continue
+            for text in _flat(value):
+                try:
+                    refuse_address(text)
+                    if isinstance(text, str):
+                        refuse_address(text.partition("=")[2])  # NAME=FILE
+                except ValueError as error:
+                    self.error(str(error))
 
     def _start_of_overrides(self, argv: Sequence[str]) -> int:
         """Return where the KEY VALUE pairs at the end begin."""
@@ -93,6 +113,13 @@ def add_annotated_pairs(parser: argparse.ArgumentParser) -> None:
         help="rank the annotated pairs alone (predcls and sgcls); without it as the protocol does: "
         "vrd ranks them, the others all pairs",
     )
+
+
+def _flat(value: Any) -> list:
+    """Return the items of a list of lists, or the value alone."""
+    if isinstance(value, (list, tuple)):
+        return [item for part in value for item in _flat(part)]
+    return [value]
 
 
 def is_key(text: str) -> bool:

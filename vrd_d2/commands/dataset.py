@@ -11,14 +11,12 @@ registered dataset, whose files are below --root. datasets/README.md describes f
 """
 
 import argparse
-import difflib
 import json
 import logging
 import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,84 +25,17 @@ from vrd_d2.commands.run_tool import run_tool
 from vrd_d2.data.image_existence import POLICIES
 
 if TYPE_CHECKING:
-    from vrd_d2.data.vocabulary import Vocabulary
-
-UNKNOWN = 10**8  # pixels, of a size that is not annotated
+    from vrd_d2.data.datasets.opening import Source
 
 
-@dataclass
-class Source:
-    """A dataset that has been read: its images and names."""
-
-    name: str
-    records: Sequence[dict]
-    objects: list[str]
-    predicates: list[str]
-    image_root: str | None
-    json_file: str | None = None  # if it is one
-
-    def vocabulary(self) -> "Vocabulary":
-        """Return its names; raise ValueError for boxes only."""
-        from vrd_d2.data.vocabulary import Vocabulary
-
-        if not self.predicates:
-            raise ValueError(
-                f"{self.name} has boxes only: name the predicates that go with it, "
-                "--vocabulary vg150 or a JSON"
-            )
-        return Vocabulary(self.objects, self.predicates)
-
-
-def is_file(data: str) -> bool:
-    """Return whether a dataset is given as a file."""
-    return data.endswith(".json") or Path(data).is_file()
-
-
-def read(data: str, args: argparse.Namespace, *, missing_images: str = "keep") -> Source:
+def read(data: str, args: argparse.Namespace, *, missing_images: str = "keep") -> "Source":
     """Load a file or a registered dataset."""
-    if is_file(data):
-        return read_file(data, args.images, missing_images=missing_images)
-    return read_registered(data, args.root, missing_images=missing_images)
+    from vrd_d2.data.datasets.opening import open_dataset
+
+    return open_dataset(data, images=args.images, root=args.root, missing_images=missing_images)
 
 
-def read_file(path: str, images: str | None, *, missing_images: str) -> Source:
-    """Load a JSON file, without torch and Detectron2."""
-    from vrd_d2.data.formats.relations_json import read_packed
-    from vrd_d2.data.image_existence import drop_missing_images
-
-    root = os.path.dirname(path) if images is None else images
-    records, names = read_packed(path, root)
-    records = drop_missing_images(records, missing_images=missing_images, source=path)
-    predicates = names.get("predicate_classes", [])
-    return Source(path, records, names["thing_classes"], predicates, root, path)
-
-
-def read_registered(name: str, root: str | None, *, missing_images: str) -> Source:
-    """Load a registered dataset, whose files are below `root`."""
-    from detectron2.data import DatasetCatalog, MetadataCatalog
-
-    from vrd_d2.data.datasets.setup import register_builtin_datasets
-
-    register_builtin_datasets(root, missing_images=missing_images)
-    if name not in DatasetCatalog:
-        near = difflib.get_close_matches(name, list(DatasetCatalog), n=3)
-        raise ValueError(
-            f"there is neither a file nor a registered dataset {name!r}"
-            + (f"; did you mean {' or '.join(near)}?" if near else ": give the path of its JSON")
-        )
-    records = DatasetCatalog.get(name)
-    metadata = MetadataCatalog.get(name)  # after the catalog, which may set it
-    return Source(
-        name,
-        records,
-        list(metadata.get("thing_classes", ())),
-        list(metadata.get("predicate_classes", ())),
-        metadata.get("image_root"),
-        metadata.get("json_file"),
-    )
-
-
-def document_of(source: Source, vocabulary: str | None) -> dict[str, Any]:
+def document_of(source: "Source", vocabulary: str | None) -> dict[str, Any]:
     """Return the content of a dataset as relations_json, with the ids of its file if it has some.
 
     Args:
@@ -138,15 +69,10 @@ def write_part(document: dict[str, Any], records: Sequence[dict], path: Path) ->
     print(f"{path}: {len(part['images'])} images, {len(part['relations'])} relations")
 
 
-def some(texts: Sequence[object], count: int = 5) -> str:
-    """Return the first of a list, and how many more there are."""
-    more = f" and {len(texts) - count} more" if len(texts) > count else ""
-    return ", ".join(map(str, texts[:count])) + more
-
-
 def run_check(args: argparse.Namespace) -> int:
     """Check records and images; return 1 if there is an error."""
     from vrd_d2.data.images.check import check_images
+    from vrd_d2.data.source_files import write_text
 
     errors, warnings, source = check_records(args)
     bad = []
@@ -157,6 +83,10 @@ def run_check(args: argparse.Namespace) -> int:
             bad.append(problem.file_name)
             if problem.kind != "missing" or not listed:
                 errors.append(f"{source.name}: {problem.message}")
+        try:
+            source.zero_shot()
+        except ValueError as error:
+            errors.append(str(error))
         for note, files in found.notes.items():
             warnings.append(
                 f"{source.name}: {len(files)} images are not read as they are stored: {note} "
@@ -171,16 +101,16 @@ def run_check(args: argparse.Namespace) -> int:
         )
     elif args.bad_list is not None:
         names = [below(file_name, source.image_root) for file_name in bad]
-        args.bad_list.parent.mkdir(parents=True, exist_ok=True)
-        args.bad_list.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        write_text(args.bad_list, "".join(f"{name}\n" for name in names))
         print(f"{args.bad_list}: {len(names)} images, for DATASETS.EXCLUDE")
     size = "" if source is None else f"{len(source.records)} images, "
     print(f"{args.data}: {size}{len(errors)} errors, {len(warnings)} warnings")
     return int(bool(errors))
 
 
-def check_records(args: argparse.Namespace) -> tuple[list[str], list[str], Source | None]:
+def check_records(args: argparse.Namespace) -> tuple[list[str], list[str], "Source | None"]:
     """Return errors, warnings, and the dataset if it can be read."""
+    from vrd_d2.data.datasets.opening import is_file
     from vrd_d2.data.formats.relations_json import validate_relations_json
 
     if is_file(args.data):
@@ -199,14 +129,12 @@ def check_records(args: argparse.Namespace) -> tuple[list[str], list[str], Sourc
     return errors, warnings, source or read(args.data, args)
 
 
-def check_converted(source: Source) -> tuple[list[str], list[str], Source]:
+def check_converted(source: "Source") -> tuple[list[str], list[str], "Source"]:
     """Check the records of another format as the relations_json that they would become."""
     from vrd_d2.data.formats.relations_check import check_document
     from vrd_d2.data.formats.relations_document import to_document
 
-    # Where the annotation does not state a size, the missing image is the error.
-    sized = [{"width": UNKNOWN, "height": UNKNOWN, **record} for record in source.records]
-    document = to_document(sized, source.vocabulary(), source.image_root or os.curdir)
+    document = to_document(source.records, source.vocabulary(), source.image_root or os.curdir)
     findings = check_document(document, source.name)
     return findings.errors, findings.warnings, source
 
@@ -252,11 +180,11 @@ def run_stats(args: argparse.Namespace) -> int:
     print(statistics_table(statistics, source.objects, source.predicates, title=source.name))
     if args.output is not None:
         from vrd_d2.data.analysis.plots import write_statistics_plots
+        from vrd_d2.data.source_files import write_text
 
-        args.output.mkdir(parents=True, exist_ok=True)
         content = statistics_json(statistics, source.objects, source.predicates)
         path = args.output / "statistics.json"
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(content, indent=1) + "\n")
         names = {"objects": source.objects, "predicates": source.predicates}
         title = Path(source.name).name
         plots = write_statistics_plots(statistics, args.output, title=title, **names)

@@ -14,7 +14,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,9 +21,12 @@ from typing import TYPE_CHECKING
 from vrd_d2 import assets
 from vrd_d2.commands.arguments import Parser
 from vrd_d2.commands.run_tool import run_tool
+from vrd_d2.demo.storage import Storage, working_folder
 from vrd_d2.tasks import Task
 
 if TYPE_CHECKING:
+    from starlette.middleware import Middleware
+
     from vrd_d2.demo.answers import Example
     from vrd_d2.demo.models import DemoModel
 
@@ -47,11 +49,28 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--host", default="127.0.0.1", help="0.0.0.0 shows the page to the whole network")
     add("--port", type=int, default=7860)
+    add(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a further name of the page, such as that of a proxy; may be repeated",
+    )
     add("--share", action="store_true", help="a public link through Gradio's servers")
-    add("--max-mb", type=int, default=20, help="largest upload")
-    add("--max-pixels", type=float, default=50, help="largest image, million pixels")
+    add("--max-mb", type=int, default=20, help="largest upload (%(default)s)")
+    add(
+        "--max-total-mb",
+        type=int,
+        default=2000,
+        help="all uploads and results of the last hour together (%(default)s)",
+    )
+    add("--max-pixels", type=float, default=50, help="largest image, million pixels (%(default)s)")
     parser.add_overrides(old_option="--opts")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for name in ("max_mb", "max_total_mb", "max_pixels"):
+        if not 0 < getattr(args, name) < 1e6:
+            parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}: more than 0")
+    return args
 
 
 def shipped_models(opts: Sequence[str]) -> "list[DemoModel]":
@@ -115,11 +134,24 @@ def drawn_scenes(generator: Path, folder: Path) -> "list[Example]":
     ]
 
 
+def guard_of(args: argparse.Namespace, storage: Storage) -> "Middleware":
+    """Return what refuses requests of other sites and too large ones, as the page takes it."""
+    from starlette.middleware import Middleware
+
+    from vrd_d2.demo.guard import Guard, Hosts
+
+    # A public link has a name that Gradio's servers choose.
+    hosts = Hosts(args.host, [*args.allow_host, *(["*.gradio.live"] if args.share else [])])
+    return Middleware(Guard, hosts=hosts, storage=storage, max_upload=args.max_mb * 2**20)
+
+
 def serve(args: argparse.Namespace, folder: Path) -> None:
     """Show the page until the process is stopped."""
     # Read when Gradio is imported. Uploads go where they are removed at the end.
-    os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
+    storage = Storage(folder, args.max_total_mb * 10**6)
+    os.environ["GRADIO_TEMP_DIR"] = str(storage.uploads)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_NUM_WORKERS"] = "0"  # processes that would take uploads past the guard
     try:
         import gradio
     except ModuleNotFoundError as error:
@@ -134,7 +166,7 @@ def serve(args: argparse.Namespace, folder: Path) -> None:
         for config, weights in args.model
     ] or shipped_models(args.opts)
     examples = examples_in(folder / "examples")
-    page = build_page(models, examples, folder, round(args.max_pixels * 1e6))
+    page = build_page(models, examples, storage, round(args.max_pixels * 1e6))
     with socket.socket() as port:
         # Connections of a demo that ended a minute ago do not block the port.
         port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -149,6 +181,7 @@ def serve(args: argparse.Namespace, folder: Path) -> None:
     shown = "127.0.0.1" if args.host == "0.0.0.0" else args.host
     print(f"http://{shown}:{args.port} as soon as it is loaded; Ctrl+C ends it", flush=True)
     page.launch(
+        app_kwargs={"middleware": [guard_of(args, storage)]},
         server_name=args.host,
         server_port=args.port,
         share=args.share,
@@ -167,9 +200,12 @@ def serve(args: argparse.Namespace, folder: Path) -> None:
 def run(args: argparse.Namespace) -> None:
     """Serve the page out of a folder that is removed at the end."""
     # As an exception, so that the folder goes.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with tempfile.TemporaryDirectory(prefix="vrd_d2_demo_", ignore_cleanup_errors=True) as folder:
-        serve(args, Path(folder))
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
+            signal.signal(number, lambda *_: sys.exit(0))
+    with working_folder() as folder:
+        serve(args, folder)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
     python tools/evaluate.py --ground-truth test.json --predictions predictions.jsonl.gz \\
         --task sgdet --protocol sgb --output results.json --plots figures
+    python tools/evaluate.py --ground-truth vrd_test --predictions output/graphs
 
 Formats, protocols and the definition of each number: vrd_d2/evaluation/README.md.
 """
@@ -21,17 +22,31 @@ from vrd_d2.tasks import Task
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument(
-        "--ground-truth", required=True, type=Path, help="relations_json, or JSON Lines (.gz)"
+        "--ground-truth",
+        required=True,
+        help="relations_json, name of a registered dataset, or JSON Lines (.gz)",
     )
-    parser.add_argument("--predictions", required=True, type=Path, help="JSON Lines (.gz)")
+    parser.add_argument(
+        "--predictions",
+        required=True,
+        type=Path,
+        help="JSON Lines (.gz); or file or folder of tools/predict.py or train_net.py",
+    )
+    parser.add_argument("--images", help="folder of the images of a file; default: its own")
+    parser.add_argument("--root", help="folder of all registered datasets")
     parser.add_argument("--task", default="sgdet", choices=[task.value for task in Task])
     parser.add_argument("--protocol", default="sgb", choices=list(PROTOCOLS))
     add_annotated_pairs(parser)
     parser.add_argument(
-        "--zero-shot", type=Path, help="JSON list of [subject class, object class, predicate]"
+        "--zero-shot",
+        type=Path,
+        help="JSON list of [subject, predicate, object] names or [subject class, object class, "
+        "predicate] ids; default: the dataset's, such as zero_shot.json beside a file",
     )
     parser.add_argument("--num-predicates", type=int, help="where the files do not state it")
-    parser.add_argument("--vocabulary", help="names of the predicates: vg150, vg20, vrd, or a JSON")
+    parser.add_argument(
+        "--vocabulary", help="names, where the ground truth has none: vg150, vg20, vrd, or a JSON"
+    )
     parser.add_argument(
         "--training-counts", type=Path, help="JSON list: frequency of each predicate in training"
     )
@@ -44,22 +59,15 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def read_list(path: Path | None, name: str, row_length: int | None) -> list | None:
-    """Read a JSON list of whole numbers, or of rows of them."""
+def read_counts(path: Path | None) -> list[int] | None:
+    """Read a JSON list of whole numbers."""
     if path is None:
         return None
     from vrd_d2.data.source_files import read_json
 
     values = read_json(path)
-    rows = values if row_length else [values]
-    if not isinstance(values, list) or not all(
-        isinstance(row, list)
-        and (row_length is None or len(row) == row_length)
-        and all(type(number) is int and number >= 0 for number in row)
-        for row in rows
-    ):
-        wanted = f"rows of {row_length} " if row_length else ""
-        raise ValueError(f"--{name} {path}: must be a JSON list of {wanted}whole numbers >= 0")
+    if type(values) is not list or not all(type(n) is int and n >= 0 for n in values):
+        raise ValueError(f"--training-counts {path}: must be a JSON list of whole numbers >= 0")
     return values
 
 
@@ -69,6 +77,11 @@ def run(arguments: argparse.Namespace) -> None:
     from vrd_d2.evaluation.report import results_json, results_table, write_json
 
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    vocabulary = None
+    if arguments.vocabulary is not None:
+        from vrd_d2.data.vocabulary import get_vocabulary
+
+        vocabulary = get_vocabulary(arguments.vocabulary)
     task = Task(arguments.task)
     protocol = get_protocol(
         arguments.protocol, annotated_pairs=arguments.annotated_pairs, task=task
@@ -78,25 +91,26 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.predictions,
         task=task,
         protocol=protocol,
-        zero_shot=read_list(arguments.zero_shot, "zero-shot", 3),
+        zero_shot=arguments.zero_shot,
+        vocabulary=vocabulary,
+        root=arguments.root,
+        images=arguments.images,
         num_predicates=arguments.num_predicates,
         ks=arguments.k,
-        training_counts=read_list(arguments.training_counts, "training-counts", None),
+        training_counts=read_counts(arguments.training_counts),
         bootstrap=arguments.bootstrap,
         progress=True,
     )
     names = results.predicate_names
-    if arguments.vocabulary is not None:
-        from vrd_d2.data.vocabulary import get_vocabulary
-
-        names = list(get_vocabulary(arguments.vocabulary).predicates)
+    if vocabulary is not None:
+        names = list(vocabulary.predicates)
     summary = results.summary
     if names is not None and len(names) != len(summary.predicate_counts):
         raise ValueError(
             f"the vocabulary has {len(names)} predicates, the predictions have "
             f"{len(summary.predicate_counts)}"
         )
-    title = f"{arguments.predictions.name} on {arguments.ground_truth.name}"
+    title = f"{arguments.predictions.name} on {Path(arguments.ground_truth).name}"
     print(results_table(summary, protocol=protocol, task=task, title=title))
     if arguments.output is not None:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)

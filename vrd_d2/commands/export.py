@@ -11,7 +11,6 @@ the model without torch and Detectron2:
 
 import argparse
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
     """Write the model and what goes with it."""
     from vrd_d2 import onnx_runtime
     from vrd_d2.config.loading import load_inference_config
+    from vrd_d2.data.source_files import write_bytes, write_text
     from vrd_d2.engine.build import build_trained_model
     from vrd_d2.export import describe, exportable, model_card, write_model
 
@@ -59,12 +59,12 @@ def run(args: argparse.Namespace) -> None:
     metadata = describe(cfg, module, what=args.what, file_format=args.format)
     name = FILES[args.format]
     card = model_card(cfg, metadata, file_name=name, results=args.results)
-    args.output.mkdir(parents=True, exist_ok=True)
     write_model(module, args.output / name, file_format=args.format, metadata=metadata)
-    (args.output / "metadata.json").write_text(json.dumps(metadata, indent=1) + "\n")
-    (args.output / "MODEL_CARD.md").write_text(card)
+    write_text(args.output / "metadata.json", json.dumps(metadata, indent=1) + "\n")
+    write_text(args.output / "MODEL_CARD.md", card)
     if args.format == "onnx":
-        shutil.copy(onnx_runtime.__file__, args.output / "onnx_runtime.py")
+        source = Path(onnx_runtime.__file__).read_bytes()
+        write_bytes(args.output / "onnx_runtime.py", source)
     size = (args.output / name).stat().st_size / 2**20
     print(f"{args.output / name}: {size:.1f} MiB, {args.what}, task {metadata['task']}")
 

@@ -92,8 +92,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--boxes",
-        help="COCO JSON with images, annotations and categories: boxes to use in place of the "
-        "detector's, for images of the same file name",
+        help="COCO JSON with images, annotations and categories, or name of a registered dataset: "
+        "boxes to use in place of the detector's, for images of the same file name",
     )
     add("--every", type=int, default=30, help="of a video, take every n-th frame (%(default)s)")
     add(
@@ -117,7 +117,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="relations in a drawing, the best (%(default)s)",
     )
     drawings.add_argument(
-        "--no-drawings", dest="drawn", action="store_const", const=0, help="write no PNG"
+        "--no-drawings", dest="drawn", action="store_const", const=0, help="write no drawings"
+    )
+    add(
+        "--drawing-format",
+        choices=("png", "jpg"),
+        default="png",
+        help="of drawings; JPEG takes a fraction of the room (%(default)s)",
     )
     add(
         "--html",
@@ -194,7 +200,15 @@ def _device() -> list[str]:
 
     if "LOCAL_RANK" not in os.environ or not torch.cuda.is_available():
         return []
-    return ["MODEL.DEVICE", f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"]
+    return ["MODEL.DEVICE", f"cuda:{_environment('LOCAL_RANK', 0) % torch.cuda.device_count()}"]
+
+
+def _environment(name: str, default: int) -> int:
+    """Return the number that torchrun, or a user in its place, has put into the environment."""
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        raise ValueError(f"the variable {name} is {text!r}: it must be a whole number from 0")
+    return int(text)
 
 
 @contextlib.contextmanager
@@ -221,7 +235,7 @@ def _all_processes(together: bool) -> Iterator[Callable[[list[int]], list[int]]]
 
 def report(run: "PredictionRun", counts: list[int]) -> None:
     """Put the shards together, if they are complete, and print what was done."""
-    from vrd_d2.inference.batch_folder import printable
+    from vrd_d2.inference.batch_records import printable
 
     merged = run.merge()
     for reason in run.off_page:
@@ -235,10 +249,10 @@ def report(run: "PredictionRun", counts: list[int]) -> None:
 
 def predict(args: argparse.Namespace) -> int:
     """Predict, report and merge; return the exit code."""
-    from vrd_d2.inference.batch_folder import printable
+    from vrd_d2.inference.batch_records import printable
     from vrd_d2.inference.batch_run import FileOptions, PredictionRun
 
-    rank, shards = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, shards = _environment("RANK", 0), _environment("WORLD_SIZE", 1)
     model, settings = open_model(args)
     run = PredictionRun(
         model,
@@ -253,6 +267,7 @@ def predict(args: argparse.Namespace) -> int:
             max_pixels=round(args.max_pixels * 1e6),
             heat_maps=args.heat_maps,
             heat_method=args.heat_method,
+            drawing_format=args.drawing_format,
         ),
         boxes_file=args.boxes,
         batch_size=args.batch_size,

@@ -9,6 +9,7 @@ A traceback is printed for a fault of the program alone, with what to report.
 """
 
 import contextlib
+import io
 import multiprocessing
 import os
 import platform
@@ -59,6 +60,7 @@ def run_tool(
         speaks: whether to print an error; of several processes that all meet the same one, only
             the first should.
     """
+    _print_any_name()
     try:
         code = main(*arguments)
         sys.stdout.flush()
@@ -121,10 +123,17 @@ def foreseen(error: Exception) -> str | None:
 
 def one_line(text: str) -> str:
     """Return a text as one line that a terminal shows as it is."""
-    from vrd_d2.inference.batch_folder import printable
+    from vrd_d2.inference.batch_records import printable
 
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return printable("; ".join(lines).replace(":; ", ": "))
+
+
+def _print_any_name() -> None:
+    """Let the output take names of any letters: what its encoding lacks is written as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # also one of a test; not that of a notebook
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _print_fault() -> None:

@@ -37,7 +37,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int | None:
     """Train, or evaluate with --eval-only, in as many processes as GPUs are asked for."""
     import torch
     from detectron2.engine import launch
@@ -45,15 +45,16 @@ def run(args: argparse.Namespace) -> None:
 
     if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
         raise ValueError(f"--num-gpus {args.num_gpus}: there are {torch.cuda.device_count()}")
-    several = args.num_gpus * args.num_machines > 1
+    if args.num_gpus * args.num_machines <= 1:
+        return train(args)
     spoken = multiprocessing.get_context("spawn").Value("b", False)  # by one of the processes
-    launch(
-        process if several else train,
+    return launch(
+        process,
         args.num_gpus,
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,
-        args=(args, spoken) if several else (args,),
+        args=(args, spoken),
     )
 
 
@@ -70,8 +71,10 @@ def process(args: argparse.Namespace, spoken: "Synchronized[bool]") -> None:
         sys.exit(code)
 
 
-def train(args: argparse.Namespace) -> None:
-    """Train, or evaluate with --eval-only."""
+def train(args: argparse.Namespace) -> int | None:
+    """Train, or evaluate with --eval-only; return 2 if the last evaluation is not complete."""
+    import collections
+
     from detectron2.engine import default_setup
     from detectron2.evaluation import verify_results
     from detectron2.utils import comm
@@ -93,11 +96,12 @@ def train(args: argparse.Namespace) -> None:
     if args.eval_only:
         results = Trainer.test(cfg, build_trained_model(cfg))
         if comm.is_main_process():
-            verify_results(cfg, results)
-        return
+            verify_results(cfg, collections.defaultdict(dict, results))
+        return None
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     trainer.train()
+    return 2 if trainer.failed_evaluators else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

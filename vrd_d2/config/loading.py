@@ -8,10 +8,11 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from vrd_d2 import assets
+from vrd_d2.addresses import refuse_address
 from vrd_d2.checkpoint.checkpointer import read_stamp
 from vrd_d2.config.defaults import add_vrd_config
 from vrd_d2.config.files import merge_dump, merge_file, merge_overrides
-from vrd_d2.config.ranges import check_values
+from vrd_d2.config.ranges import check_paths, check_values
 from vrd_d2.data.vocabulary import Vocabulary, keep_vocabulary
 
 
@@ -28,6 +29,7 @@ def load_config(config_file: str | Path, overrides: list[str] | tuple[str, ...] 
         ValueError: there is no such file, it holds more than plain values, or a key or its value is
             wrong.
     """
+    refuse_address(config_file)
     config_file = assets.config_path(config_file)
     if not config_file.is_file():
         raise ValueError(f"there is no config file {config_file}")
@@ -125,5 +127,6 @@ def _default_config() -> CfgNode:
 def _override(cfg: CfgNode, overrides: Sequence[str]) -> None:
     merge_overrides(cfg, overrides)
     check_values(cfg)
+    check_paths(cfg)
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"

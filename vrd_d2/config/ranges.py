@@ -5,6 +5,8 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from vrd_d2.addresses import refuse_address
+
 _NO_LIMIT = math.inf
 _ABOVE_0 = math.ulp(0.0)
 _BELOW_1 = math.nextafter(1.0, 0.0)
@@ -59,8 +61,24 @@ RANGES: dict[str, tuple[float, float]] = {
     "SOLVER.CLIP_GRADIENTS.NORM_TYPE": (_ABOVE_0, _NO_LIMIT),
     "TEST.EVAL_PERIOD": (0, _NO_LIMIT),
 }
+_ADDRESSES = ("MODEL.WEIGHTS", "MODEL.DETECTOR.WEIGHTS", "MODEL.VISUAL.WEIGHTS")
 _NAMES = ("DATASETS.TRAIN", "DATASETS.TEST", "DATASETS.DISTANT", "MODEL.TEXT.ENTITY_PROMPTS")
 _NAMES += ("MODEL.TEXT.RELATION_PROMPTS", "MODEL.RCL.LEVELS")
+
+
+def check_paths(cfg: CfgNode, section: str = "") -> None:
+    """Check that an internet address stands only where one is read: as weights of a model.
+
+    Raises:
+        ValueError: names the key and the address.
+    """
+    for name, value in cfg.items():
+        key = f"{section}{name}"
+        if isinstance(value, CfgNode):
+            check_paths(value, f"{key}.")
+        elif key not in _ADDRESSES:
+            for text in value if isinstance(value, (list, tuple)) else (value,):
+                refuse_address(text, key)
 
 
 def check_values(cfg: CfgNode) -> None:

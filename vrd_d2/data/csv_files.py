@@ -4,6 +4,7 @@ import csv
 import os
 from collections.abc import Iterator, Sequence
 
+from vrd_d2.addresses import refuse_address
 from vrd_d2.data.source_files import require_regular
 
 
@@ -70,6 +71,7 @@ def read_csv_pairs(path: str | os.PathLike, headers: frozenset[str]) -> dict[str
 
 def _csv_lines(path: str | os.PathLike) -> Iterator[tuple[int, list[str]]]:
     """Line numbers and values of all lines that are not empty."""
+    refuse_address(path)
     require_regular(path)
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:

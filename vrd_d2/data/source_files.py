@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from vrd_d2.addresses import refuse_address
+
 try:
     import fcntl
 except ImportError:  # not a POSIX system: what a killed process leaves there stays
@@ -208,6 +210,34 @@ def write_bytes(path: str | os.PathLike, content: bytes, *, sync: bool = True) -
     """Write a file at once, see :func:`atomic_write`."""
     with atomic_write(path, sync=sync) as unfinished:
         unfinished.write_bytes(content)
+
+
+@contextlib.contextmanager
+def file_lock(path: str | os.PathLike, *, busy: str | None = None) -> Iterator[int]:
+    """Hold the lock of a file, which is made, until the block or this process ends.
+
+    Where files cannot be locked (Windows, file systems of some networks) there is no lock.
+
+    Args:
+        path: the file.
+        busy: message of the error where another process has the lock; None waits for it.
+
+    Yields:
+        The open file's descriptor. A process that inherits it shares the lock.
+
+    Raises:
+        ValueError: another process has the lock.
+        OSError: the file cannot be made.
+    """
+    with open(path, "ab") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if busy is None else fcntl.LOCK_NB))
+            except BlockingIOError:
+                raise ValueError(busy) from None
+            except OSError:
+                pass
+        yield file.fileno()
 
 
 def file_stamp(path: str | os.PathLike) -> tuple[int, int]:
@@ -404,6 +434,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_bytes(path: str | os.PathLike, remedy: str) -> bytes:
+    refuse_address(path)
     require_regular(path, remedy)
     try:
         return Path(path).read_bytes()

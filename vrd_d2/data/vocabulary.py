@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from vrd_d2.addresses import refuse_address
 from vrd_d2.data.names import name_problem, same_but_blanks, same_but_case
 from vrd_d2.data.source_files import located, read_json, require_regular, until_changed, write_text
 
@@ -56,7 +57,7 @@ def _positions(names: tuple[str, ...]) -> dict[str, int]:
 def _lookup(name: str, names: tuple[str, ...], kind: str) -> int:
     try:
         return _positions(names)[name]
-    except KeyError:
+    except (KeyError, TypeError):  # TypeError: it is a list, say
         near = difflib.get_close_matches(str(name), names, n=3)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {_some(names)}"
         raise ValueError(f"unknown {kind} {name!r}; {hint}") from None
@@ -137,6 +138,7 @@ def get_vocabulary(name_or_path: str | Path) -> Vocabulary:
     """
     if str(name_or_path) in _BUILT_IN:
         return _BUILT_IN[str(name_or_path)]
+    refuse_address(name_or_path)
     path = Path(name_or_path)
     require_regular(path)
     if not path.is_file():

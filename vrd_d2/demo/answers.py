@@ -1,5 +1,6 @@
 """What the demo does with an image."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from vrd_d2.demo.models import DemoModel
+from vrd_d2.inference.batch_records import printable
 from vrd_d2.media.images import read_image
 from vrd_d2.scene_graph import SceneGraph
 from vrd_d2.visualization.html_page import GraphPage, graph_page
@@ -49,17 +51,23 @@ def boxes_of(rows: Sequence[BoxRow]) -> tuple[list[list[float]], list[str]]:
     """
     boxes, labels = [], []
     for number, row in enumerate(rows, 1):
+        if not isinstance(row, (list, tuple)) or len(row) != 5:
+            raise ValueError(f"box {number} is no row of x, y, width, height and label")
         *numbers, label = row
         if not any(str(value).strip() for value in row if value is not None):
             continue
         try:
             x, y, width, height = (float(value) for value in numbers)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"box {number}: x, y, width and height must be numbers") from error
         if not (width > 0 and height > 0):
             raise ValueError(f"box {number}: width and height must be greater than 0")
+        if not all(map(math.isfinite, (x, y, width, height))):
+            raise ValueError(f"box {number}: its numbers must be finite")
         boxes.append([x, y, x + width, y + height])
         labels.append(" ".join(str(label or "").split()))
+        if printable(labels[-1]) != labels[-1]:
+            raise ValueError(f"box {number}: its label {labels[-1]!r} has characters of no text")
     if len(boxes) > MAX_BOXES:
         raise ValueError(f"{len(boxes)} boxes: at most {MAX_BOXES}")
     return boxes, labels
@@ -95,6 +103,9 @@ def answer(
     Raises:
         ValueError: with a message for the user.
     """
+    for name, value in (("min_score", min_score), ("min_entity_score", min_entity_score)):
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"{name} is {value!r}: it must be a number")
     pixels, notes = _read(image, max_pixels)
     boxes, labels = boxes_of(rows)
     with model.lock:

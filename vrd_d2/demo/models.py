@@ -10,6 +10,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from vrd_d2.config.loading import load_config
 from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
+from vrd_d2.inference.batch_records import printable
 from vrd_d2.inference.predictor import Predictor
 from vrd_d2.tasks import Task
 
@@ -67,7 +68,8 @@ class DemoModel:
         """Return the model for other names; the last few variants stay in memory.
 
         Raises:
-            ValueError: the model cannot, or too many names, or one is empty, repeated or long.
+            ValueError: the model cannot, there are too many names, or one is empty, repeated, long,
+                or no text.
         """
         for kind, names in (("objects", objects), ("predicates", predicates)):
             if len(names) > MAX_NAMES:
@@ -75,6 +77,8 @@ class DemoModel:
             for name in names:
                 if len(name) > MAX_NAME_LENGTH:
                     raise ValueError(f"{name[:20]!r}... is too long: {MAX_NAME_LENGTH} characters")
+                if printable(name) != name:  # halves of characters, and what reverses the line
+                    raise ValueError(f"{name!r} has characters of no text: write it again")
         vocabulary = Vocabulary(tuple(objects), tuple(predicates))
         if vocabulary == self.predictor.vocabulary:
             return self.predictor

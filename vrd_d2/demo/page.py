@@ -16,6 +16,7 @@ from gradio.data_classes import ImageData
 
 from vrd_d2.demo.answers import Answer, Example, answer, found_boxes, names_of
 from vrd_d2.demo.models import DemoModel
+from vrd_d2.demo.storage import Storage
 from vrd_d2.tasks import Task
 from vrd_d2.visualization.html_page import in_frame
 
@@ -71,15 +72,18 @@ def for_users(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def build_page(
-    models: Sequence[DemoModel], examples: Sequence[Example], folder: Path, max_pixels: int
+    models: Sequence[DemoModel], examples: Sequence[Example], storage: Storage, max_pixels: int
 ) -> gradio.Blocks:
-    """Build the page; `folder` is for files that are offered for download."""
+    """Build the page; `storage` is also for files that are offered for download."""
     of_task = {task: [model for model in models if model.task is task] for task in TASKS}
     first = next(model for rows in of_task.values() for model in rows)
     detector = next(iter(of_task[Task.SGDET]), None)
 
     def chosen(task: str, name: str) -> DemoModel:
-        return next(model for model in of_task[Task(task)] if model.name == name)
+        for model in of_task[Task(task)]:
+            if model.name == name:
+                return model
+        raise ValueError(f"there is no model {name!r} for {task}")
 
     def show_task(task: str) -> tuple:
         names = [model.name for model in of_task[Task(task)]]
@@ -99,15 +103,17 @@ def build_page(
         return found_boxes(detector, _given(image), max_pixels=max_pixels)
 
     def draw(image, task, name, rows, predicates, objects, top_k, score, entity_score, heat):
+        if not storage.has_room():
+            raise ValueError("the demo holds as much as it may: try again in an hour")
         model = chosen(task, name)
         found: Answer = answer(
             model,
             _given(image),
-            _new_folder(folder),
+            _new_folder(storage.folder),
             rows=rows if model.task.boxes_given else (),
             objects=names_of(objects) if model.takes_objects else (),
             predicates=names_of(predicates),
-            top_k=int(top_k),
+            top_k=top_k,
             min_score=score,
             min_entity_score=entity_score,
             heat_maps=heat,

@@ -1,6 +1,5 @@
 """Checks that datasets suit a model, made before anything is trained or evaluated."""
 
-import difflib
 import itertools
 import logging
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from vrd_d2.data.boxes import annotation_xyxy, check_layout
+from vrd_d2.data.datasets.opening import unknown_dataset
 from vrd_d2.data.detections import results_files
 from vrd_d2.data.knowledge.knowledge_base import KnowledgeBase
 from vrd_d2.data.source_files import located
@@ -36,11 +36,9 @@ def check_datasets(dataset_names: Sequence[str]) -> None:
     """
     for name in dataset_names:
         if name not in DatasetCatalog:
-            near = difflib.get_close_matches(name, list(DatasetCatalog), n=3)
             raise ValueError(
-                f"there is no dataset {name!r}"
-                + (f" (did you mean {' or '.join(near)}?)" if near else "")
-                + ": correct DATASETS.TRAIN and TEST, or name its file in DATASETS.REGISTER"
+                f"{unknown_dataset(name, DatasetCatalog)}; correct DATASETS.TRAIN and TEST, or "
+                "name its file there or in DATASETS.REGISTER"
             )
         records = DatasetCatalog.get(name)
         if not len(records):

@@ -1,11 +1,13 @@
 """Training and evaluation on Detectron2's trainer, hooks and evaluators."""
 
+import collections
 import contextlib
 import functools
 import logging
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -18,6 +20,7 @@ from detectron2.engine import DefaultTrainer, defaults, hooks
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
 from torch import nn
 from torch.utils.data import Dataset, Sampler
 
@@ -36,6 +39,7 @@ from vrd_d2.engine.checks import (
     evaluated_task,
     is_relation_model,
 )
+from vrd_d2.engine.evaluation import BestCheckpointer, guarded
 from vrd_d2.evaluation import RelationEvaluator
 from vrd_d2.evaluation.detection import DetectionEvaluator
 from vrd_d2.modeling.frequency import training_counts
@@ -78,6 +82,17 @@ def _without_grad_scaler(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
+def _evaluated(cfg: CfgNode) -> dict[str, Any]:
+    """Return which weights are evaluated now, so that results name what they are of."""
+    try:
+        iteration, last = get_event_storage().iter, cfg.SOLVER.MAX_ITER
+    except AssertionError:  # no training is going on
+        return {"weights": cfg.MODEL.WEIGHTS}
+    # Detectron2 counts one more when training is over, and even then if it had nothing to do.
+    done = iteration + 1 if iteration < last else max(last, iteration - 1)
+    return {"iteration": done, "max_iter": last}
+
+
 def _training_sampler(cfg: CfgNode, dataset: list[dict] | Dataset) -> Sampler:
     seed = cfg.SEED if cfg.SEED >= 0 else None
     name = cfg.DATALOADER.SAMPLER_TRAIN
@@ -107,7 +122,13 @@ class Trainer(DefaultTrainer):
     With SEED >= 0 a run is reproducible and a resumed run goes on as if it had not been stopped:
     the data stream continues where it was, and every iteration draws its pairs from another seed.
     (Not so for augmentation by chance, scales or flips, whose state lies in the loader's workers.)
+
+    Attributes:
+        failed_evaluators: of the last evaluation in the course of the training, why each of them
+            gave no results.
     """
+
+    failed_evaluators: Sequence[str] = ()
 
     def __init__(self, cfg: CfgNode):
         setup_datasets(cfg)
@@ -209,7 +230,9 @@ class Trainer(DefaultTrainer):
         """Build evaluators: relation metrics, and detection AP where boxes are detected."""
         setup_datasets(cfg)
         check_protocol(cfg)
-        folder = output_folder or str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name)
+        # The name may be the path of a file.
+        name = "_".join(part for part in Path(dataset_name).parts if part.strip("./"))
+        folder = output_folder or str(Path(cfg.OUTPUT_DIR) / "inference" / name)
         evaluators = []
         if is_relation_model(cfg):
             evaluators.append(
@@ -220,6 +243,7 @@ class Trainer(DefaultTrainer):
                     annotated_pairs=cfg.TEST.RELATION.ANNOTATED_PAIRS,
                     output_dir=folder,
                     write_predictions=cfg.TEST.RELATION.WRITE_PREDICTIONS,
+                    evaluated=_evaluated(cfg),
                 )
             )
         if not is_relation_model(cfg) or cfg.MODEL.RELATION.TASK == "sgdet":
@@ -236,11 +260,33 @@ class Trainer(DefaultTrainer):
             **{STAMP: Stamp(self.cfg)},
         )
         built = super().build_hooks()
+        evaluation = [isinstance(hook, hooks.EvalHook) for hook in built].index(True)
+        built[evaluation] = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self._test_in_training)
         if self.cfg.TEST.BEST_METRIC and self.cfg.TEST.EVAL_PERIOD > 0:
-            best = hooks.BestCheckpointer(
+            best = BestCheckpointer(
                 self.cfg.TEST.EVAL_PERIOD, self.checkpointer, self.cfg.TEST.BEST_METRIC
             )
             # Behind EvalHook, which stores the metric, and before the writers.
-            kinds = [type(hook) for hook in built]
-            built.insert(kinds.index(hooks.EvalHook) + 1, best)
+            built.insert(evaluation + 1, best)
         return built
+
+    def _test_in_training(self) -> dict:
+        """Evaluate on DATASETS.TEST; an evaluator that fails is told, and ends no training."""
+        names = self.cfg.DATASETS.TEST
+        guards = {
+            name: guarded(functools.partial(self.build_evaluator, self.cfg, name)) for name in names
+        }
+        results = self.test(self.cfg, self.model, list(map(DatasetEvaluators, guards.values())))
+        self.failed_evaluators = [
+            f"{name}: {guard.failure}" for name in names for guard in guards[name] if guard.failure
+        ]
+        for failure in self.failed_evaluators:
+            logger.warning(
+                "iteration %d, %s: these results are missing; the training goes on, and "
+                "--eval-only evaluates a checkpoint",
+                self.iter + 1,
+                failure,
+            )
+        # TEST.EXPECTED_RESULTS are looked up here: what is missing is not as expected.
+        self._last_eval_results = collections.defaultdict(dict, results)
+        return self._last_eval_results

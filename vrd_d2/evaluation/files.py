@@ -3,20 +3,24 @@
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from vrd_d2.data.boxes import BoxLayout
-from vrd_d2.evaluation.ground_truth_files import read_ground_truth
+from vrd_d2.data.datasets.loading import load_zero_shot
+from vrd_d2.data.vocabulary import Vocabulary
+from vrd_d2.evaluation.ground_truth_files import GroundTruths, read_ground_truth
 from vrd_d2.evaluation.image import evaluate_image, ground_truth_rows
 from vrd_d2.evaluation.json_lines import (
     LineError,
     ground_truth_from_json,
     prediction_from_json,
-    read_json_lines,
+    read_objects,
+    starts_like_lines,
 )
+from vrd_d2.evaluation.predictions import predictions_file, read_predictions
 from vrd_d2.evaluation.protocols import Protocol, get_protocol
 from vrd_d2.evaluation.recall import DEFAULT_KS, RowStore, Summary, checked_ks, summarize
 from vrd_d2.evaluation.records import GroundTruth, Prediction
@@ -40,7 +44,10 @@ def evaluate_files(
     task: Task | str,
     protocol: Protocol | str = "sgb",
     annotated_pairs: bool | None = None,
-    zero_shot: Iterable[Sequence[int]] | None = None,
+    zero_shot: Iterable[Sequence[int]] | str | os.PathLike | None = None,
+    vocabulary: Vocabulary | None = None,
+    root: str | os.PathLike | None = None,
+    images: str | None = None,
     num_predicates: int | None = None,
     ks: Sequence[int] = DEFAULT_KS,
     training_counts: Sequence[int] | None = None,
@@ -50,12 +57,20 @@ def evaluate_files(
     """Evaluate a file of predictions of any model, one image in memory at a time.
 
     Args:
-        ground_truth: a relations_json file, or JSON Lines (see ``json_lines``).
-        predictions: JSON Lines; may be the same file as ``ground_truth``, each line both.
+        ground_truth: a relations_json file, the name of a registered dataset, or JSON Lines (see
+            ``json_lines``).
+        predictions: JSON Lines, what tools/predict.py wrote, or the folder of either (see
+            ``predictions``); may be the same JSON Lines as ``ground_truth``, each line both.
         protocol: a name in PROTOCOLS, or a Protocol.
         annotated_pairs: rank the annotated pairs alone, where the task gives boxes; None as the
             protocol has it.
-        zero_shot: (subject class, object class, predicate) triplets unseen in training.
+        zero_shot: (subject class, object class, predicate) triplets unseen in training, or the
+            file of such a list (see :func:`~vrd_d2.data.datasets.loading.load_zero_shot`). By
+            default that of the dataset: zero_shot.json beside a file.
+        vocabulary: names of classes and predicates, for a ground truth that has none.
+        root: folder of all registered datasets, see
+            :func:`~vrd_d2.data.datasets.opening.open_dataset`.
+        images: folder of the images of a ground-truth file; they need not be there.
         num_predicates: K; by default that of the relations_json file, else the length of the
             first predicate_scores.
 
@@ -64,26 +79,37 @@ def evaluate_files(
     """
     task, ks = Task(task), checked_ks(ks)
     protocol = get_protocol(protocol, annotated_pairs=annotated_pairs, task=task)
-    unseen = frozenset(tuple(int(i) for i in triplet) for triplet in zero_shot or ())
-    names, num_classes, annotated = None, None, None
-    if not os.path.samefile(ground_truth, predictions):
-        names, num_classes, annotated = read_ground_truth(ground_truth)
-    if names is not None:
+    both = os.path.isfile(ground_truth) and os.path.samefile(ground_truth, predictions)
+    if both and starts_like_lines(ground_truth, "image_id"):
+        truths = GroundTruths(os.fspath(ground_truth), {})
+    else:
+        both = False
+        truths = read_ground_truth(ground_truth, images=images, root=root)
+    names = num_classes = None
+    if truths.vocabulary is not None:
+        names = list(truths.vocabulary.predicates)
+        num_classes = len(truths.vocabulary.objects)
         if num_predicates not in (None, len(names)):
             raise ValueError(
-                f"num_predicates is {num_predicates}, but {ground_truth} has {len(names)} of them"
+                f"num_predicates is {num_predicates}, but {truths.name} has {len(names)} of them"
             )
         num_predicates = len(names)
-    num_predicates = num_predicates or _width(predictions)
+    elif vocabulary is not None:
+        truths = replace(truths, vocabulary=vocabulary)
+    predictions = predictions_file(predictions)
+    num_predicates = num_predicates or _width(predictions, vocabulary)
+    unseen = _zero_shot(zero_shot, truths, num_predicates)
+    annotated = None if both else truths.images
 
     store = RowStore()
-    repeated = differing = 0
+    repeated = differing = unsized = 0
+    listed: set[int] = set()  # numbers of triplets of images that list them
     keys: dict[int | str, int] = {}
     layouts = {"gt_boxes": BoxLayout(), "boxes": BoxLayout()}
     lowest = _LowestIds()
     if annotated is not None:
         keys = {image_id: key for key, image_id in enumerate(annotated)}
-    for number, value in read_json_lines(predictions, progress=progress):
+    for number, value in read_predictions(predictions, truths, task, progress=progress):
         try:
             image_id = value["image_id"]
             if annotated is None:
@@ -92,7 +118,7 @@ def evaluate_files(
             elif image_id in annotated:
                 truth = annotated[image_id]
             else:
-                raise ValueError(f"image_id {image_id!r} is not in {ground_truth}")
+                raise ValueError(f"image_id {image_id!r} is not in {truths.name}")
             if keys[image_id] in store:
                 repeated += 1
                 continue
@@ -106,12 +132,20 @@ def evaluate_files(
                 layouts["boxes"].add(prediction.boxes, size)
             lowest.add(value, truth, prediction)
             rows, pairs = evaluate_image(
-                truth, prediction, protocol=protocol, task=task, limit=ks[-1], zero_shot=unseen
+                truth,
+                prediction,
+                protocol=protocol,
+                task=task,
+                limit=ks[-1],
+                zero_shot=unseen or frozenset(),
             )
         except ValueError as error:
             raise LineError(predictions, number, error) from error
         if task.classes_given and not np.array_equal(truth.classes, prediction.classes):
             differing += 1
+        unsized += truth.longer_side is None
+        if prediction.triplets is not None:
+            listed.add(len(prediction.triplets))
         store.add(keys[image_id], rows, pairs)
 
     for name, layout in layouts.items():
@@ -119,10 +153,21 @@ def evaluate_files(
             raise ValueError(f"{predictions}: {name}: {problem}")
     for hint in lowest.hints():
         logger.warning("%s: %s", predictions, hint)
+    if protocol.box_scale is not None:
+        _warn(unsized, f"images have no size: {protocol.name} could not scale their boxes")
+    if listed and max(listed) < ks[-1]:
+        logger.warning(
+            "no image has more than %d triplets, so that recall at a larger K counts no more",
+            max(listed),
+        )
     missing = [image_id for image_id, key in keys.items() if key not in store]
     for image_id in missing:
         annotated[image_id].check(num_predicates, num_classes)
-        store.add(keys[image_id], ground_truth_rows(annotated[image_id], protocol, unseen), 0)
+        store.add(
+            keys[image_id],
+            ground_truth_rows(annotated[image_id], protocol, unseen or frozenset()),
+            0,
+        )
     _warn(repeated, "images come twice: the first line counts")
     _warn(differing, "images name other classes than the ground truth, which PredCls gives")
     _warn(len(missing), "images have no prediction: they count as without predicted pairs")
@@ -132,10 +177,12 @@ def evaluate_files(
         protocol=protocol,
         task=task,
         ks=ks,
-        with_zero_shot=zero_shot is not None,
+        with_zero_shot=unseen is not None,
         training_counts=training_counts,
         bootstrap=bootstrap,
     )
+    if unseen and not summary.images["zeroshot_scored"]:
+        logger.warning("none of the %d zero-shot triplets is in a scored image", len(unseen))
     return FileResults(summary, names)
 
 
@@ -169,15 +216,38 @@ class _LowestIds:
         ]
 
 
+def _zero_shot(
+    given: Iterable[Sequence[int]] | str | os.PathLike | None,
+    truths: GroundTruths,
+    num_predicates: int,
+) -> frozenset[tuple[int, int, int]] | None:
+    """Return the triplets that are given, or those of the dataset; None where there are none."""
+    if given is None:
+        given = truths.zero_shot()
+        if given is not None:
+            logger.info("%s: %d zero-shot triplets", truths.name, len(given))
+    elif isinstance(given, (str, os.PathLike)):
+        given = load_zero_shot(given, truths.vocabulary, num_predicates=num_predicates)
+    return None if given is None else frozenset(tuple(map(int, row)) for row in given)
+
+
 def _warn(count: int, what: str) -> None:
     if count:
         logger.warning("%d %s", count, what)
 
 
-def _width(path: str | Path) -> int:
+def _width(path: Path, vocabulary: Vocabulary | None) -> int:
     """Return the number of predicates of the first image that has scores."""
-    for _, value in read_json_lines(path):
+    if not starts_like_lines(path, "image_id"):
+        lines: Iterable[tuple[int, dict]] = ()
+    else:
+        lines = read_objects(path)
+    for _, value in lines:
         scores = value.get("predicate_scores")
         if isinstance(scores, list) and scores and isinstance(scores[0], list) and scores[0]:
             return len(scores[0])
-    raise ValueError(f"{path} has no predicate_scores: give the number of predicates")
+    if vocabulary is not None:
+        return len(vocabulary.predicates)
+    raise ValueError(
+        f"{path} has no predicate_scores: give the number of predicates, or a vocabulary"
+    )

@@ -1,51 +1,121 @@
-"""Ground truth from a file, without its images."""
+"""Ground truth from a file or a registered dataset, without its images."""
 
-import codecs
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from vrd_d2.data.boxes import BoxLayout
-from vrd_d2.data.source_files import parse_json, read_json, require_regular
-from vrd_d2.evaluation.json_lines import LineError, ground_truth_from_json, read_json_lines
-from vrd_d2.evaluation.records import GroundTruth
+from vrd_d2.data.datasets.loading import Triplets
+from vrd_d2.data.datasets.opening import Source, open_dataset
+from vrd_d2.data.source_files import require_regular
+from vrd_d2.data.vocabulary import Vocabulary
+from vrd_d2.evaluation.json_lines import (
+    LineError,
+    ground_truth_from_json,
+    read_json_lines,
+    starts_like_lines,
+)
+from vrd_d2.evaluation.records import GroundTruth, ground_truth_from_dict
 
-Images = dict[int | str, GroundTruth]
+
+@dataclass(frozen=True)
+class GroundTruths:
+    """The annotation of all images.
+
+    Attributes:
+        name: what it was read from.
+        images: ground truth by image_id, in the order of the file.
+        vocabulary: names of classes and predicates; None where the file has none.
+        file_names: path of each image by image_id; empty where the file has none.
+        sizes: width and height by image_id, where they are known.
+        zero_shot: () -> (subject class, object class, predicate) that training does not have; None
+            where nothing says which.
+    """
+
+    name: str
+    images: Mapping[int | str, GroundTruth]
+    vocabulary: Vocabulary | None = None
+    file_names: Mapping[int | str, str] = field(default_factory=dict)
+    sizes: Mapping[int | str, tuple[int, int]] = field(default_factory=dict)
+    zero_shot: Callable[[], Triplets | None] = lambda: None
+
+    @classmethod
+    def of_dataset(
+        cls, name: str, records: Sequence[dict], vocabulary: Vocabulary | None
+    ) -> "GroundTruths":
+        """Return the annotation in dataset dicts.
+
+        Raises:
+            ValueError: an image comes twice.
+        """
+        index: dict[int | str, int] = {}
+        file_names, sizes = {}, {}
+        for number, record in enumerate(records):
+            image_id = record["image_id"]
+            if index.setdefault(image_id, number) != number:
+                raise ValueError(f"{name} holds image_id {image_id!r} twice: ids must be unique")
+            file_names[image_id] = record["file_name"]
+            if "width" in record and "height" in record:
+                sizes[image_id] = (record["width"], record["height"])
+        return cls(name, _OfRecords(records, index), vocabulary, file_names, sizes)
 
 
-def read_ground_truth(path: str | Path) -> tuple[list[str] | None, int | None, Images]:
-    """Read a relations_json file or JSON Lines; the content shows which of them it is.
+class _OfRecords(Mapping):
+    """Ground truth by image_id, made of a dataset dict when it is asked for."""
 
-    Returns:
-        Names of the predicates and number of classes, None for JSON Lines; ground truth by
-        image_id, in the order of the file.
+    def __init__(self, records: Sequence[dict], index: dict[int | str, int]) -> None:
+        self._records, self._index = records, index
+
+    def __getitem__(self, image_id: int | str) -> GroundTruth:
+        return ground_truth_from_dict(self._records[self._index[image_id]])
+
+    def __contains__(self, image_id: object) -> bool:
+        return image_id in self._index
+
+    def __iter__(self) -> Iterator[int | str]:
+        return iter(self._index)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+
+def read_ground_truth(
+    data: str | os.PathLike,
+    *,
+    images: str | None = None,
+    root: str | os.PathLike | None = None,
+) -> GroundTruths:
+    """Read a relations_json file, a registered dataset or JSON Lines; the content shows which.
+
+    Args:
+        data, images, root: see :func:`~vrd_d2.data.datasets.opening.open_dataset`; or JSON Lines.
 
     Raises:
         ValueError: what is wrong and where.
     """
-    path = Path(path)
-    if _is_json_lines(path):
-        return None, None, _read_lines(path)
-    return _read_document(
-        path, read_json(path, damaged="it is no JSON Lines either", repeated_keys=True)
-    )
+    require_regular(data)
+    if os.path.isfile(data) and starts_like_lines(data, "image_id"):
+        return GroundTruths(os.fspath(data), _read_lines(Path(data)))
+    return ground_truths(open_dataset(data, images=images, root=root))
 
 
-def _is_json_lines(path: Path) -> bool:
-    """Return whether the first line is a JSON object of one image, or the file is packed."""
-    require_regular(path)
-    with path.open("rb") as file:
-        if file.peek(2)[:2] == b"\x1f\x8b":
-            return True
-        first = next((line for line in file if line.strip()), b"")
-    try:
-        return "images" not in parse_json(first, repeated_keys=True)
-    except (ValueError, TypeError):
-        return first.lstrip(codecs.BOM_UTF8 + b" \t")[:1] == b"{" and b"image_id" in first
+def ground_truths(source: Source) -> GroundTruths:
+    """Return the annotation of a dataset that has been read.
+
+    Raises:
+        ValueError: it has no relations, or an image twice.
+    """
+    if not source.predicates:
+        raise ValueError(f"{source.name} has boxes only, and no relations to compare with")
+    found = GroundTruths.of_dataset(source.name, source.records, source.vocabulary())
+    return GroundTruths(**{**vars(found), "zero_shot": source.zero_shot})
 
 
-def _read_lines(path: Path) -> Images:
-    images: Images = {}
+def _read_lines(path: Path) -> dict[int | str, GroundTruth]:
+    images: dict[int | str, GroundTruth] = {}
     layout = BoxLayout()
     for number, value in read_json_lines(path):
         if value["image_id"] in images:
@@ -60,49 +130,3 @@ def _read_lines(path: Path) -> Images:
     if problem := layout.problem():
         raise ValueError(f"{path}: gt_boxes: {problem}")
     return images
-
-
-def _read_document(path: Path, document: object) -> tuple[list[str], int, Images]:
-    """Read a relations_json document: COCO instances plus predicates and relations.
-
-    The dataset loader is not used, because it needs the image files.
-    """
-    from vrd_d2.data.formats.relations_check import check_document
-
-    errors = check_document(document, str(path)).errors
-    if errors:
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise ValueError(errors[0] + more)
-    # Classes and predicates count from 0 in the order of their ids.
-    class_of, predicate_of = (
-        {record["id"]: i for i, record in enumerate(sorted(document[name], key=lambda r: r["id"]))}
-        for name in ("categories", "predicates")
-    )
-    # Boxes of each image, and the position of each annotation among them.
-    boxes: dict[int | str, list[tuple[list[float], int]]] = {}
-    index_in_image: dict[int | str, int] = {}
-    for record in document["annotations"]:
-        x, y, width, height = record["bbox"]
-        of_image = boxes.setdefault(record["image_id"], [])
-        index_in_image[record["id"]] = len(of_image)
-        of_image.append(([x, y, x + width, y + height], class_of[record["category_id"]]))
-    relations: dict[int | str, list[list[int]]] = {}
-    for record in document["relations"]:
-        relations.setdefault(record["image_id"], []).append(
-            [
-                index_in_image[record["subject_id"]],
-                index_in_image[record["object_id"]],
-                predicate_of[record["predicate_id"]],
-            ]
-        )
-    images: Images = {}
-    for record in document["images"]:
-        annotated = boxes.get(record["id"], [])
-        images[record["id"]] = GroundTruth(
-            [box for box, _ in annotated],
-            [category for _, category in annotated],
-            relations.get(record["id"], []),
-            longer_side=max(record["height"], record["width"]),
-        )
-    names = sorted(document["predicates"], key=lambda r: r["id"])
-    return [record["name"] for record in names], len(class_of), images

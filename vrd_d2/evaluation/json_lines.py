@@ -8,15 +8,20 @@ holds image_id, gt_boxes, gt_classes and gt_relations [[subject, object, predica
 optionally height and width. Both may stand in one line. README.md has examples.
 """
 
+import codecs
+import contextlib
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from vrd_d2.addresses import refuse_address
 from vrd_d2.data.source_files import parse_json, require_regular
 from vrd_d2.evaluation.records import GroundTruth, Prediction
 from vrd_d2.tasks import Task
@@ -30,6 +35,21 @@ class LineError(ValueError):
 
 
 def read_json_lines(path: str | Path, *, progress: bool = False) -> Iterator[tuple[int, dict]]:
+    """Yield (line number from 1, content) of lines that are of an image each.
+
+    Args:
+        path, progress: as in :func:`read_objects`.
+
+    Raises:
+        LineError: a line is no JSON object or has no image_id.
+    """
+    for number, value in read_objects(path, progress=progress):
+        if type(value.get("image_id")) not in (int, str):
+            raise LineError(path, number, "needs image_id, a whole number or a string")
+        yield number, value
+
+
+def read_objects(path: str | Path, *, progress: bool = False) -> Iterator[tuple[int, dict]]:
     """Yield (line number from 1, content), one line in memory at a time; empty ones are skipped.
 
     Args:
@@ -37,17 +57,13 @@ def read_json_lines(path: str | Path, *, progress: bool = False) -> Iterator[tup
         progress: show a bar.
 
     Raises:
-        LineError: a line is no JSON object or has no image_id.
+        LineError: a line is no JSON object.
     """
+    refuse_address(path)
     path = Path(path)
     require_regular(path)
-    try:
-        raw = path.open("rb")
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no file {path}: check the path") from error
-    with raw:
-        packed = raw.peek(2)[:2] == b"\x1f\x8b"
-        stream = gzip.GzipFile(fileobj=raw) if packed else raw
+    with path.open("rb") as raw:
+        stream = gzip.GzipFile(fileobj=raw) if _is_packed(raw) else raw
         bar = tqdm(
             total=path.stat().st_size,
             unit="B",
@@ -66,6 +82,27 @@ def read_json_lines(path: str | Path, *, progress: bool = False) -> Iterator[tup
                 raise LineError(path, number + 1, f"broken gzip: {error}") from error
 
 
+def starts_like_lines(path: str | os.PathLike, *keys: str) -> bool:
+    """Return whether the first line is of one image, or meant to be: it has one of the keys.
+
+    A JSON document on one line, which lists "images", is none, whatever it is packed in.
+    """
+    require_regular(path)
+    with contextlib.suppress(EOFError, gzip.BadGzipFile, zlib.error), open(path, "rb") as raw:
+        stream = gzip.GzipFile(fileobj=raw) if _is_packed(raw) else raw
+        first = next((line for line in stream if line.strip()), b"")
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(first)
+            return isinstance(value, dict) and "images" not in value
+        named = any(f'"{key}"'.encode() in first for key in keys)
+        return named and first.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"{"
+    return True  # broken gzip, which the reader of lines says
+
+
+def _is_packed(raw: BufferedReader) -> bool:
+    return raw.peek(2)[:2] == b"\x1f\x8b"
+
+
 def _object(path: Path, number: int, line: bytes) -> dict:
     try:
         value = parse_json(line, repeated_keys=True)
@@ -73,8 +110,6 @@ def _object(path: Path, number: int, line: bytes) -> dict:
         raise LineError(path, number, f"no JSON: {error}") from error
     if not isinstance(value, dict):
         raise LineError(path, number, f"must be a JSON object, not {type(value).__name__}")
-    if not isinstance(value.get("image_id"), (int, str)) or isinstance(value["image_id"], bool):
-        raise LineError(path, number, "needs image_id, a whole number or a string")
     return value
 
 

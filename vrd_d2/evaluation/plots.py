@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vrd_d2.data.images.saving import save_figure
+from vrd_d2.data.source_files import atomic_write
 from vrd_d2.evaluation.metrics import get_metric, metric_by_predicate
 from vrd_d2.evaluation.recall import Summary
 
@@ -32,7 +34,6 @@ def write_plots(
         The four files.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     names = [str(i) for i in range(len(summary.predicate_counts))]
     names = list(predicate_names) if predicate_names is not None else names
     paths = [
@@ -40,9 +41,9 @@ def write_plots(
         for what in ("recall", "confusion")
         for kind in ("png", "csv")
     ]
-    plot_recall(summary, names, title).savefig(paths[0], dpi=130)
+    save_figure(plot_recall(summary, names, title), paths[0], dpi=130)
     _write_recall(summary, names, paths[1])
-    plot_confusion(summary, names, title).savefig(paths[2], dpi=130)
+    save_figure(plot_confusion(summary, names, title), paths[2], dpi=130)
     _write_confusion(summary, names, paths[3])
     return paths
 
@@ -152,7 +153,10 @@ def _write_recall(summary: Summary, names: Sequence[str], path: Path) -> None:
         for name in recalls
         for k in metric_by_predicate(name).ks(ks)
     ]
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_write(path) as unfinished,
+        unfinished.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["predicate", "name", "rows", "images", *header])
         for i, name in enumerate(names):
@@ -162,7 +166,10 @@ def _write_recall(summary: Summary, names: Sequence[str], path: Path) -> None:
 
 
 def _write_confusion(summary: Summary, names: Sequence[str], path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_write(path) as unfinished,
+        unfinished.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["ground truth", *names, "no prediction"])
         for name, row in zip(names, summary.confusion.tolist(), strict=True):

@@ -14,10 +14,14 @@ class PredictionFile:
     Args:
         folder: gets predictions.jsonl.gz; nothing is opened before the first line.
         rank: number of this process.
+
+    Attributes:
+        path: of the file.
     """
 
     def __init__(self, folder: str | Path, rank: int = 0) -> None:
         self._folder, self._rank = Path(folder), rank
+        self.path = self._folder / "predictions.jsonl.gz"
         self._file: TextIOBase | None = None
 
     def _part(self, rank: int) -> Path:
@@ -47,12 +51,11 @@ class PredictionFile:
 
         Packed files in a row are a packed file.
         """
-        path = self._folder / "predictions.jsonl.gz"
         parts = [part for part in map(self._part, range(processes)) if part.exists()]
-        with atomic_write(path) as unfinished, unfinished.open("wb") as whole:
+        with atomic_write(self.path) as unfinished, unfinished.open("wb") as whole:
             for part in parts:
                 with part.open("rb") as file:
                     shutil.copyfileobj(file, whole)
         for part in parts:
             part.unlink()
-        return path
+        return self.path

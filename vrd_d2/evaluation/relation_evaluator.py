@@ -2,8 +2,9 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -49,6 +50,7 @@ class RelationEvaluator(DatasetEvaluator):
         ks: Sequence[int] = DEFAULT_KS,
         training_counts: Sequence[int] | None = None,
         bootstrap: int = 1000,
+        evaluated: Mapping[str, Any] | None = None,
     ) -> None:
         """
         Args:
@@ -68,6 +70,8 @@ class RelationEvaluator(DatasetEvaluator):
             training_counts: (K,) frequency of the predicates in training, which divides them
                 into head, body and tail; by default that of the evaluated ground truth.
             bootstrap: resamples for the 95 % intervals in the table; 0 for none.
+            evaluated: which weights these are, for the results file: {"weights": path}, or
+                {"iteration": trained so far, "max_iter": of how many} in training.
 
         Raises:
             ValueError: the dataset is not annotated with relations, or holds an image twice; or
@@ -84,6 +88,7 @@ class RelationEvaluator(DatasetEvaluator):
         self._ks = checked_ks(ks)
         self._training_counts = training_counts
         self._bootstrap = bootstrap
+        self._evaluated = None if evaluated is None else dict(evaluated)
         # Names and number of classes and predicates, and the zero-shot list.
         dicts = DatasetCatalog.get(dataset_name)  # before the metadata, which it may set
         metadata = MetadataCatalog.get(dataset_name)
@@ -118,6 +123,15 @@ class RelationEvaluator(DatasetEvaluator):
                 )
         self.summary: Summary | None = None
         self.reset()
+
+    @property
+    def results_files(self) -> list[Path]:
+        """Return the files that :meth:`evaluate` writes."""
+        if self._output_dir is None:
+            return []
+        name = f"relations_{self.task.value}_{self.protocol.name}.json"
+        found = [Path(self._output_dir) / name]
+        return found if self._file is None else [*found, self._file.path]
 
     def reset(self) -> None:
         """Forget the images seen."""
@@ -177,6 +191,11 @@ class RelationEvaluator(DatasetEvaluator):
         )
         self._store.add(key, rows, pairs)
 
+    def finish(self) -> None:
+        """End the file of this process, which may fail, before processes wait for each other."""
+        if self._file is not None:
+            self._file.close()
+
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Return results of all processes, in percent, on the main process; {} on the others.
 
@@ -185,9 +204,8 @@ class RelationEvaluator(DatasetEvaluator):
             protocol than sgb the key is "relations_<protocol>". ``summary`` holds everything.
             {} where the dataset has no relations, which is logged.
         """
+        self.finish()
         states = [self._store.state()]
-        if self._file is not None:
-            self._file.close()
         if not self._annotated:
             return self._without_ground_truth()
         if self._distributed:
@@ -211,7 +229,7 @@ class RelationEvaluator(DatasetEvaluator):
             results_table(self.summary, protocol=self.protocol, task=self.task, title=self._name)
         )
         if self._output_dir is not None:
-            self._write(Path(self._output_dir))
+            self._write()
         key = "relations" if self.protocol.name == "sgb" else f"relations_{self.protocol.name}"
         return OrderedDict({key: flat_results(self.summary.metrics)})
 
@@ -254,8 +272,7 @@ class RelationEvaluator(DatasetEvaluator):
             store.add(key, ground_truth_rows(ground_truth, self.protocol, self._zero_shot), 0)
         return RowStore.merge([(images, rows), store.state()])
 
-    def _write(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def _write(self) -> None:
         if self._file is not None:
             self._join_file()
         results = results_json(
@@ -264,7 +281,9 @@ class RelationEvaluator(DatasetEvaluator):
             task=self.task,
             predicate_names=self._predicates,
         )
-        write_json(results, folder / f"relations_{self.task.value}_{self.protocol.name}.json")
+        if self._evaluated is not None:
+            results["evaluated"] = self._evaluated
+        write_json(results, self.results_files[0])
 
 
 def prediction_from_model(output: dict) -> Prediction:

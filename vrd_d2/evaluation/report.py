@@ -49,8 +49,32 @@ def results_table(summary: Summary, *, protocol: Protocol, task: Task, title: st
     ranked = ", annotated pairs alone ranked" if protocol.ranks_annotated(task) else ""
     return (
         f"{title}: {task.value}, protocol {protocol.name} ({protocol.source}){ranked}, in percent\n"
-        + tabulate(lines, ["", *(f"K={k}" for k in ks)], tablefmt="pipe", stralign="right")
+        # As texts: numbers would lose their last digits where these are 0.
+        + tabulate(
+            lines,
+            ["", *(f"K={k}" for k in ks)],
+            tablefmt="pipe",
+            colalign=["right"] * (1 + len(ks)),
+            disable_numparse=True,
+        )
         + f"\n{images['scored']} of {images['total']} images scored ({skipped})"
+        + _without_rows(summary)
+    )
+
+
+def _without_rows(summary: Summary) -> str:
+    """Return a line on the predicates that lower means over predicates; "" where there are none."""
+    (absent,) = (summary.predicate_counts == 0).nonzero()
+    means = [
+        metric.label("K")
+        for metric in METRICS
+        if metric.mean == "predicates" and not metric.group and metric.name in summary.metrics
+    ]
+    if not len(absent):
+        return ""
+    return (
+        f"\n{len(absent)} of {len(summary.predicate_counts)} predicates have no scored ground "
+        f"truth and count as 0 in {', '.join(means)}"
     )
 
 

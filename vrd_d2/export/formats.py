@@ -1,5 +1,6 @@
 """Writing of exportable modules as ONNX, torch.export program or TorchScript."""
 
+import io
 import json
 import warnings
 from pathlib import Path
@@ -10,10 +11,14 @@ import torch.fx.experimental._config as shape_config
 from detectron2.export import TracingAdapter
 from torch import Tensor, nn
 
+from vrd_d2.data.source_files import atomic_write, write_bytes
 from vrd_d2.export.detector import ExportableDetector
 from vrd_d2.onnx_runtime import METADATA_KEY
 
 OPSET = 18
+_LARGE = (
+    1536 << 20
+)  # bytes of weights from which on torch puts those of ONNX into a file of their own
 
 # Dimensions that may differ from call to call, by input and by output.
 _INPUT_SIZES = {
@@ -87,7 +92,10 @@ def _write_torch_export(
     module: nn.Module, inputs: dict[str, Tensor], path: Path, metadata: dict[str, Any]
 ) -> None:
     program = export_program(module, inputs)
-    torch.export.save(program, path, extra_files={"metadata.json": json.dumps(metadata)})
+    # By way of memory: torch's own writer ends with other errors where the disk is full.
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files={"metadata.json": json.dumps(metadata)})
+    write_bytes(path, content.getvalue())
 
 
 def _write_onnx(
@@ -114,7 +122,15 @@ def _write_onnx(
         size = _OUTPUT_SIZES.get(output.name, "pairs")
         output.shape = onnx_ir.Shape([size, *list(output.shape)[1:]])
     program.model.metadata_props[METADATA_KEY] = json.dumps(metadata)
-    program.save(path)
+    weights = [weight.const_value for weight in program.model.graph.initializers.values()]
+    if (
+        sum(weight.nbytes for weight in weights if weight is not None) > _LARGE
+    ):  # then the weights go beside the file, which holds their name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        program.save(path)
+        return
+    with atomic_write(path) as unfinished:
+        program.save(unfinished)
 
 
 def _write_torchscript(
@@ -125,7 +141,9 @@ def _write_torchscript(
         traced = torch.jit.trace(_stock_tracing(module, inputs["image"]), tuple(inputs.values()))
     else:
         traced = torch.jit.trace(module, tuple(inputs.values()), check_trace=False)
-    torch.jit.save(traced, str(path), _extra_files={"metadata.json": json.dumps(metadata)})
+    content = io.BytesIO()
+    torch.jit.save(traced, content, _extra_files={"metadata.json": json.dumps(metadata)})
+    write_bytes(path, content.getvalue())
 
 
 def _stock_tracing(module: ExportableDetector, image: Tensor) -> TracingAdapter:

@@ -8,95 +8,101 @@
 An image is done when its line is written, which is after everything else of it.
 """
 
-import contextlib
 import json
+import logging
 import os
-import re
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from vrd_d2.data.source_files import parse_json, write_bytes
 from vrd_d2.data.vocabulary import Vocabulary
+from vrd_d2.inference.batch_records import (
+    Record,
+    RecordReader,
+    fit_name,
+    json_text,
+    key_of,
+    open_plain,
+    own_files,
+    source_of,
+)
 
-# What a file system refuses, and what reverses the direction of writing.
-_UNFIT = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
-# What some readers take for the end of a line; and bytes of a name that are no text.
-_ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
-# What moves a terminal's cursor.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_LONGEST_NAME = 50  # characters, of four bytes at most
-
-
-def fit_name(text: str) -> str:
-    """Turn a text into the name of a file on any system: short, without separators."""
-    return _UNFIT.sub("_", text)[:_LONGEST_NAME].strip(". ") or "image"
-
-
-def printable(text: str) -> str:
-    """Put a text on one line, with escapes for invisible characters."""
-    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
-
-
-def json_text(content: Any) -> str:
-    """Write JSON on one line, any string of Python in it; Unicode stays readable."""
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False)
-    return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+# Of what belongs to an image.
+_PARTS = ("drawings", "pages", "frames", "heat_maps")
+logger = logging.getLogger(__name__)
 
 
 class PredictionFolder:
     """Results of one process.
 
+    Nothing is written but in the folder, whatever names and links are found in it.
+
     Args:
         path: of the folder; it is made.
         settings: what the predictions depend on, as JSON can hold it.
         shard, shards: number of this process and of all.
+        vocabulary: names of `objects` and `predicates` that records may have; None allows any.
 
     Raises:
         ValueError: the folder cannot be written, holds something else, or predictions made with
-            other settings, or another run is writing them.
+            other settings, or links in place of its parts, or another run is writing them.
     """
 
     def __init__(
-        self, path: str | Path, settings: Mapping[str, Any], *, shard: int = 0, shards: int = 1
+        self,
+        path: str | Path,
+        settings: Mapping[str, Any],
+        *,
+        shard: int = 0,
+        shards: int = 1,
+        vocabulary: Any = None,
     ):
+        if not 0 <= shard < shards:
+            raise ValueError(
+                f"this is process {shard} of {shards}: count from 0 (RANK and WORLD_SIZE)"
+            )
         # Without links, or the way from it to an image would be another than it seems.
         self.path = Path(os.path.realpath(path))
-        self.shard, self.shards = shard, shards
+        self.shard, self.shards, self._vocabulary = shard, shards, vocabulary
         self._check_settings(json.loads(json.dumps({**settings, "shards": shards})))
+        for part in _PARTS:
+            self._own(f"{part}/file")
         self._lock = self._locked()
 
         # Earlier results of all processes. Images retain the names of their files.
-        present = [list(self._read(number)) for number in range(shards)]
-        self._names = {
-            _source(record): record["name"]
-            for records in present
-            for record in records
-            if "name" in record
-        }
+        reader = RecordReader(vocabulary)
+        present = [list(self._read(reader, number, number == shard)) for number in range(shards)]
+        odd = reader.oddities()
+        if odd is not None:
+            logger.warning("%s: %s; their images are predicted again", self.path, odd)
+        self._names = {source_of(r): r["name"] for records in present for r in records}
         intact = [record for record in present.pop(shard) if self._is_intact(record)]
-        self._done = {_key(record) for record in intact}
+        self._done = {key_of(record) for record in intact}
         # With new images among them, this process gets some that another has done.
-        self._elsewhere = {_key(record): record for records in present for record in records}
+        self._elsewhere = {key_of(record): record for records in present for record in records}
 
         # The journal begins with the lines of this process that still hold.
         unfinished = self._file(shard, ".part")
         lines = "".join(f"{json_text(record)}\n" for record in intact)
         self.write(unfinished.name, lines.encode())
         self._file(shard).unlink(missing_ok=True)
-        self._journal = unfinished.open("a", encoding="utf-8")
+        self._journal = open_plain(unfinished, os.O_WRONLY | os.O_APPEND)
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
         file = self.path / "settings.json"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            known = file.exists()
+            known = os.path.lexists(file)
             other = any(not path.name.startswith(".") for path in self.path.iterdir())
             if not known and not other:
                 # Of several processes that begin at once, each writes the same.
                 self.write(file.name, json.dumps(settings, indent=1).encode())
-            known = file.exists()  # it may also have come between the two looks
-            text = file.read_bytes() if known else b""
+            known = os.path.lexists(file)  # it may also have come between the two looks
+            text = b""
+            if known:
+                with open_plain(file) as handle:
+                    text = handle.read()
         except OSError as error:
             raise ValueError(
                 f"the output folder {self.path} cannot be used ({error.strerror}): choose another"
@@ -106,8 +112,10 @@ class PredictionFolder:
                 f"{self.path} holds other things than predictions: choose a new folder"
             )
         try:
-            present = dict(json.loads(text))
-        except (ValueError, TypeError) as error:
+            present = parse_json(text)
+            if type(present) is not dict:
+                raise ValueError("it is no object")
+        except ValueError as error:
             raise ValueError(
                 f"{file} is broken ({error}): choose another output folder, or delete this one"
             ) from error
@@ -124,7 +132,7 @@ class PredictionFolder:
 
     def _locked(self) -> IO[bytes]:
         """Lock this shard, a byte of the file, against a second run as long as it is open."""
-        handle = (self.path / ".lock").open("ab")
+        handle = open_plain(self.path / ".lock", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             import fcntl
 
@@ -140,16 +148,11 @@ class PredictionFolder:
     def _file(self, shard: int, suffix: str = "") -> Path:
         return self.path / f"predictions-{shard:05d}-of-{self.shards:05d}.jsonl{suffix}"
 
-    def _read(self, shard: int) -> Iterator[dict[str, Any]]:
+    def _read(self, reader: RecordReader, shard: int, tell: bool) -> Iterator[Record]:
         """Read the records of a shard, the later of two about the same image."""
-        records: dict[tuple, dict] = {}
+        records: dict[tuple, Record] = {}
         for file in (self._file(shard), self._file(shard, ".part")):
-            with contextlib.suppress(FileNotFoundError):
-                # The last line of a stopped process may be cut off, within a letter, too.
-                for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-                    with contextlib.suppress(json.JSONDecodeError):
-                        record = json.loads(line)
-                        records[_key(record)] = record
+            records |= {key_of(record): record for record in reader.read(file, tell=tell)}
         yield from records.values()
 
     def _is_intact(self, record: Mapping[str, Any]) -> bool:
@@ -157,13 +160,34 @@ class PredictionFolder:
         if "error" in record:
             return False
         # An image that was moved away cannot be predicted again: its results remain.
-        if self.stamp(self.path / _source(record)) not in (None, record["stamp"]):
+        if self.stamp(self.path / source_of(record)) not in (None, record["stamp"]):
             return False
-        files = [record[key] for key in ("drawing", "page") if key in record]
-        files += [heat[key] for heat in record.get("heat_maps", []) for key in ("drawing", "map")]
-        if "video" in record:
-            files.append(record["file_name"])
-        return all((self.path / file).is_file() for file in files)
+        return all(self.holds(file) for file in own_files(record))
+
+    def holds(self, name: str) -> bool:
+        """Return whether the folder has this file, not empty, and not behind a link."""
+        try:
+            file = self._own(name)
+            return not file.is_symlink() and file.is_file() and file.stat().st_size > 0
+        except (OSError, ValueError):
+            return False
+
+    def _own(self, name: str) -> Path:
+        """Return the path of a file of the folder.
+
+        Raises:
+            ValueError: it lies elsewhere, be it by its name or by a link of a folder.
+        """
+        file = self.path / name
+        inside = file.is_relative_to(self.path) and ".." not in file.parts and "\0" not in name
+        if not inside or file.relative_to(self.path).as_posix() != name:
+            raise ValueError(f"{name!r} is no name of a file in {self.path}")
+        if os.path.realpath(file.parent) != str(file.parent):
+            raise ValueError(
+                f"{file.parent} leads out of its place by a link: remove the link, or choose "
+                "another output folder"
+            )
+        return file
 
     @staticmethod
     def stamp(path: Path) -> list[int] | None:
@@ -211,22 +235,27 @@ class PredictionFolder:
             names[source] = name
         return names
 
-    def write(self, name: str, content: bytes) -> None:
-        """Write a file of the folder; it appears when it is complete."""
-        file = self.path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # Processes of other computers and containers may have the same number as this one.
-        unfinished = file.with_name(f".{secrets.token_hex(8)}{file.suffix}")
-        try:
-            unfinished.write_bytes(content)
-            unfinished.replace(file)
-        finally:
-            unfinished.unlink(missing_ok=True)
+    def write(self, name: str, content: bytes, *, sync: bool = True) -> None:
+        """Write a file of the folder; it appears when it is complete.
+
+        Args:
+            name: its path below the folder.
+            content: of the file.
+            sync: wait until the disk has it. What a power cut leaves empty is made again.
+
+        Raises:
+            ValueError: it would be written elsewhere.
+        """
+        file = self._own(name)
+        if file.is_symlink():  # one to a pipe or a device would be followed
+            file.unlink()
+        write_bytes(file, content, sync=sync)
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Write the line of an image, the last thing to be written of it."""
-        self._journal.write(f"{json_text(record)}\n")
-        self._journal.flush()
+        line = memoryview(f"{json_text(record)}\n".encode())
+        while line:  # a full disk takes a part, and raises at the next
+            line = line[self._journal.write(line) :]
 
     def close(self) -> None:
         """Declare the shard complete."""
@@ -234,14 +263,19 @@ class PredictionFolder:
         self._file(self.shard, ".part").replace(self._file(self.shard))
         self._lock.close()
 
-    def records(self) -> list[dict[str, Any]] | None:
+    def records(self) -> list[Record] | None:
         """Return all shards' records by image and frame; None while one is not complete."""
         if not all(self._file(shard).is_file() for shard in range(self.shards)):
             return None
-        records: dict[tuple, dict] = {}
-        for record in (r for shard in range(self.shards) for r in self._read(shard)):
-            if "error" not in record or _key(record) not in records:
-                records[_key(record)] = record
+        reader = RecordReader(self._vocabulary)
+        records: dict[tuple, Record] = {}
+        for shard in range(self.shards):
+            for record in self._read(reader, shard, True):
+                if "error" not in record or key_of(record) not in records:
+                    records[key_of(record)] = record
+        odd = reader.oddities()
+        if odd is not None:
+            logger.warning("%s: %s; the same command predicts their images again", self.path, odd)
         # The record of a video that cannot be opened has no frame and comes first.
         order = sorted(records, key=lambda key: (key[0], -1 if key[1] is None else key[1]))
         return [records[key] for key in order]
@@ -296,15 +330,6 @@ def predictions_document(
         "predicates": [{"id": number, "name": name} for name, number in predicate.items()],
         "relations": relations,
     }
-
-
-def _source(record: Mapping[str, Any]) -> str:
-    """Return the file that the record is about: the video, not the frame taken from it."""
-    return record.get("video", record["file_name"])
-
-
-def _key(record: Mapping[str, Any]) -> tuple[str, int | None]:
-    return _source(record), record.get("frame")
 
 
 def _some(value: Any) -> str:

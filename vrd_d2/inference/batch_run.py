@@ -3,8 +3,6 @@
 Needs neither torch nor Detectron2 where the model does not.
 """
 
-import hashlib
-import io
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,17 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from vrd_d2.inference.batch_folder import (
-    PredictionFolder,
-    fit_name,
-    json_text,
-    predictions_document,
-    printable,
-)
+from vrd_d2.data.images.saving import encode_image
+from vrd_d2.inference.batch_folder import PredictionFolder, predictions_document
 from vrd_d2.inference.batch_model import Model
+from vrd_d2.inference.batch_records import HEAT_FILES, fit_name, json_text, printable, stem_of
 from vrd_d2.inference.coco_boxes import GivenBoxes, load_given_boxes
 from vrd_d2.media.images import read_image
 from vrd_d2.media.search import find_media, is_video
@@ -36,13 +29,14 @@ class FileOptions:
     """Which files a run writes, and of which frames and sizes.
 
     Attributes:
-        drawings: a PNG each, with so many of the best relations; 0 for none.
+        drawings: one each, with so many of the best relations; 0 for none.
         html: "pages" for one each, "one" for a single page of all, or "none".
         every: of a video, every n-th frame.
         max_pixels: larger images are refused.
         heat_maps: relations that get a heat map: the number of the best, or patterns as
             :meth:`~vrd_d2.scene_graph.SceneGraph.find` takes them.
         heat_method: see :mod:`vrd_d2.modeling.activation`.
+        drawing_format: "png" or "jpg", which is a fraction as large.
     """
 
     drawings: int
@@ -51,6 +45,14 @@ class FileOptions:
     max_pixels: int
     heat_maps: int | Sequence[str] = 0
     heat_method: str = "grad_cam"
+    drawing_format: str = "png"
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a folder of results must have been written with."""
+        settings = dict(vars(self))
+        if self.drawing_format == "png":
+            del settings["drawing_format"]  # as in folders of earlier versions
+        return settings
 
 
 @dataclass
@@ -79,7 +81,7 @@ class PredictionRun:
         settings: what tells this model from others, as JSON can hold it.
         graph_options: of the model's call.
         files: what is written.
-        boxes_file: COCO JSON with the user's boxes, or None.
+        boxes_file: COCO JSON with the user's boxes, or name of a registered dataset; or None.
         batch_size: images that go through the model at once.
         rank, shards: number of this process and of all.
 
@@ -127,16 +129,17 @@ class PredictionRun:
             check_patterns(files.heat_maps)
 
         # The folder, which holds predictions of the same settings alone.
-        content = Path(boxes_file).read_bytes() if boxes_file else None
         settings = {
             **settings,
-            "boxes": None if content is None else hashlib.sha256(content).hexdigest(),
+            "boxes": None if self.boxes is None else self.boxes.digest,
             "objects": model.vocabulary.objects,
             "predicate_names": model.vocabulary.predicates,
             **graph_options,
-            **vars(files),
+            **files.settings(),
         }
-        self.folder = PredictionFolder(output, settings, shard=rank, shards=shards)
+        self.folder = PredictionFolder(
+            output, settings, shard=rank, shards=shards, vocabulary=model.vocabulary
+        )
         self.passed_over = len(found.passed_over)
         self.sources = {self.folder.relative(path): path for path in found.files}
         self.names = self.folder.names(list(self.sources))
@@ -148,8 +151,14 @@ class PredictionRun:
 
     def work(self) -> None:
         """Predict the images of this process."""
+        total, quiet = len(self.sources), self.rank > 0
+        # Closed by an error as well, which is then on a line of its own.
+        with tqdm(total=total, desc="images", disable=quiet, unit="file") as bar:
+            self._work(bar)
+        self.folder.close()
+
+    def _work(self, bar: tqdm) -> None:
         batch: list[_Loaded] = []
-        bar = tqdm(total=len(self.sources), desc="images", disable=self.rank > 0, unit="file")
         for index, (source, path) in enumerate(self.sources.items()):
             mine = index % self.shards == self.rank
             for loaded in self._load(source, path, mine):
@@ -161,8 +170,6 @@ class PredictionRun:
                     bar.set_postfix_str(f"{self.done} predicted, {len(self.broken)} not used")
             bar.update()
         self._predict(batch)
-        bar.close()
-        self.folder.close()
 
     def _load(self, source: str, path: Path, mine: bool) -> Iterator[_Loaded]:
         """Read what is to be predicted of a file; a file that cannot be read is noted."""
@@ -193,7 +200,7 @@ class PredictionRun:
                 self.skipped += 1
                 continue
             file_name = f"frames/{record['name']}/{frame.number:06d}.png"
-            self.folder.write(file_name, _png(frame.image))
+            self.folder.write(file_name, encode_image(frame.image, "png"), sync=False)
             facts = {"video": source, "frame": frame.number, "seconds": round(frame.seconds, 3)}
             notes = [f"frame {frame.number} of {printable(path.name)}"]
             yield _Loaded({"file_name": file_name, **record, **facts, "notes": notes}, frame.image)
@@ -245,10 +252,13 @@ class PredictionRun:
 
     def _write(self, loaded: _Loaded, answer: _Answer) -> None:
         record, image, graph = loaded.record, loaded.image, answer.graph
-        stem = record["name"] + (f"/{record['frame']:06d}" if "frame" in record else "")
+        stem = stem_of(record)
         if self.files.drawings:
-            record["drawing"] = f"drawings/{stem}.png"
-            self.folder.write(record["drawing"], _png(graph.draw(image, top_k=self.files.drawings)))
+            record["drawing"] = f"drawings/{stem}.{self.files.drawing_format}"
+            drawn = encode_image(
+                graph.draw(image, top_k=self.files.drawings), self.files.drawing_format
+            )
+            self.folder.write(record["drawing"], drawn, sync=False)
         if self.files.heat_maps:
             record["heat_maps"] = [
                 self._write_heat_map(stem, image, graph, relation, heat)
@@ -258,16 +268,21 @@ class PredictionRun:
             record["page"] = f"pages/{stem}.html"
             view = graph.view()
             page = GraphPage(view, image, _title(record), record["notes"], answer.heat_maps)
-            self.folder.write(record["page"], graph_page([page]).encode())
+            self.folder.write(record["page"], graph_page([page]).encode(), sync=False)
         self.folder.add(record | graph.to_dict())
 
     def _write_heat_map(
         self, stem: str, image: np.ndarray, graph: SceneGraph, relation: int, heat: np.ndarray
     ) -> dict[str, Any]:
         name = fit_name(f"{relation + 1:02d} {' '.join(graph.triplets[relation])}")
-        files = {key: f"heat_maps/{stem}/{name}{end}.png" for key, end in _HEAT_FILES.items()}
-        self.folder.write(files["drawing"], _png(draw_heat_map(image, graph, relation, heat)))
-        self.folder.write(files["map"], _png(np.rint(255 * heat).astype(np.uint8)))
+        kinds = {"drawing": self.files.drawing_format, "map": "png"}
+        files = {
+            key: f"heat_maps/{stem}/{name}{end}.{kinds[key]}" for key, end in HEAT_FILES.items()
+        }
+        drawn = draw_heat_map(image, graph, relation, heat)
+        self.folder.write(files["drawing"], encode_image(drawn, kinds["drawing"]), sync=False)
+        values = np.rint(255 * heat).astype(np.uint8)
+        self.folder.write(files["map"], encode_image(values, kinds["map"]), sync=False)
         return {"relation": relation, **files}
 
     def _note_broken(self, record: dict[str, Any], error: Exception) -> None:
@@ -303,18 +318,23 @@ class PredictionRun:
                     self.off_page.append(str(error))
 
     def _page(self, record: dict[str, Any]) -> GraphPage:
-        path = self.folder.path / record["file_name"]
-        image, _ = read_image(path, max_pixels=self.files.max_pixels)
         heat_maps = {
-            entry["relation"]: np.asarray(Image.open(self.folder.path / entry["map"])) / 255
+            entry["relation"]: self._read(entry["map"])[..., 0] / 255
             for entry in record.get("heat_maps", [])
         }
+        if "video" in record:
+            image = self._read(record["file_name"])
+        else:
+            path = self.folder.path / record["file_name"]
+            image, _ = read_image(path, max_pixels=self.files.max_pixels)
         view = SceneGraph.from_dict(record).view()
         return GraphPage(view, image, _title(record), record["notes"], heat_maps)
 
-
-# The drawing for people, and the values as grey for programs.
-_HEAT_FILES = {"drawing": "", "map": " (values)"}
+    def _read(self, name: str) -> np.ndarray:
+        """Read an image that a run wrote into the folder."""
+        if not self.folder.holds(name):
+            raise ValueError(f"{self.folder.path / name} is no file of the results folder")
+        return read_image(self.folder.path / name, max_pixels=self.files.max_pixels)[0]
 
 
 def _count(number: int, what: str) -> str:
@@ -324,9 +344,3 @@ def _count(number: int, what: str) -> str:
 def _title(record: Mapping[str, Any]) -> str:
     name = printable(Path(record.get("video", record["file_name"])).name)
     return f"{name}, frame {record['frame']}" if "frame" in record else name
-
-
-def _png(image: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()

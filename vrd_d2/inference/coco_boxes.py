@@ -1,5 +1,7 @@
 """Boxes for single images, out of a COCO file that names images and classes."""
 
+import hashlib
+import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from vrd_d2.data.boxes import BoxLayout
+from vrd_d2.data.boxes import BoxLayout, annotation_xyxy, check_layout
+from vrd_d2.data.datasets.opening import is_file, open_dataset
 from vrd_d2.data.source_files import read_json, short
 
 _FAR = 1e9  # pixels; no image is that large
@@ -23,6 +26,13 @@ class GivenBoxes:
         sizes: dict[str, tuple[int, int]],
     ) -> None:
         self._source, self._boxes, self._sizes = source, boxes, sizes
+
+    @property
+    def digest(self) -> str:
+        """Return what tells these boxes from others: a hash of the file, or of the boxes."""
+        if is_file(self._source):
+            return hashlib.sha256(Path(self._source).read_bytes()).hexdigest()
+        return hashlib.sha256(json.dumps([self._boxes, self._sizes]).encode()).hexdigest()
 
     def check_names(self, file_names: Iterable[str]) -> None:
         """Raise ValueError if one entry would serve two of the files."""
@@ -59,7 +69,37 @@ class GivenBoxes:
         return self._boxes[name]
 
 
-def load_given_boxes(json_file: str | Path) -> GivenBoxes:
+def load_given_boxes(data: str | Path) -> GivenBoxes:
+    """Read the boxes of a COCO file, or those that a registered dataset annotates.
+
+    Args:
+        data: see :func:`load_coco_boxes`; or the name of a registered dataset.
+
+    Raises:
+        ValueError: names the file, the record and the remedy.
+    """
+    if is_file(data):
+        return load_coco_boxes(data)
+    source = open_dataset(data)
+    check_layout(source.records, source.name)
+    boxes: dict[str, tuple[list, list]] = {}
+    sizes = {}
+    for record in source.records:
+        name = Path(record["file_name"]).name
+        if name in boxes:
+            raise ValueError(
+                f"{data} has two images {name!r}: images are found by the name of their file, so "
+                "write it as files by folder (tools/dataset.py convert)"
+            )
+        annotations = record["annotations"]
+        labels = [source.objects[annotation["category_id"]] for annotation in annotations]
+        boxes[name] = (list(map(annotation_xyxy, annotations)), labels)
+        if "width" in record and "height" in record:
+            sizes[name] = (record["width"], record["height"])
+    return GivenBoxes(str(data), boxes, sizes)
+
+
+def load_coco_boxes(json_file: str | Path) -> GivenBoxes:
     """Read a COCO file, such as the predictions.json of tools/predict.py.
 
     Args:

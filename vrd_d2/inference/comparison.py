@@ -8,9 +8,12 @@ from PIL import Image
 
 from vrd_d2.data.boxes import annotation_xyxy
 from vrd_d2.evaluation.matching import compatible_boxes
+from vrd_d2.evaluation.ranking import rank_triplets
+from vrd_d2.evaluation.records import Prediction
 from vrd_d2.inference.selection import class_names, predicted_graph
 from vrd_d2.media import images
 from vrd_d2.scene_graph import SceneGraph
+from vrd_d2.tasks import Task
 from vrd_d2.visualization.scene_graph_image import draw_view
 
 
@@ -68,6 +71,29 @@ def compare_relations(
         [*of_predicted, *of_truth[added]],
         rows,
         [*scores, *[None] * (len(rows) - len(scores))],
+    )
+
+
+def prediction_graph(
+    prediction: Prediction, vocabulary: Any, *, task: Task, top_k: int
+) -> SceneGraph:
+    """Return the best triplets of a prediction as it is evaluated, one predicate a pair.
+
+    Args:
+        prediction: of one image; it has passed its ``check``.
+        vocabulary: a `Vocabulary`, or Detectron2 metadata.
+        task: PredCls ranks by predicate scores alone.
+        top_k: how many triplets.
+    """
+    objects, predicates = class_names(vocabulary)
+    rows = np.zeros((0, 3), np.int64)
+    if len(prediction.pairs):
+        ranking = rank_triplets(prediction, limit=top_k, unit_scores=task.classes_given)
+        rows = ranking.constrained[:top_k]
+    return SceneGraph(
+        prediction.boxes.astype(float),
+        [objects[category] for category in prediction.classes],
+        [(s, o, predicates[p]) for s, o, p in rows.tolist()],
     )
 
 

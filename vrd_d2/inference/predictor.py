@@ -1,7 +1,7 @@
 """Scene graphs of single images and of lists of images."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -226,8 +226,8 @@ class Predictor:
                 f"{'labels' if self.needs_labels else 'no labels'}"
             )
         classes = None
-        if isinstance(labels, str):
-            raise ValueError(f"labels is the text {labels!r}: give a list, a label for each box")
+        if isinstance(labels, str) or not isinstance(labels, (Iterable, type(None))):
+            raise ValueError(f"labels is {labels!r}: give a list, a label for each box")
         if labels is not None:
             classes = [self.vocabulary.object_id(label) for label in labels]
         if self._format == "BGR":
@@ -275,7 +275,14 @@ def _read(image: ImageInput) -> tuple[np.ndarray, dict[str, Any]]:
     if isinstance(image, (str, Path)):
         return read_image(image)[0], {"file_name": str(image)}
     if isinstance(image, Image.Image):
-        image = to_rgb(image)[0]
+        try:
+            image = to_rgb(image)[0]
+        # It may not be decoded yet, and Pillow raises nearly anything on what is broken.
+        except Exception as error:
+            name = getattr(image, "filename", "") or "of Pillow"
+            raise ValueError(
+                f"the image {name} cannot be read ({type(error).__name__}: {error}): get it again"
+            ) from error
     image = checked_pixels(image)
     return image, {"image": image}
 
@@ -283,6 +290,7 @@ def _read(image: ImageInput) -> tuple[np.ndarray, dict[str, Any]]:
 def _one_each(values: Sequence | None, name: str, count: int) -> Sequence:
     if values is None:
         return [None] * count
-    if len(values) != count:
-        raise ValueError(f"{name} for {len(values)} images, but there are {count} images")
+    given = len(values) if hasattr(values, "__len__") else "no list of"
+    if given != count:
+        raise ValueError(f"{name} for {given} images, but there are {count} images")
     return values

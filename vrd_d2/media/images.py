@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from vrd_d2.addresses import refuse_address
 from vrd_d2.media.search import is_video
 from vrd_d2.onnx_runtime import MAX_PIXELS, TooManyPixels, open_image, to_rgb, upright_size
 
@@ -79,6 +80,7 @@ def check_file(path: str | os.PathLike) -> int:
     Raises:
         ValueError: there is none, it is no regular file, or nothing is in it.
     """
+    refuse_address(path)
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:  # a name with a null character is a ValueError
@@ -94,8 +96,8 @@ def check_file(path: str | os.PathLike) -> int:
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike, max_pixels: int) -> Iterator[Image.Image]:
     """Open an image; what goes wrong with it within becomes a ValueError that names the file."""
-    path = Path(path)
     size = check_file(path)
+    path = Path(path)
     try:
         with open_image(path, max_pixels=max_pixels) as image:
             yield image

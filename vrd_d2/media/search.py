@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vrd_d2.addresses import refuse_address
+
 IMAGE_SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm"}
 IMAGE_SUFFIXES |= {".ppm", ".tif", ".tiff", ".webp"}
 VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
@@ -82,6 +84,7 @@ class _Search:
         elif os.path.lexists(text):
             yield Path(text), True
         else:
+            refuse_address(text)
             matches = sorted(map(Path, glob.glob(text, recursive=True)))
             if not matches:
                 raise ValueError(f"there is no file, no folder and no match of {text}")

@@ -1,5 +1,6 @@
 """Frames of videos: read, or refused with the reason."""
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,12 +65,13 @@ def read_frames(
         if not video.isOpened():
             raise ValueError(f"{path} is no video that OpenCV can read")
         sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
-        width, height = (round(video.get(side)) for side in sides)
+        width, height = (_pixels(video.get(side)) for side in sides)
         try:
             check_pixels(width, height, max_pixels)
         except TooManyPixels as error:
             raise ValueError(f"{path} {error}") from error
         rate = video.get(cv2.CAP_PROP_FPS)
+        rate = rate if 0 < rate < math.inf else 0.0
         number = 0
         while video.grab():
             position, rest = divmod(number, every)
@@ -77,10 +79,17 @@ def read_frames(
                 decoded, image = video.retrieve()
                 if not decoded:
                     raise BrokenFrame(f"{path}: frame {number} is broken")
-                seconds = number / rate if rate > 0 else 0.0
+                seconds = number / rate if rate else 0.0
                 yield Frame(number, seconds, np.ascontiguousarray(image[..., ::-1]))
             number += 1
         if not number:
             raise ValueError(f"{path} is a video without a frame: get it again")
+    except cv2.error as error:  # of a decoder, on what is broken
+        raise BrokenFrame(f"{path} is broken ({error}): get it again") from error
     finally:
         video.release()
+
+
+def _pixels(side: float) -> int:
+    """Return a side as OpenCV tells it, which for broken files may be anything."""
+    return round(side) if 0 < side < 1e9 else 0

@@ -181,7 +181,9 @@ class RelCLIP(RelationModel):
         if self._feature_cache is None:
             settings = (self.pixel_mean.tolist(), self.pixel_std.tolist(), self.image_format)
             self._feature_cache = FeatureCache(
-                self.feature_cache_folder, fingerprint(self.visual, settings)
+                self.feature_cache_folder,
+                fingerprint(self.visual, settings),
+                shape_of=lambda image: self.visual.map_shape(*image.shape[-2:]),
             )
         # In float32 whatever is around it, since all runs share what is stored.
         with torch.autocast(self.device.type, enabled=False):

@@ -7,10 +7,11 @@ at the end, which smooths every line. Rectangles are (x1, y1, x2, y2).
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from vrd_d2.visualization.fonts import load_font, runs
 
 Colour = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]
@@ -92,21 +93,10 @@ def shorten(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
-@lru_cache(maxsize=64)
-def load_font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
-    """Load the font at a size in pixels."""
-    # matplotlib ships this family, so that drawings look alike on every machine. It is imported
-    # here because programs that never draw need not wait for it.
-    import matplotlib
-
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
-
-
 def text_size(text: str, size: float, *, bold: bool = False) -> tuple[float, float]:
     """Return the width of the text and the height of a line, in pixels of the finished image."""
-    pixels = round(size * SUPERSAMPLING)
-    return load_font(pixels, bold).getlength(text) / SUPERSAMPLING, 1.2 * size
+    parts = runs(text, round(size * SUPERSAMPLING), bold)
+    return sum(font.getlength(part) for part, font in parts) / SUPERSAMPLING, 1.2 * size
 
 
 def chip_size(text: str, size: float) -> tuple[float, float]:
@@ -175,9 +165,17 @@ class Canvas:
         self, position: Point, text: str, size: float, colour: Colour, *, bold: bool = False
     ) -> None:
         """Write a line of text; the position is its left end at half its height."""
-        font = load_font(round(size * SUPERSAMPLING), bold)
-        (pixel,) = self._pixels(np.array([position]))
-        self._draw.text(pixel, text, fill=colour, font=font, anchor="lm")
+        pixels = round(size * SUPERSAMPLING)
+        ((x, y),) = self._pixels(np.array([position]))
+        parts = runs(text, pixels, bold)
+        if len(parts) == 1:
+            self._draw.text((x, y), text, fill=colour, font=parts[0][1], anchor="lm")
+            return
+        # Of several fonts, on one line.
+        above, below = load_font(pixels, bold).getmetrics()
+        for part, font in parts:
+            self._draw.text((x, y + (above - below) / 2), part, fill=colour, font=font, anchor="ls")
+            x += font.getlength(part)
 
     def chip(self, rectangle: Rectangle, text: str, size: float, colour: Colour) -> None:
         """Write bold text on a coloured background of the size that `chip_size` returns."""

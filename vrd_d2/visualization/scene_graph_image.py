@@ -1,10 +1,8 @@
 """Scene graphs drawn on images, with the graph and the list of relations beside them."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from vrd_d2.visualization.canvas import Canvas, Rectangle, entity_colour
 from vrd_d2.visualization.panels import Table, draw_graph
@@ -17,7 +15,7 @@ from vrd_d2.visualization.placement import (
 )
 from vrd_d2.visualization.view import GraphView
 
-__all__ = ["draw_scene_graph", "draw_view", "save_image"]
+__all__ = ["draw_scene_graph", "draw_view"]
 
 # The longer side of the image is brought into this range of pixels. Text and lines have a fixed
 # proportion to it, so that they are legible on a thumbnail and not tiny on a large photograph.
@@ -136,12 +134,3 @@ def _check_image(image_rgb: np.ndarray) -> None:
         )
     if not image_rgb.size:
         raise ValueError(f"image_rgb has no pixels: its shape is {image_rgb.shape}")
-
-
-def save_image(path: str | Path, rgb: np.ndarray) -> None:
-    """Write a uint8 (H, W, 3) RGB array in the format its suffix names; folders are made."""
-    path = Path(path)
-    if path.suffix.lower() not in Image.registered_extensions():
-        raise ValueError(f"cannot write {path}: name it .png or .jpg")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(rgb).save(path)

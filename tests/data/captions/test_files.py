@@ -242,9 +242,40 @@ def test_counting_goes_on_where_it_stopped(tmp_path, monkeypatch, stop_after):
     expected[SCENES.object_id("dog"), SCENES.predicate_id("near"), SCENES.object_id("tree")] += 1
     assert done.counts == expected and done.captions == 335 and done.broken == [2, 0]
     assert done.resumed == calls[-1]
-    state.write_text("{}")
-    with pytest.raises(ValueError, match="is no state of counted captions: delete it"):
-        count()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"file": 1},
+        {"file": -1},
+        {"record": "1"},
+        {"captions": 1.5},
+        {"broken": [0, 0]},
+        {"broken": 3},
+        {"first_broken": [None]},
+        {"counts": [[0, 0, 0, -1]]},
+        {"counts": [[0, 0, 0]]},
+        {"counts": [[[], 0, 0, 1]]},
+        {"stranger": 1},
+        {},
+        None,
+    ],
+)
+def test_an_odd_state_is_named(odd, tmp_path):
+    path, _ = big_file(tmp_path, 10)
+    state = tmp_path / "kb.state"
+    parser = make_parser("matcher", SCENES)
+
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        count_captions(open_captions([path]), parser, state=state, report=stop)
+    content = json.loads(state.read_text())
+    state.write_text(json.dumps({**content, **odd} if odd else odd))
+    with pytest.raises(ValueError, match=r"kb\.state.*delete it"):
+        count_captions(open_captions([path]), parser, state=state)
 
 
 @pytest.mark.parametrize(

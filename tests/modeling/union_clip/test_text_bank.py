@@ -2,7 +2,12 @@
 
 import json
 import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -83,10 +88,60 @@ def test_half_written_blocks_are_encoded_again(tmp_path):
     assert encode.asked == [1]
 
 
-def test_a_damaged_file_is_refused(tmp_path):
-    (tmp_path / "key.f16").write_bytes(b"x" * 7)
-    with pytest.raises(ValueError, match=r"MODEL\.UNION_CLIP\.TEXT_BANK.*key\.f16.* 7 .*2400"):
+@pytest.mark.parametrize("size", [7, 2401, 5000])
+def test_a_file_of_another_size_is_named_and_made_again(size, tmp_path, caplog):
+    (tmp_path / "key.f16").write_bytes(b"x" * size)
+    check(make(Encoder(), tmp_path).blocks([1, 24]), [1, 24])
+    (line,) = [record.getMessage() for record in caplog.records]
+    for part in ("MODEL.UNION_CLIP.TEXT_BANK", "key.f16", f" {size} ", " 2400"):
+        assert part in line
+    encode = Encoder()
+    check(make(encode, tmp_path).blocks([24, 1]), [24, 1])
+    assert encode.asked == [] and len(caplog.records) == 1
+
+
+def test_a_block_that_is_not_finite_is_made_again(tmp_path):
+    make(Encoder(), tmp_path).blocks([1])
+    stored = np.memmap(tmp_path / "key.f16", np.float16, "r+", shape=(25, 3, WIDTH))
+    stored[1, 2, 5] = np.nan
+    encode = Encoder()
+    check(make(encode, tmp_path).blocks([1]), [1])
+    assert encode.asked == [1]
+
+
+@pytest.mark.parametrize("make_odd", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("x")])
+def test_what_is_no_regular_file_is_refused(make_odd, tmp_path):
+    make_odd(tmp_path / "key.f16")
+    with pytest.raises(ValueError, match=r"MODEL\.UNION_CLIP\.TEXT_BANK.*key\.f16"):
         make(Encoder(), tmp_path)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_full_disk_is_told_once_and_blocks_go_to_memory(tmp_path):
+    """In a process of its own, whose files may not grow beyond three blocks."""
+    script = f"""
+import logging, resource, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_text_bank import Encoder, check, make
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+make(Encoder(), {str(tmp_path)!r}).blocks([0])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (3 * 96, 3 * 96))
+encode = Encoder()
+bank = make(encode, {str(tmp_path)!r})
+for codes in ([0, 1, 2], [3, 24], [24, 3, 1]):
+    check(bank.blocks(codes), codes)
+print(encode.asked)
+"""
+    command = [sys.executable, "-c", script]
+    tests = Path(__file__).parents[2]
+    paths = os.pathsep.join([str(tests), *sys.path])
+    found = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}
+    )
+    assert found.returncode == 0, found.stderr
+    told, asked = found.stdout.splitlines()
+    assert "key.f16" in told and asked == "[1, 2, 3, 24]"
 
 
 def _fill(folder, seed):

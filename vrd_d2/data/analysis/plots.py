@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vrd_d2.data.analysis.statistics import DatasetStatistics
+from vrd_d2.data.images.saving import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +37,6 @@ def write_statistics_plots(
         The files.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     figures = {
         "classes": plot_counts(statistics.class_counts, objects, f"{title}: boxes of each class"),
         "images": plot_images(statistics, title),
@@ -48,7 +48,7 @@ def write_statistics_plots(
     paths = []
     for name, figure in figures.items():
         paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=130)
+        save_figure(figure, paths[-1], dpi=130)
     return paths
 
 

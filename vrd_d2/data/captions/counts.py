@@ -190,14 +190,32 @@ def _resumed(state: str | os.PathLike | None, stamp: str, files: int) -> Progres
         stored = content.pop("stamp")
         rows = content.pop("counts")
         progress = Progress(**content, counts=Counter({(s, p, o): n for s, p, o, n in rows}))
+        _check(progress, files)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{state} is no state of counted captions: delete it") from error
+        raise ValueError(
+            f"{state} is no state of counted captions: delete it, or count from the beginning "
+            f"with --restart ({error})"
+        ) from error
     if stored != stamp:
         raise ValueError(
             f"{state} was begun with other files, names or settings: finish that, or delete it"
         )
     progress.resumed = progress.captions
     return progress
+
+
+def _check(progress: Progress, files: int) -> None:
+    """Raise ValueError for what no state holds."""
+    broken, first = progress.broken, progress.first_broken
+    numbers = [progress.file, progress.record, progress.captions, progress.with_triplets]
+    counted = [*numbers, progress.resumed, *broken, *progress.counts.values()]
+    ids = [number for triplet in progress.counts for number in triplet]
+    if not all(type(number) is int and number >= 0 for number in counted + ids):
+        raise ValueError("a number in it is no whole number from 0 on")
+    if not len(broken) == len(first) == files or not all(type(text) is str for text in first):
+        raise ValueError(f"it is not of {files} files")
+    if progress.file >= files:
+        raise ValueError(f"it is at file {progress.file} of {files}")
 
 
 def _save(progress: Progress, stamp: str, state: str | os.PathLike) -> None:

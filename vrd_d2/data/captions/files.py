@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vrd_d2.addresses import refuse_address
 from vrd_d2.data.messages import kind_of
 from vrd_d2.data.source_files import parse_json, require_regular
 
@@ -54,6 +55,7 @@ class CaptionFile:
     _raw: BinaryIO | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        refuse_address(self.path)
         self.path = Path(self.path)
         require_regular(self.path)
         if not self.path.is_file():

@@ -1,5 +1,6 @@
 """Load a split of a dataset by its spec, without Detectron2's catalogs."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any
 from vrd_d2.data.datasets.spec import DatasetSpec, Loaded, Select, SplitFiles
 from vrd_d2.data.image_existence import Exclusion, check_policy, drop_missing_images
 from vrd_d2.data.records.packed import PackedRecords, unseen_triplets
-from vrd_d2.data.source_files import read_json, require_file, until_changed
+from vrd_d2.data.source_files import located, read_json, require_file, short, until_changed
 from vrd_d2.data.vocabulary import Vocabulary
 
 Triplets = list[tuple[int, int, int]]
@@ -53,6 +54,24 @@ def load_split(
         loaded = _packed(spec.load(files, split, select))
     # Again for loaders that select themselves: all of theirs exist, and none is excluded.
     return replace(loaded, records=select(loaded.records))
+
+
+def check_names(
+    files: SplitFiles, key: str, found: Sequence[str], known: Sequence[str], name: str
+) -> None:
+    """Check that a file has the names that its dataset is registered with.
+
+    Raises:
+        ValueError: with the file, the dataset and the remedy.
+    """
+    if list(known) == list(found):
+        return
+    source = files.paths.get("vocabulary", next(iter(files.paths.values())))
+    raise ValueError(
+        f"{source} has {len(found)} {key} that differ from the {len(known)} that dataset {name!r} "
+        "was registered with: write the file with the same list, or register the dataset again or "
+        "under another name"
+    )
 
 
 def require_files(name: str, files: SplitFiles) -> None:
@@ -109,34 +128,101 @@ def zero_shot_triplets(
     return unseen_triplets(spec.triplets(files, split), training) if len(training) else None
 
 
-def load_zero_shot(path: str | Path, vocabulary: Vocabulary) -> Triplets:
+def load_zero_shot(
+    path: str | os.PathLike,
+    vocabulary: Vocabulary | None,
+    *,
+    num_classes: int | None = None,
+    num_predicates: int | None = None,
+) -> Triplets:
     """Read triplets that training does not contain, for zR@K.
 
     Args:
-        path: JSON list of [subject name, predicate name, object name].
-        vocabulary: of the dataset.
+        path: JSON list of [subject name, predicate name, object name], as `tools/dataset.py
+            zero-shot` writes it; or of ids [subject class, object class, predicate], from 0. Texts
+            are names, and numbers are ids: each has its own order.
+        vocabulary: of the dataset; None where its names are not known, so that there must be ids.
+        num_classes, num_predicates: how many there are, without a vocabulary; None if unknown.
 
     Returns:
         (subject class, object class, predicate) ids, as the metadata holds them.
 
     Raises:
-        ValueError: the file is no such list, or has a name that is not in the vocabulary.
+        ValueError: names the row that is neither, is not like the first one, or has a name or an id
+            that does not exist.
     """
     rows = read_json(path)
-    try:
-        return [
-            (
-                vocabulary.object_id(subject),
-                vocabulary.object_id(obj),
-                vocabulary.predicate_id(predicate),
+    if type(rows) is not list:
+        raise ValueError(f"{path} is no list: {_ZERO_SHOT_FORM}")
+    if vocabulary is not None:
+        num_classes, num_predicates = len(vocabulary.objects), len(vocabulary.predicates)
+    kinds = [_kind_of_triplet(row) for row in rows]
+    triplets = []
+    for number, (row, kind) in enumerate(zip(rows, kinds, strict=True)):
+        with located(f"{path}: row {number}, {short(row)}"):
+            if kind is None:
+                raise ValueError(_ZERO_SHOT_FORM)
+            if kind is not kinds[0]:
+                raise ValueError(
+                    "row 0 is not of this kind: write names in all rows, or ids in all"
+                )
+            if kind is int:
+                triplets.append(_checked_ids(row, num_classes, num_predicates))
+            elif vocabulary is None:
+                raise ValueError(
+                    "it has names, but those of the dataset are not known: take a relations_json "
+                    "or a registered dataset, name --vocabulary, or write ids [subject class, "
+                    "object class, predicate]"
+                )
+            else:
+                triplets.append(_named_ids(row, vocabulary))
+    return triplets
+
+
+_ZERO_SHOT_FORM = (
+    "it must be a JSON list of [subject name, predicate name, object name] in the dataset's names, "
+    "or of ids [subject class, object class, predicate] from 0"
+)
+
+
+def _kind_of_triplet(row: Any) -> type | None:
+    """Return str for three names, int for three ids, None for anything else."""
+    if type(row) is not list or len(row) != 3:
+        return None
+    (kind, *others) = set(map(type, row))
+    return kind if kind in (str, int) and not others else None
+
+
+def _checked_ids(
+    row: list[int], num_classes: int | None, num_predicates: int | None
+) -> tuple[int, int, int]:
+    for what, number, count in zip(
+        ("subject class", "object class", "predicate"),
+        row,
+        (num_classes, num_classes, num_predicates),
+        strict=True,
+    ):
+        if number < 0 or (count is not None and number >= count):
+            exist = "" if count is None else f" ({count} exist)"
+            raise ValueError(
+                f"there is no {what} {number}{exist}: ids are [subject class, object class, "
+                "predicate] and count from 0"
             )
-            for subject, predicate, obj in rows
-        ]
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{path}: {error}; it must be a JSON list of [subject name, predicate name, "
-            "object name] in the dataset's names"
-        ) from error
+    return tuple(row)
+
+
+def _named_ids(row: list[str], vocabulary: Vocabulary) -> tuple[int, int, int]:
+    subject, predicate, obj = row
+    try:
+        return (
+            vocabulary.object_id(subject),
+            vocabulary.object_id(obj),
+            vocabulary.predicate_id(predicate),
+        )
+    except ValueError as error:
+        other = {subject, predicate} <= set(vocabulary.objects) and obj in vocabulary.predicates
+        order = "; names are [subject, predicate, object] in this order" if other else ""
+        raise ValueError(f"{error}{order}") from error
 
 
 def vocabulary_of(metadata: dict[str, Any]) -> Vocabulary | None:

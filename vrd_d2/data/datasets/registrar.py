@@ -10,7 +10,12 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from vrd_d2.data.build import RecordsDataset
-from vrd_d2.data.datasets.loading import load_split, vocabulary_of, zero_shot_triplets
+from vrd_d2.data.datasets.loading import (
+    check_names,
+    load_split,
+    vocabulary_of,
+    zero_shot_triplets,
+)
 from vrd_d2.data.datasets.relations_json_dataset import user_spec
 from vrd_d2.data.datasets.spec import DatasetSpec
 from vrd_d2.data.image_existence import (
@@ -163,18 +168,13 @@ class RegisteredSplit:
         return RecordsDataset.of(loaded.records)
 
     def _complete(self, metadata: Any, found: dict[str, Any]) -> None:
-        files = self._spec.files(self._root, self._split).paths
-        source = files.get("vocabulary", next(iter(files.values())))
+        files = self._spec.files(self._root, self._split)
         for key, value in found.items():
             known = metadata.get(key)
             if not key.endswith("_classes") or known is None:
                 _overwrite(metadata, key, copy.copy(value))  # the value is remembered
-            elif list(known) != value:
-                raise ValueError(
-                    f"{source} has {len(value)} {key} that differ from the {len(known)} that "
-                    f"dataset {self.name!r} was registered with: write the file with the same "
-                    "list, or register the dataset again or under another name"
-                )
+            else:
+                check_names(files, key, value, known, self.name)
 
 
 def is_foreign(name: str) -> bool:

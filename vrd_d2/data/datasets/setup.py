@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from detectron2.data import DatasetCatalog
 
-from vrd_d2.data.datasets.builtin import SPECS, datasets_root
+from vrd_d2.data.datasets.builtin import SPECS, builtin_names, datasets_root
+from vrd_d2.data.datasets.opening import ZERO_SHOT, is_file, unknown_dataset
 from vrd_d2.data.datasets.registrar import (
     exclude_images,
     is_foreign,
@@ -28,6 +29,7 @@ _current: tuple | None = None  # what setup_datasets was last called for
 def setup_datasets(cfg: "CfgNode") -> None:
     """Register the datasets that a config may name: DATASETS.REGISTER and the built-in ones.
 
+    DATASETS.TRAIN, TEST and DISTANT may name files, too, which are registered under their paths.
     DATASETS.MISSING_IMAGES and EXCLUDE say which of their images are read. The built-in datasets
     stay in the folder of the last :func:`register_builtin_datasets`. A second call with the same
     settings does nothing, so that what was changed by hand in between stays.
@@ -51,6 +53,10 @@ def setup_datasets(cfg: "CfgNode") -> None:
     _current = None  # in case of an error
     _register_builtin(_root(), node.MISSING_IMAGES, replace_others=False)
     register_user_datasets(node.REGISTER, missing_images=node.MISSING_IMAGES)
+    registered = {*builtin_names(), *(row[0] for row in node.REGISTER)}
+    for name in dict.fromkeys([*names, *node.DISTANT]):
+        if name not in registered and is_file(name):
+            register_source(name, missing_images=node.MISSING_IMAGES)
     exclude_images(node.EXCLUDE, names)
     _current = settings
 
@@ -125,5 +131,26 @@ def register_user_datasets(
             json_file,
             image_root or None,
             missing_images=missing_images,
-            zero_shot_file=Path(json_file).with_name("zero_shot.json"),
+            zero_shot_file=Path(json_file).with_name(ZERO_SHOT),
         )
+
+
+def register_source(
+    data: str | os.PathLike, images: str | None = None, *, missing_images: str = "error"
+) -> str:
+    """Return the name in DatasetCatalog of a dataset that a user names.
+
+    Args:
+        data: the name of a registered dataset; or a file, which is registered under its path.
+        images: folder of a file's images; None is its own.
+        missing_images: of a file, see :func:`~vrd_d2.data.image_existence.drop_missing_images`.
+
+    Raises:
+        ValueError: there is no such file or name.
+    """
+    name = os.fspath(data)
+    if is_file(name):
+        register_user_datasets([(name, name, images or "")], missing_images=missing_images)
+    elif name not in DatasetCatalog:
+        raise unknown_dataset(name, DatasetCatalog)
+    return name

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vrd_d2.addresses import refuse_address
 from vrd_d2.data.source_files import located, read_json, require_regular
 from vrd_d2.data.vocabulary import VG150, Vocabulary, get_vocabulary
 
@@ -25,6 +26,7 @@ def read_vocabulary(
     dicts_file: str | os.PathLike, wanted: Vocabulary | None
 ) -> tuple[Vocabulary, np.ndarray, np.ndarray]:
     """Return the vocabulary, and the id in it of each class and predicate of the file, -1: none."""
+    refuse_address(dicts_file)
     if not Path(dicts_file).is_file():
         raise ValueError(f"there is no file {dicts_file}: it is VG-SGG-dicts-with-attri.json")
     found = get_vocabulary(dicts_file)
@@ -57,6 +59,7 @@ def read_h5(path: str) -> SimpleNamespace:
     """Read the arrays of the file, those of one column as vectors, and check their lengths."""
     import h5py  # here, as it takes long to import and few need it
 
+    refuse_address(path)
     require_regular(path)
     if not os.path.isfile(path):
         raise ValueError(f"there is no file {path}: datasets/README.md says where to get it")

@@ -31,7 +31,9 @@ _REQUIRED: dict[str, dict[str, tuple[type, ...]]] = {
         "predicate_id": (int,),
     },
 }
-# COCO's evaluator asks for these; nothing else does.
+# Keys that may be missing: an image has its size.
+_OPTIONAL = {"images": ("width", "height")}
+# Some tools for COCO ask for these; nothing else does.
 _COCO_ONLY = ("area", "iscrowd")
 _TOLERANCE = 1e-2  # pixels; a box rebuilt from a rounded XYWH may stand out by that much
 _FAR = 1e9  # pixels; no finite image is that large
@@ -107,6 +109,8 @@ def _section_columns(document: Mapping, section: str, findings: Findings) -> dic
     for key, types in _REQUIRED[section].items():
         values = columns[key] = _column(records, key)
         for i in _of_other_type(values, types):
+            if key not in records[i] and key in _OPTIONAL.get(section, ()):
+                continue
             wanted = " or ".join(kind.__name__ for kind in types)
             if key in records[i]:
                 text = f"{key} is {values[i]!r}: it must be of type {wanted}"
@@ -172,10 +176,21 @@ def _check_names(section: str, document: Mapping, columns: dict, findings: Findi
 
 def _check_images(document: Mapping, columns: dict, findings: Findings) -> None:
     records, images = document["images"], columns["images"]
-    sizes = zip(images["width"], images["height"], strict=True)
-    for i in [i for i, size in enumerate(sizes) if min(size) < 1 or max(size) >= _FAR]:
-        size = f"{images['width'][i]} x {images['height'][i]}"
-        findings.error(_where("images", i, records[i]), f"size {size}: both must be positive")
+    without = [sizes.count(None) for sizes in (images["width"], images["height"])]
+    if any(without):
+        findings.warning(
+            "images",
+            f"{max(without)} have no size, so that their boxes are not compared with it: add "
+            "width and height",
+        )
+    for i, size in enumerate(zip(images["width"], images["height"], strict=True)):
+        if None in size and size != (None, None):
+            key = "width" if size[0] is None else "height"
+            text = f"the key {key} is missing: add it (int), or leave out both width and height"
+            findings.error(_where("images", i, records[i]), text)
+        elif None not in size and (min(size) < 1 or max(size) >= _FAR):
+            text = f"size {size[0]} x {size[1]}: both must be positive"
+            findings.error(_where("images", i, records[i]), text)
     for i in _odd_file_names(images["file_name"]):
         findings.error(
             _where("images", i, records[i]),
@@ -216,12 +231,15 @@ def _check_annotations(document: Mapping, columns: dict, findings: Findings) -> 
         without = len(records) - sum(map(operator.contains, records, repeat(key)))
         if without:
             findings.warning(
-                "annotations", f"{without} have no {key!r}, which COCO's evaluator needs: add it"
+                "annotations", f"{without} have no {key!r}, which tools for COCO need: add it"
             )
     if 0 in set(annotations["id"]):
-        findings.warning("annotations", "COCO's evaluator takes id 0 for no match: count from 1")
+        findings.warning("annotations", "tools for COCO take id 0 for no match: count from 1")
     images = columns["images"]
-    extents = zip(images["width"], images["height"], strict=True)
+    extents = [
+        (_FAR, _FAR) if None in size else size
+        for size in zip(images["width"], images["height"], strict=True)
+    ]
     size_of = dict(zip(images["id"], extents, strict=True)).get
     boxes = annotations["bbox"]
     sizes = [size_of(image_id, (_FAR, _FAR)) for image_id in annotations["image_id"]]

@@ -51,7 +51,7 @@ def pack_document(
     return PackedRecords(
         file_names=(os.path.join(image_root, image["file_name"]) for image in images),
         image_ids=[image["id"] for image in images],
-        sizes=np.array([(i["height"], i["width"]) for i in images], np.int64),
+        sizes=np.array([(i.get("height", 0), i.get("width", 0)) for i in images], np.int64),
         boxes=_xyxy_of_coco(annotations)[order].astype(box_dtype),
         categories=_numbers(category[a["category_id"]] for a in annotations)[order],
         box_counts=counts,
@@ -142,13 +142,8 @@ def _numbered(names: Sequence[str]) -> list[dict]:
 
 
 def _size(record: Mapping) -> dict[str, int]:
-    try:
-        return {"width": record["width"], "height": record["height"]}
-    except KeyError as error:
-        raise ValueError(
-            f"image {record['image_id']!r}: the size of {record['file_name']} is not known, since "
-            "the annotation does not state it: put the image there"
-        ) from error
+    """Return the size of an image; nothing where neither annotation nor image states it."""
+    return {key: record[key] for key in ("width", "height") if key in record}
 
 
 def _referred(file_name: str, root: str, always_relative: bool) -> str:

@@ -3,10 +3,9 @@
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from vrd_d2.data.source_files import checked_size, located, read_json, short
+from vrd_d2.data.source_files import checked_size, located, read_json, short, write_text
 from vrd_d2.media.images import read_size
 
 __all__ = ["read_size", "read_sizes", "size_problem", "write_sizes"]
@@ -56,4 +55,4 @@ def read_sizes(json_file: str | os.PathLike | None) -> dict[str, tuple[int, int]
 def write_sizes(images: Mapping[str, str], json_file: str | os.PathLike) -> None:
     """Store the sizes of images, {file name: path}, so that their headers are read only once."""
     sizes = {name: read_size(path) for name, path in images.items()}
-    Path(json_file).write_text(json.dumps(sizes), encoding="utf-8")
+    write_text(json_file, json.dumps(sizes))

@@ -6,17 +6,20 @@ model that was trained on the last ones (EM). ``tools/score_candidates.py`` writ
 """
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from vrd_d2.data.source_files import atomic_write, parse_json, read_json, write_text
+from vrd_d2.data.source_files import atomic_write, member, parse_json, read_json, write_text
 
 VERSION = 1
 MANIFEST = "candidates.json"
 _KEYS = ("pictures", "pair_counts", "pairs", "entry_counts", "predicates", "weights")
+
+logger = logging.getLogger(__name__)
 
 
 class CandidateWeights:
@@ -34,10 +37,11 @@ class CandidateWeights:
         path = self.folder / MANIFEST
         try:
             self.manifest = read_json(path)
-            version, self.num_predicates = self.manifest["version"], self.manifest["predicates"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            version = member(self.manifest, "version", int)
+            self.num_predicates = member(self.manifest, "predicates", int)
+        except ValueError as error:
             raise ValueError(
-                f"{self.folder} holds no weights of candidates ({error!r}): make them with "
+                f"{self.folder} holds no weights of candidates ({error}): make them with "
                 "tools/score_candidates.py"
             ) from error
         if version != VERSION:
@@ -80,6 +84,18 @@ class CandidateWeights:
         """Return the file of a shard."""
         return self.folder / f"{number:06d}.npz"
 
+    def has(self, number: int) -> bool:
+        """Return whether a shard is there and whole; one that is damaged is named in the log."""
+        path = self.shard(number)
+        if not os.path.lexists(path):
+            return False
+        try:
+            self._read(path)
+        except ValueError as error:
+            logger.warning("%s is damaged (%s): it is made again", path, error)
+            return False
+        return True
+
     def add(self, number: int, rows: Sequence[tuple[object, np.ndarray, np.ndarray]]) -> None:
         """Write a shard, which appears when it is complete.
 
@@ -100,7 +116,10 @@ class CandidateWeights:
                 [w[entry] for w, entry in zip(weights, entries, strict=True)], np.float16, (0,)
             ),
         }
-        with atomic_write(self.shard(number)) as unfinished, unfinished.open("wb") as file:
+        path = self.shard(number)
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path} is no regular file: delete it")
+        with atomic_write(path) as unfinished, unfinished.open("wb") as file:
             np.savez(file, **content)
 
     def lookup(
@@ -137,14 +156,8 @@ class CandidateWeights:
     def _load(self) -> None:
         parts = list(self._shards())
         columns = {key: [part[key] for part in parts] for key in _KEYS}
-        try:
-            names = [name for part in columns["pictures"] for name in parse_json(str(part))]
-            self._position = {name: i for i, name in enumerate(names)}
-        except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"{self.folder}: the names of its images are broken ({error}): make it again with "
-                "tools/score_candidates.py"
-            ) from error
+        names = [name for part in columns["pictures"] for name in part]
+        self._position = {name: i for i, name in enumerate(names)}
         if len(self._position) < len(names):
             raise ValueError(
                 f"{self.folder}: two images have the same image id: datasets that are scored "
@@ -174,13 +187,43 @@ class CandidateWeights:
     def _shards(self) -> Iterator[dict]:
         for path in sorted(self.folder.glob("[0-9]*.npz")):
             try:
-                with np.load(path, allow_pickle=False) as content:
-                    yield {key: content[key] for key in _KEYS}
-            except Exception as error:  # zipfile, zlib and numpy each have their own
+                yield self._read(path)
+            except ValueError as error:
                 raise ValueError(
-                    f"{path} is damaged ({error}): delete it and run tools/score_candidates.py "
-                    "again, which makes what is missing"
+                    f"{path} is damaged ({error}): run tools/score_candidates.py again, which "
+                    "makes it again"
                 ) from error
+
+    def _read(self, path: Path) -> dict:
+        """Return the arrays of a shard, and the list of its images.
+
+        Raises:
+            ValueError: it is not whole, or holds what no shard does.
+        """
+        if not path.is_file():
+            raise ValueError("it is no regular file")
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                found = {key: content[key] for key in _KEYS}
+            found["pictures"] = parse_json(str(found["pictures"]))
+            wanted = {
+                "pair_counts": (len(found["pictures"]),),
+                "pairs": (int(found["pair_counts"].sum()), 2),
+                "entry_counts": (int(found["pair_counts"].sum()),),
+                "predicates": (int(found["entry_counts"].sum()),),
+                "weights": (int(found["entry_counts"].sum()),),
+            }
+        except Exception as error:  # zipfile, zlib and numpy each have their own
+            raise ValueError(str(error) or type(error).__name__) from error
+        for key, shape in wanted.items():
+            kind = "f" if key == "weights" else "iu"
+            if found[key].shape != shape or found[key].dtype.kind not in kind:
+                raise ValueError(f"{key} has shape {found[key].shape} of {found[key].dtype}")
+            if found[key].size and not 0 <= found[key].min() <= found[key].max() < np.inf:
+                raise ValueError(f"{key} has values that are negative or not finite")
+        if found["predicates"].size and found["predicates"].max() >= self.num_predicates:
+            raise ValueError(f"it has more than {self.num_predicates} predicates")
+        return found
 
 
 def _stack(parts: list[np.ndarray], dtype: type, empty: tuple[int, ...]) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vrd_d2.addresses import refuse_address
 from vrd_d2.data.records.columns import flat_ranges
 from vrd_d2.data.source_files import atomic_write, parse_json, require_regular
 from vrd_d2.data.vocabulary import Vocabulary
@@ -222,6 +223,7 @@ class KnowledgeBase:
         Raises:
             ValueError: there is no such file, or it is none of these; with the remedy.
         """
+        refuse_address(path)
         remedy = "make one with datasets/prepare_knowledge_base.py"
         require_regular(path, remedy)
         try:

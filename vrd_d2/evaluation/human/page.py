@@ -11,6 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from vrd_d2 import assets
+from vrd_d2.data.source_files import write_text
 from vrd_d2.evaluation.human.study import Study, StudyImage
 from vrd_d2.media.images import read_image
 
@@ -53,9 +54,7 @@ def write_page(
     }
     # All at once, so that a title in braces stays a title.
     page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset("human_page.html"))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def _asset(name: str) -> str:

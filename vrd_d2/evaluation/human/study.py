@@ -15,10 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from vrd_d2.data.boxes import BoxLayout
-from vrd_d2.evaluation.json_lines import LineError, prediction_from_json, read_json_lines
+from vrd_d2.data.boxes import BoxLayout, known_sizes
+from vrd_d2.data.images.sizes import read_size
+from vrd_d2.data.vocabulary import Vocabulary
+from vrd_d2.evaluation.ground_truth_files import GroundTruths
+from vrd_d2.evaluation.json_lines import LineError, prediction_from_json
+from vrd_d2.evaluation.predictions import predictions_file, read_predictions
 from vrd_d2.evaluation.ranking import rank_triplets
-from vrd_d2.evaluation.records import Prediction, ground_truth_from_dict
+from vrd_d2.evaluation.records import Prediction
 from vrd_d2.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -122,7 +126,7 @@ def make_study(
     Args:
         records: dataset dicts (see ``datasets/README.md``).
         classes, predicates: names of the dataset's ids.
-        predictions: JSON Lines of each model, by its name (see ``json_lines``).
+        predictions: file or folder of each model, by its name (see ``evaluation.predictions``).
         task: PredCls ranks by predicate scores alone, the others multiply with both entity scores.
         images: how many to draw from those that every file has; all of them if there are fewer.
         top: relations of each model and image, under the graph constraint: one predicate a pair,
@@ -153,11 +157,10 @@ def make_study(
     if not predictions:
         raise ValueError("give the predictions of at least one model")
     position = {record["image_id"]: index for index, record in enumerate(records)}
+    vocabulary = Vocabulary(tuple(classes), tuple(predicates))
+    truths = GroundTruths.of_dataset("the dataset", records, vocabulary)
     best = [
-        _best_relations(
-            path, records, position, task, top, len(classes), len(predicates), progress=progress
-        )
-        for path in predictions.values()
+        _best_relations(path, truths, task, top, progress=progress) for path in predictions.values()
     ]
     eligible = _eligible(position, dict(zip(predictions, best, strict=True)), min_relations)
     generator = np.random.default_rng(seed)
@@ -181,32 +184,29 @@ _Ranked = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def _best_relations(
     path: str | Path,
-    records: Sequence[dict],
-    position: Mapping[int | str, int],
+    truths: GroundTruths,
     task: Task,
     top: int,
-    num_classes: int,
-    num_predicates: int,
     *,
     progress: bool,
 ) -> dict[int | str, _Ranked]:
     """Return the best relations of every image in a file; of a repeated image, the first."""
     found: dict[int | str, _Ranked] = {}
     layout = BoxLayout()
-    for number, value in read_json_lines(path, progress=progress):
+    path, names = predictions_file(path), truths.vocabulary
+    for number, value in read_predictions(path, truths, task, progress=progress):
         image_id = value["image_id"]
         if image_id in found:
             continue
         try:
-            if image_id not in position:
-                raise ValueError(f"image_id {image_id!r} is not in the dataset")
-            truth = ground_truth_from_dict(records[position[image_id]])
-            prediction = prediction_from_json(value, truth, task)
-            prediction.check(num_predicates, num_classes)
+            if image_id not in truths.images:
+                raise ValueError(f"image_id {image_id!r} is not in {truths.name}")
+            prediction = prediction_from_json(value, truths.images[image_id], task)
+            prediction.check(len(names.predicates), len(names.objects))
             rows = _rank(prediction, top, task)
         except ValueError as error:
             raise LineError(path, number, error) from error
-        layout.add(prediction.boxes, [truth.longer_side or np.inf] * 2)
+        layout.add(prediction.boxes, known_sizes(truths.sizes.get(image_id, (0, 0))))
         # Only boxes that the rows name are stored: the others would fill the memory.
         used, indices = np.unique(rows[:, :2], return_inverse=True)
         rows = np.column_stack([indices.reshape(-1, 2), rows[:, 2]])
@@ -281,12 +281,18 @@ def _pool(
     return StudyImage(
         record["image_id"],
         str(record["file_name"]),
-        int(record["width"]),
-        int(record["height"]),
+        *_size(record),
         [entities[i] for i in order],
         [Item(ids[s, o, p], rank[s], str(predicates[p]), rank[o]) for s, o, p in shuffled],
         {model: [ids[key] for key in rows] for model, rows in proposed.items()},
     )
+
+
+def _size(record: Mapping) -> tuple[int, int]:
+    """Return width and height of an image, which is opened if the dataset does not state them."""
+    if "width" in record and "height" in record:
+        return int(record["width"]), int(record["height"])
+    return read_size(record["file_name"])
 
 
 def _digest(images: Sequence[StudyImage]) -> str:

@@ -16,9 +16,10 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
 from vrd_d2 import assets
-from vrd_d2.checkpoint.weights_files import first_line
+from vrd_d2.addresses import refuse_address
+from vrd_d2.checkpoint.downloads import downloading, hub_address, network
 from vrd_d2.data.source_files import read_json
-from vrd_d2.modeling.encoders.visual_encoder import encode_by_size
+from vrd_d2.modeling.encoders.visual_encoder import encode_by_size, map_shape
 from vrd_d2.modeling.text.tokens import tokenize
 
 # Imported where a model is built: it brings transformers and torchvision's models along.
@@ -72,17 +73,24 @@ def load_clip(name: str, pretrained: str = "", *, cache_dir: str = "") -> ClipPa
             "open_clip.list_models(), 'scenes_clip', or the path of a model-config JSON."
         )
     weights = _find_weights(name, pretrained)
-    try:
-        model = open_clip.create_model(name, pretrained=weights, cache_dir=cache_dir or None)
-    except Exception as error:  # open_clip raises many types for one cause: no usable weights
-        raise ValueError(
-            f"MODEL.CLIP.PRETRAINED: the weights {pretrained!r} of {name} could not be loaded "
-            f"({first_line(error)}). Without internet, copy the weights file here and set "
-            "MODEL.CLIP.PRETRAINED to its path; a file that does not fit belongs to another "
-            "MODEL.CLIP.NAME."
-        ) from error
+    if weights and not Path(weights).is_file():
+        _download(name, weights, cache_dir)
+    text = open_clip.get_model_config(name)["text_cfg"]
+    asks_hub = bool(text.get("hf_model_name") or text.get("hf_tokenizer_name"))
+    with network(hub=asks_hub) as state:
+        try:
+            model = open_clip.create_model(name, pretrained=weights, cache_dir=cache_dir or None)
+            tokenizer = open_clip.get_tokenizer(name, **tokenizer_options)
+        except ModuleNotFoundError:  # of the text model
+            raise
+        except Exception as error:  # open_clip raises many types for one cause: no usable weights
+            source = f" or its text model from {hub_address()}" if asks_hub else ""
+            raise ValueError(
+                f"MODEL.CLIP.PRETRAINED: the weights {pretrained!r} of {name}{source} could not be "
+                f"loaded ({state.reason(error)}). A file that does not fit belongs to another "
+                "MODEL.CLIP.NAME; one that is broken must be got again"
+            ) from error
     model.eval().requires_grad_(False)
-    tokenizer = open_clip.get_tokenizer(name, **tokenizer_options)
     # Taken from open_clip: models differ (OpenAI's, LAION's and SigLIP's constants).
     preprocess = model.visual.preprocess_cfg
     return ClipParts(model, tokenizer, tuple(preprocess["mean"]), tuple(preprocess["std"]))
@@ -91,6 +99,7 @@ def load_clip(name: str, pretrained: str = "", *, cache_dir: str = "") -> ClipPa
 def _add_model_config(path: Path) -> tuple[str, dict]:
     import open_clip
 
+    refuse_address(path, "MODEL.CLIP.NAME")
     if not path.is_file():
         raise ValueError(f"MODEL.CLIP.NAME: there is no model config {path}")
     config = read_json(path)
@@ -127,10 +136,38 @@ def _find_weights(name: str, pretrained: str) -> str | None:
         return pretrained
     if Path(pretrained).is_file():
         return pretrained
+    refuse_address(pretrained, "MODEL.CLIP.PRETRAINED")
     raise ValueError(
         f"MODEL.CLIP.PRETRAINED: {pretrained!r} is neither a file nor a tag of {name}; its tags: "
         f"{', '.join(tags) or 'none'}"
     )
+
+
+def _download(name: str, tag: str, cache_dir: str) -> None:
+    """Download the weights of a tag unless they are in open_clip's cache."""
+    import open_clip
+
+    config = open_clip.get_pretrained_cfg(name, tag)
+    hub, address = config.get("hf_hub", ""), config.get("url", "")
+    partial = None
+    if hub:
+        address = hub_address(hub.rstrip("/"))
+    elif address:
+        partial = Path(cache_dir or Path.home() / ".cache/clip", Path(address).name)
+    there = partial is not None and partial.exists()
+    remedy = (
+        "without internet, get the weights file elsewhere, copy it here and set "
+        "MODEL.CLIP.PRETRAINED to its path"
+    )
+    what = f"MODEL.CLIP.PRETRAINED: the weights {tag!r} of {name}"
+    try:
+        with downloading(what, address, remedy, hub=bool(hub)):
+            open_clip.download_pretrained(config, cache_dir=cache_dir or None)
+    except BaseException:
+        # open_clip writes in place, and would take what is cut for the whole.
+        if partial is not None and not there:
+            partial.unlink(missing_ok=True)
+        raise
 
 
 class CLIPViT(Backbone):
@@ -214,6 +251,11 @@ class CLIPViT(Backbone):
         return encode_by_size(
             lambda batch: self(batch)["clip"], images, divisor=self.size_divisibility
         )
+
+    def map_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Return the shape (D, h, w) of the map of an image."""
+        channels = self._out_feature_channels["clip"]
+        return map_shape(height, width, channels, self.stride, self.size_divisibility)
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Return channels and stride of the one output, "clip"."""

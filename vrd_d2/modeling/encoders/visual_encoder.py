@@ -13,8 +13,9 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
+from vrd_d2.addresses import refuse_address
 from vrd_d2.checkpoint.checkpointer import detector_file, load_weights
-from vrd_d2.checkpoint.weights_files import first_line
+from vrd_d2.checkpoint.downloads import hub_address, network
 
 TIMM = "timm/"
 
@@ -51,6 +52,17 @@ def encode_by_size(
         for index, feature_map in zip(members, encode(batch), strict=True):
             result[index] = feature_map
     return result
+
+
+def map_shape(
+    height: int, width: int, channels: int, stride: int, divisor: int
+) -> tuple[int, int, int]:
+    """Return the shape (D, h, w) of the map of an image that :func:`encode_by_size` pads."""
+    return (
+        channels,
+        -(-height // divisor) * divisor // stride,
+        -(-width // divisor) * divisor // stride,
+    )
 
 
 class FrozenBackbone(nn.Module):
@@ -98,6 +110,10 @@ class FrozenBackbone(nn.Module):
         """Encode images: see :func:`encode_by_size`."""
         return encode_by_size(self, images, divisor=self.divisor)
 
+    def map_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Return the shape (D, h, w) of the map of an image."""
+        return map_shape(height, width, self.shape.channels, self.shape.stride, self.divisor)
+
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Return channels and stride of the one map."""
         return {self.feature or "map": self.shape}
@@ -129,17 +145,19 @@ def _timm(cfg: CfgNode) -> FrozenBackbone:
     if weights not in ("", "pretrained"):
         _require(weights)
         options["pretrained_cfg_overlay"] = {"file": weights}
-    try:
-        index = int(visual.FEATURE.removeprefix("map"))
-        backbone = timm.create_model(
-            name, pretrained=bool(weights), features_only=True, out_indices=(index,), **options
-        )
-    except Exception as error:  # timm raises many types: no such map, no network, other weights
-        raise ValueError(
-            f"MODEL.VISUAL: timm could not build {name} with FEATURE {visual.FEATURE!r} (map0, "
-            f"map1, ...) and WEIGHTS {weights!r} ({first_line(error)}). Without internet, "
-            "copy the weights file here and set MODEL.VISUAL.WEIGHTS to its path"
-        ) from error
+    with network(hub=weights == "pretrained") as state:
+        try:
+            index = int(visual.FEATURE.removeprefix("map"))
+            backbone = timm.create_model(
+                name, pretrained=bool(weights), features_only=True, out_indices=(index,), **options
+            )
+        except Exception as error:  # timm raises many types: no such map, no network, other weights
+            source = f" from {hub_address()}" if weights == "pretrained" else ""
+            raise ValueError(
+                f"MODEL.VISUAL: timm could not build {name} with FEATURE {visual.FEATURE!r} (map0, "
+                f"map1, ...) and WEIGHTS {weights!r}{source} ({state.reason(error)}). Without "
+                "internet, copy the weights file here and set MODEL.VISUAL.WEIGHTS to its path"
+            ) from error
     info, pixels = backbone.feature_info, backbone.pretrained_cfg
     stride = info.reduction()[0]
     return FrozenBackbone(
@@ -198,5 +216,6 @@ def _load_backbone(backbone: nn.Module, path: str) -> None:
 
 
 def _require(path: str) -> None:
+    refuse_address(path, "MODEL.VISUAL.WEIGHTS of a model of timm")
     if not Path(path).is_file():
         raise ValueError(f"MODEL.VISUAL.WEIGHTS: there is no file {path}")

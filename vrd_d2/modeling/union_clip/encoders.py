@@ -135,7 +135,12 @@ class CropEncoder(_Encoder):
             return self._states(crops)
         if self._cache is None:
             settings = (self.mean.tolist(), self.std.tolist())
-            self._cache = FeatureCache(self._cache_folder, fingerprint(self.lower, settings))
+            shape = self._states(crops[:1]).shape[1:]
+            self._cache = FeatureCache(
+                self._cache_folder,
+                fingerprint(self.lower, settings),
+                shape_of=lambda crop: tuple(shape),
+            )
         crops = crops.cpu()
         # In float32 whatever is around it, since all runs share what is stored.
         with torch.autocast(self.mean.device.type, enabled=False):

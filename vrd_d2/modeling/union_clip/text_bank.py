@@ -4,6 +4,8 @@ Shapes: C object classes, K predicates, D width of the joint space; a block is t
 one ordered class pair.
 """
 
+import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,15 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+KEY = "MODEL.UNION_CLIP.TEXT_BANK"
+
+logger = logging.getLogger(__name__)
+
 
 class TextBank:
-    """Blocks of class pairs in half precision, made at first use, in memory or in one mapped file.
+    """Blocks of class pairs in half precision, made at first use, in memory or in one file.
 
     What an image costs does not depend on the size of the bank: its class pairs are read by their
     code. The file is sparse, C * C * K * D * 2 bytes when full (150 * 150 * 50 texts of width 512:
     1.15 GB), and named by `key`, so that it is never read with other weights. Several processes
     may share it without locks: a block is there when all its rows have length 1, and whoever finds
-    one missing writes the same block.
+    one missing or damaged writes the same block. Where the file takes no more, such as on a full
+    disk, that is said once and further blocks are stored in memory.
 
     Args:
         encode: codes (subject * C + object) of n class pairs -> (n, K, D), rows of length 1.
@@ -30,7 +37,7 @@ class TextBank:
         batch: class pairs encoded at a time.
 
     Raises:
-        ValueError: the file has another size than its key stands for.
+        ValueError: the folder or the file cannot be used.
     """
 
     def __init__(
@@ -49,10 +56,13 @@ class TextBank:
         self._device = device
         self._batch = batch
         self._memory: dict[int, Tensor] = {}
-        self._file: np.memmap | None = None
+        self._shape = (num_predicates, width)
+        self._bytes = 2 * num_predicates * width  # of a block
+        self._file: Path | None = None
+        self._told_full = False
         if folder:
-            shape = (num_classes * num_classes, num_predicates, width)
-            self._file = _map(Path(folder) / f"{key}.f16", shape)
+            self._file = Path(folder) / f"{key}.f16"
+            _make(self._file, num_classes * num_classes * self._bytes)
 
     def blocks(self, codes: Sequence[int]) -> list[Tensor]:
         """Return blocks (K, D) in float16 of class pairs, encoded where they are missing.
@@ -70,33 +80,66 @@ class TextBank:
         return found
 
     def _read(self, code: int) -> Tensor | None:
-        if self._file is None:
+        if code in self._memory or self._file is None:
             return self._memory.get(code)
-        block = torch.from_numpy(np.array(self._file[code]))
+        # Not mapped into memory: there a full disk would end the process without a word.
+        with self._file.open("rb", buffering=0) as file:
+            file.seek(code * self._bytes)
+            content = file.read(self._bytes)
+        if len(content) < self._bytes:
+            return None
+        block = torch.from_numpy(np.frombuffer(content, np.float16).reshape(self._shape).copy())
         length = block.float().square().sum(1)
-        # A hole of the sparse file, or a block that another process is about to write.
-        if bool(((length - 1).abs() > 0.01).any()):
+        # A hole of the sparse file, or a block that another process is about to write. Numbers
+        # that are none fail every comparison.
+        if not bool(((length - 1).abs() <= 0.01).all()):
             return None
         return block.to(self._device)
 
     def _write(self, code: int, block: Tensor) -> Tensor:
+        stored = block.to(self._device)
         if self._file is None:
-            self._memory[code] = block.to(self._device)
-            return self._memory[code]
-        self._file[code] = block.cpu().numpy()
-        return block.to(self._device)
+            self._memory[code] = stored
+            return stored
+        try:
+            with self._file.open("r+b", buffering=0) as file:
+                file.seek(code * self._bytes)
+                written = file.write(block.cpu().numpy().tobytes())
+            if written < self._bytes:
+                raise OSError(f"{written} of {self._bytes} bytes were written")
+        except OSError as error:
+            self._memory[code] = stored
+            if not self._told_full:
+                self._told_full = True
+                logger.warning(
+                    "%s: %s takes no more texts (%s): they are stored in memory",
+                    KEY,
+                    self._file,
+                    error.strerror or error,
+                )
+        return stored
 
 
-def _map(path: Path, shape: tuple[int, int, int]) -> np.memmap:
-    size = 2 * int(np.prod(shape))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Opened for appending: of several processes one makes the file and none empties it.
-    with path.open("ab") as file:
-        if file.tell() == 0:
-            file.truncate(size)
-    if path.stat().st_size != size:
+def _make(path: Path, size: int) -> None:
+    """Make a sparse file; an older one of another size is damaged, and gets this size."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+            raise ValueError(f"{KEY}: {path} is no regular file: delete it")
+        # Opened for appending: of several processes one makes the file and none empties it.
+        with path.open("ab") as file:
+            found = file.tell()
+            if found not in (0, size):
+                logger.warning(
+                    "%s: %s has %d bytes and not %d: what is damaged in it is made again",
+                    KEY,
+                    path,
+                    found,
+                    size,
+                )
+            if found != size:
+                file.truncate(size)
+    except OSError as error:
         raise ValueError(
-            f"MODEL.UNION_CLIP.TEXT_BANK: {path} has {path.stat().st_size} bytes and not {size}: "
-            "delete it"
-        )
-    return np.memmap(path, dtype=np.float16, mode="r+", shape=shape)
+            f"{KEY}: {path} cannot be used ({error.strerror}): name another folder"
+        ) from error

@@ -1,0 +1,127 @@
+"""Gradio's own application behind the guard, called as other sites and programs call it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+gradio = pytest.importorskip("gradio", reason="Gradio is not installed: the extra demo")
+from fastapi import FastAPI  # noqa: E402
+from starlette.testclient import TestClient  # noqa: E402
+
+from vrd_d2.commands.demo import guard_of, parse_arguments  # noqa: E402
+from vrd_d2.demo.models import DemoModel  # noqa: E402
+from vrd_d2.demo.storage import Storage  # noqa: E402
+
+OWN = "http://127.0.0.1:7860"
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory) -> Storage:
+    return Storage(tmp_path_factory.mktemp("demo"), 10 * 2**20)
+
+
+@pytest.fixture(scope="module")
+def client(repository, storage):
+    """The page of a model that is not loaded."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(storage.uploads))
+        patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+        from vrd_d2.demo.page import build_page
+
+        config = repository / "configs/quickstart/relclip_predcls.yaml"
+        page = build_page([DemoModel(config)], [], storage, 10**6)
+        guard = guard_of(parse_arguments(["--max-mb", "1"]), storage)
+        app = gradio.mount_gradio_app(
+            FastAPI(), page, "", app_kwargs={"middleware": [guard]}, max_file_size="1mb"
+        )
+        with TestClient(app, OWN) as client:
+            yield client
+
+
+def stored(storage: Storage) -> list[Path]:
+    return [path for path in storage.uploads.rglob("*") if path.is_file()]
+
+
+def upload(client, content=b"x" * 1000, **headers):
+    return client.post("/gradio_api/upload", files={"files": ("a.png", content)}, headers=headers)
+
+
+def test_the_page_itself_may(client, storage):
+    assert client.get("/").status_code == 200 and client.get("/config").status_code == 200
+    answer = upload(client, Origin=OWN)
+    assert answer.status_code == 200 and Path(answer.json()[0]).read_bytes() == b"x" * 1000
+    assert upload(client, b"y").status_code == 200  # programs have no origin
+    assert len(stored(storage)) == 2
+
+
+def test_uploads_of_other_sites_are_not_stored(client, storage):
+    before = stored(storage)
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:3000", "http://localhost"):
+        assert upload(client, b"foreign", Origin=origin).status_code == 403
+    assert upload(client, b"foreign", Host="evil.example:7860").status_code == 403
+    assert stored(storage) == before
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/config", "/gradio_api/info", "/gradio_api/queue/data?session_hash=a", "/theme.css"],
+)
+def test_nothing_is_told_under_another_name(client, path):
+    answer = client.get(path, headers={"Host": "evil.example:7860"})
+    assert answer.status_code == 403 and "--allow-host" in answer.text and len(answer.text) < 500
+    assert client.get(path, headers={"Origin": "http://evil.example"}).status_code == 403
+
+
+def test_large_bodies_are_refused(client, storage):
+    before = stored(storage)
+
+    def chunks():
+        for _ in range(150):
+            yield b"x" * 10**6
+
+    form = "multipart/form-data; boundary=edge"
+    for path, kind in (
+        ("/gradio_api/queue/join", "application/json"),
+        ("/gradio_api/run/draw", "application/json"),
+        ("/gradio_api/upload", form),
+        ("/login", form),
+    ):
+        answer = client.post(path, content=chunks(), headers={"Content-Type": kind})
+        assert answer.status_code == 413, path
+    big = json.dumps({"data": ["x" * 2 * 10**6]})
+    assert client.post("/gradio_api/queue/join", content=big).status_code == 413
+    assert upload(client, b"x" * 3 * 2**20).status_code == 413
+    assert stored(storage) == before
+
+
+def test_a_file_that_breaks_off_is_not_kept(client, storage):
+    """In the midst of a part: Gradio has a file of it by then."""
+    before = stored(storage)
+    head = b'--edge\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+
+    def chunks():
+        yield head
+        for _ in range(5):
+            yield b"x" * 10**6
+
+    kind = {"Content-Type": "multipart/form-data; boundary=edge"}
+    answer = client.post("/gradio_api/upload", content=chunks(), headers=kind)
+    assert answer.status_code == 413 and stored(storage) == before
+
+
+def test_all_files_together_are_limited(client, storage):
+    status, number = 200, 0
+    while status == 200 and number < 20:
+        status = upload(client, bytes([number]) * 10**6).status_code
+        number += 1
+    assert status == 507 and 5 < number < 12
+    assert sum(path.stat().st_size for path in stored(storage)) < 10 * 2**20
+
+
+@pytest.mark.parametrize("option", ["--max-mb", "--max-total-mb", "--max-pixels"])
+@pytest.mark.parametrize("value", ["0", "-5", "nan", "inf"])
+def test_limits_that_are_none(option, value, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse_arguments([f"{option}={value}"])
+    assert stopped.value.code == 1 and option in capsys.readouterr().err
