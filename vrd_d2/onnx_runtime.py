@@ -93,6 +93,7 @@ class OnnxPredictor:
                 "tools/export_model.py"
             )
         self.metadata = _checked_metadata(stored[METADATA_KEY], os.fspath(model))
+        self._file = os.fspath(model)
         self.input_names = [entry.name for entry in self._session.get_inputs()]
         self._outputs = [entry.name for entry in self._session.get_outputs()]
 
@@ -184,7 +185,7 @@ class OnnxPredictor:
 
         Raises:
             ValueError: the image cannot be read, boxes or labels are missing, malformed, or not
-                taken by this model.
+                taken by this model; or a score or box of the model is not finite.
         """
         for name, value in (("boxes", boxes), ("classes", labels)):
             if (name in self.input_names) != (value is not None):
@@ -215,6 +216,12 @@ class OnnxPredictor:
             if len(labels) != len(feed["boxes"]):
                 raise ValueError(f"{len(labels)} labels for {len(feed['boxes'])} boxes")
         result = dict(zip(self._outputs, self._session.run(None, feed), strict=True))
+        wrong = not_finite(result)
+        if wrong:
+            raise ValueError(
+                f"{self._file}: its {wrong} are not finite, as after a training that diverged: "
+                "export an earlier checkpoint"
+            )
         result = {**{k: v for k, v in feed.items() if k != "image"}, **result}
         shrink = np.array([width / size[1], height / size[0]] * 2, np.float32)
         result["boxes"] = result["boxes"] * shrink
@@ -224,6 +231,12 @@ class OnnxPredictor:
         result.setdefault("predicate_probs", np.zeros((0, count + 1), np.float32))
         result.setdefault("predicate_scores", np.zeros((0, count), np.float32))
         return result
+
+
+def not_finite(outputs: Mapping[str, np.ndarray]) -> str:
+    """Return the name of the first of a model's outputs that holds NaN or infinity, or ""."""
+    numbers = (name for name, values in outputs.items() if values.dtype.kind == "f")
+    return next((name for name in numbers if not np.isfinite(outputs[name]).all()), "")
 
 
 def checked_pixels(image: Any) -> np.ndarray:
@@ -557,9 +570,13 @@ def select(
             removes none.
 
     Raises:
-        ValueError: `top_k` is no number of relations, or a predicate is unknown.
+        ValueError: `top_k` is no number of relations, a predicate is unknown, or a score is not
+            finite.
     """
     check_top_k(top_k)
+    wrong = not_finite({name: found[name] for name in ("scores", "predicate_scores")})
+    if wrong:
+        raise ValueError(f"{wrong} are not finite: the model is of a training that diverged")
     wanted = names if predicates is None else predicates
     wanted = [wanted] if isinstance(wanted, str) else wanted
     columns = np.array(sorted(set(_positions(wanted, names, "predicate"))), np.int64)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vrd_d2 import assets
 from vrd_d2.checkpoint.weights_files import first_line
-from vrd_d2.modeling.encoders.visual_encoder import encode_by_size
+from vrd_d2.modeling.encoders.visual_encoder import batch_size_on, encode_by_size
 
 # Imported where a model is built: it brings transformers and torchvision's models along.
 if TYPE_CHECKING:
@@ -233,6 +233,13 @@ class TextEncoder:
 
     Not an ``nn.Module``: relation models use it in training only, so that its weights belong into
     no checkpoint and into no export.
+
+    On the CPU texts are encoded one by one: the last digits of a row depend on what else is in its
+    batch, which after a resume is something else, and a resumed run is to be exactly the same.
+
+    Args:
+        parts: of :func:`load_clip`.
+        batch_size: texts that are encoded at a time on other devices.
     """
 
     def __init__(self, parts: ClipParts, *, batch_size: int = 256):
@@ -260,7 +267,7 @@ class TextEncoder:
             order = tokens.argmax(dim=1).argsort()
             # In float32 whatever is around it: these rows stay in the cache.
             with torch.autocast(torch.device(device).type, enabled=False):
-                for chunk in order.split(self._batch_size):
+                for chunk in order.split(batch_size_on(device, self._batch_size)):
                     rows = F.normalize(self._encode(tokens[chunk].to(device)), dim=-1).cpu()
                     self._rows.update(
                         {missing[i]: row for i, row in zip(chunk.tolist(), rows, strict=True)}

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vrd_d2.checkpoint.weights_files import first_line
 from vrd_d2.data.vocabulary import Vocabulary
+from vrd_d2.modeling.encoders.visual_encoder import batch_size_on
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +148,13 @@ def load_sentence_model(name: str) -> Callable[[list[str]], np.ndarray]:
             f"MODEL.TEXT.WORD_VECTORS: no sentence model {name!r} "
             f"({first_line(error)}); without internet give its folder"
         ) from error
-    return lambda texts: model.encode(texts, show_progress_bar=False)
+
+    def encode(texts: list[str]) -> np.ndarray:
+        # One by one on the CPU: see TextEncoder.
+        batch = batch_size_on(model.device, 32)
+        return model.encode(texts, batch_size=batch, show_progress_bar=False)
+
+    return encode
 
 
 def build_phrases(

@@ -1,0 +1,56 @@
+"""What a run appends to or compares with across resumes: the log of metrics, the best checkpoint."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detectron2.engine import hooks
+
+
+def without_torn_line(path: Path) -> None:
+    """Cut off the last line of a file of lines that a killed process has not finished."""
+    if not path.is_file():
+        return
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        at = end
+        while at:
+            start = max(at - 65536, 0)
+            file.seek(start)
+            found = file.read(at - start).rfind(b"\n")
+            if found >= 0:
+                at = start + found + 1
+                break
+            at = start
+        if at < end:
+            file.truncate(at)
+
+
+class BestCheckpointer(hooks.BestCheckpointer):
+    """Detectron2's, which knows in a resumed run how good the best checkpoint of before is.
+
+    Its own begins anew, and overwrites the best checkpoint with the first that comes.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best metric so far, or that of the checkpoint that is just being written."""
+        value, iteration = self._saving or (self.best_metric, self.best_iter)
+        if value is None:
+            return {}
+        return {"metric": self._val_metric, "value": float(value), "iteration": int(iteration)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the best metric of before, if it is the same metric and the checkpoint is there."""
+        file = Path(self._checkpointer.save_dir, f"{self._file_prefix}.pth")
+        if state["metric"] == self._val_metric and file.is_file():
+            self.best_metric, self.best_iter = state["value"], state["iteration"]
+
+    _saving: tuple[float, int] | None = None
+
+    def _best_checking(self) -> None:
+        self._saving = self.trainer.storage.latest().get(self._val_metric)
+        try:
+            super()._best_checking()
+        finally:
+            self._saving = None
