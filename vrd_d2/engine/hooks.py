@@ -1,4 +1,4 @@
-"""What a run appends to or compares with across resumes: the log of metrics, the best checkpoint."""
+"""What goes on across resumes: the log of metrics, and the best checkpoint."""
 
 import os
 from collections.abc import Mapping

@@ -9,6 +9,7 @@ import torch
 from detectron2.config import CfgNode
 
 from vrd_d2.config.files import merge_dump
+from vrd_d2.config.loading import read_dump
 
 logger = logging.getLogger(__name__)
 
@@ -50,16 +51,16 @@ def check_solver(cfg: CfgNode, processes: int) -> None:
             "a finite number above 0",
         ),
         (
-            "SOLVER.IMS_PER_BATCH",
-            batch,
-            number(batch, 1) and scaled % processes == 0 and scaled > 0,
-            f"a multiple of the number of processes, {processes}",
-        ),
-        (
             "SOLVER.REFERENCE_WORLD_SIZE",
             reference,
             number(reference, 0) and not (reference and batch % reference),
             f"0, or a number of processes that divides SOLVER.IMS_PER_BATCH {batch}",
+        ),
+        (
+            "SOLVER.IMS_PER_BATCH",
+            batch,
+            number(batch, 1) and scaled % processes == 0 and scaled > 0,
+            f"a multiple of the number of processes, {processes}",
         ),
         ("SOLVER.CHECKPOINT_PERIOD", *_at_least(1, solver.CHECKPOINT_PERIOD, "iterations")),
         ("TEST.EVAL_PERIOD", *_at_least(0, cfg.TEST.EVAL_PERIOD, "iterations; 0: at the end")),
@@ -193,10 +194,8 @@ def changed_settings(cfg: CfgNode, stored: Any, iteration: int) -> CfgNode:
         stored: text of the config in the checkpoint.
         iteration: from which on `cfg` counts.
     """
-    before = cfg.clone()
-    before.defrost()
     try:
-        merge_dump(before, stored, "the config in the checkpoint")
+        before = _read(stored, cfg)
     except (ValueError, TypeError, AttributeError) as error:
         logger.warning("%s: it is taken to be the one given", error)
         return cfg
@@ -216,12 +215,29 @@ def changed_settings(cfg: CfgNode, stored: Any, iteration: int) -> CfgNode:
     return before
 
 
+def _read(stored: Any, cfg: CfgNode) -> CfgNode:
+    source = "the config in the checkpoint"
+    try:
+        return read_dump(stored, source)
+    except ValueError:
+        # With keys of the user's own, which the config that is given has, too.
+        before = cfg.clone()
+        before.defrost()
+        merge_dump(before, stored, source)
+        return before
+
+
 def _values(node: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in node.items():
         if isinstance(value, CfgNode):
             yield from _values(value, f"{section}{name}.")
         else:
-            yield f"{section}{name}", list(value) if isinstance(value, tuple) else value
+            yield f"{section}{name}", _as_lists(value)
+
+
+def _as_lists(value: Any) -> Any:
+    # A dump has no tuples.
+    return [_as_lists(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def optimizer_state(

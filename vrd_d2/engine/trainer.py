@@ -273,6 +273,8 @@ class Trainer(DefaultTrainer):
         """Seed the iteration, so that what it draws does not depend on how the run got there."""
         super().before_step()
         if self.cfg.SEED >= 0:
+            # A loader draws a number when it starts, in the first iteration of each process.
+            _ = self._trainer._data_loader_iter
             seed = self.cfg.SEED + self.iter * comm.get_world_size() + comm.get_rank()
             torch.manual_seed(seed)
             np.random.seed(seed % 2**32)

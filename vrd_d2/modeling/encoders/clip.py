@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vrd_d2 import assets
 from vrd_d2.checkpoint.weights_files import first_line
+from vrd_d2.modeling.encoders.clip_activation import check_activation
 from vrd_d2.modeling.encoders.visual_encoder import batch_size_on, encode_by_size
 
 # Imported where a model is built: it brings transformers and torchvision's models along.
@@ -71,6 +72,9 @@ def load_clip(name: str, pretrained: str = "", *, cache_dir: str = "") -> ClipPa
             "open_clip.list_models(), 'scenes_clip', or the path of a model-config JSON."
         )
     weights = _find_weights(name, pretrained)
+    if weights == pretrained and Path(pretrained).is_file():
+        own = config_path if config_path.suffix == ".json" else None
+        check_activation(name, Path(pretrained), config=own)
     try:
         model = open_clip.create_model(name, pretrained=weights, cache_dir=cache_dir or None)
     except Exception as error:  # open_clip raises many types for one cause: no usable weights
