@@ -15,6 +15,7 @@ from vrd_d2.checkpoint.checkpointer import SafeCheckpointer, load_weights
 from vrd_d2.checkpoint.stamp import Stamp
 from vrd_d2.checkpoint.weights_files import NotFiniteError, check_finite
 from vrd_d2.commands.run_tool import foreseen
+from vrd_d2.commands.train import main
 from vrd_d2.engine.build import build_trained_model
 from vrd_d2.engine.trainer import Trainer
 from vrd_d2.inference.predictor import Predictor
@@ -211,3 +212,30 @@ def test_a_full_disk_ends_a_training_with_one_line(cfg, caplog, monkeypatch):
     assert not any(record.exc_info for record in caplog.records)
     resumed = started(cfg, resume=True)
     assert resumed.start_iter == 2
+
+
+def test_the_command_ends_with_one_line_and_exit_code_1(cfg, tmp_path, capfd):
+    """As in the field: a rate far too large, a checkpoint after each iteration."""
+    file = tmp_path / "config.yaml"
+    file.write_text(cfg.dump())
+    resume = ["--config-file", str(file), "--resume", "SOLVER.MAX_ITER"]
+    assert main([*resume, "2"]) == 0
+    capfd.readouterr()
+    assert main([*resume, "6", "SOLVER.BASE_LR", "1e12"]) == 1
+    output, errors = capfd.readouterr()
+    (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert "diverged" in line and "SOLVER.BASE_LR" in line and "np.float" not in line
+    assert "Traceback" not in output + errors
+    folder = Path(cfg.OUTPUT_DIR)
+    log = (folder / "log.txt").read_text()
+    assert "training ended early" in log and "Traceback" not in log
+    # A step of such a rate leaves weights that are finite, but of no use.
+    named = folder / (folder / "last_checkpoint").read_text()
+    assert str(named) in line and named.name == "model_0000002.pth"
+    weights = torch.load(named, weights_only=True)["model"].values()
+    assert all(torch.isfinite(weight).all() for weight in weights)
+    named.unlink()
+    assert main([*resume, "6"]) == 0
+    output, errors = capfd.readouterr()
+    assert "last_checkpoint names model_0000002.pth, which is not there" in output
+    assert "Starting training from iteration 2" in output

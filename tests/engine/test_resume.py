@@ -10,9 +10,7 @@ import pytest
 import torch
 from detectron2.engine import DefaultTrainer
 from detectron2.solver.lr_scheduler import LRMultiplier
-from detectron2.utils import comm
 
-from vrd_d2.data.datasets.setup import register_user_datasets
 from vrd_d2.engine.trainer import Trainer
 
 
@@ -289,31 +287,3 @@ def test_a_torn_last_line_of_metrics_is_cut_off(make_cfg, tail):
     run(cfg)
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert next(line["iteration"] for line in lines) == 1 and len(lines) >= 2
-
-
-def two_processes(cfg):
-    register_user_datasets(cfg.DATASETS.REGISTER)
-    results = []
-    for _ in range(2):
-        try:
-            results.append(f"from {start(cfg, resume=True).start_iter}")
-        except ValueError as error:
-            results.append(str(error))
-        comm.synchronize()
-        if comm.is_main_process():
-            for file in Path(cfg.OUTPUT_DIR).glob("model_*"):
-                file.write_bytes(b"torn")
-        comm.synchronize()
-    Path(cfg.OUTPUT_DIR, f"rank{comm.get_rank()}.txt").write_text("; ".join(results))
-
-
-def test_all_processes_take_the_same_checkpoint(make_cfg, launch_on_cpu):
-    cfg = make_cfg("relclip_predcls.yaml", "SOLVER.MAX_ITER", 5, "SOLVER.CHECKPOINT_PERIOD", 1)
-    output = Path(cfg.OUTPUT_DIR)
-    output.mkdir()
-    run(cfg, kill=(4, "step"))
-    (output / "model_0000003.pth").write_bytes(b"torn")
-    launch_on_cpu(two_processes, 2, cfg)
-    for rank in range(2):
-        result = (output / f"rank{rank}.txt").read_text()
-        assert result.startswith("from 3; ") and "model_0000003.pth" in result

@@ -204,7 +204,7 @@ class StartingCheckpointer(SafeCheckpointer):
         fitting = {
             name: weight
             for name, weight in weights.items()
-            if name in of_model and tuple(weight.shape) == tuple(of_model[name].shape)
+            if name in of_model and getattr(weight, "shape", None) == of_model[name].shape
         }
         taken = {
             name

@@ -48,6 +48,10 @@ class Stamp:
         """Return strings and lists, which ``torch.load(weights_only=True)`` reads."""
         return self.content
 
+    def load_state_dict(self, stored: Mapping[str, Any]) -> None:
+        """Refuse to resume another training: raises ValueError."""
+        check_stamp(stored, self.content)
+
 
 def stamp_of(cfg: CfgNode, *, part: str = "model") -> dict[str, Any]:
     """Return the stamp that a checkpoint must have to fit a config.

@@ -1,7 +1,6 @@
 """SOLVER: its values checked, in words, and what a resumed training takes from its checkpoint."""
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -10,17 +9,20 @@ from detectron2.config import CfgNode
 
 from vrd_d2.config.files import merge_dump
 from vrd_d2.config.loading import read_dump
+from vrd_d2.config.ranges import check_values
 
 logger = logging.getLogger(__name__)
 
 _BY_STEPS, _BY_DECAYS = "WarmupMultiStepLR", "WarmupStepWithFixedGammaLR"
 _SCHEDULERS = (_BY_STEPS, "WarmupCosineLR", _BY_DECAYS)
+_WARMUPS = ("linear", "constant")
+_CLIPPING = ("value", "norm", "full_model")
 # Keys that say where a run takes place, and nothing about its results.
 _ELSEWHERE = ("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "VIS_PERIOD")
 
 
 def check_solver(cfg: CfgNode, processes: int) -> None:
-    """Check the values of SOLVER, and what else makes training stop in the middle.
+    """Check what values of SOLVER a training needs, beyond the ranges of single keys.
 
     Args:
         cfg: of the training.
@@ -29,115 +31,41 @@ def check_solver(cfg: CfgNode, processes: int) -> None:
     Raises:
         ValueError: names the key, its value and what it may be.
     """
-    solver, clip = cfg.SOLVER, cfg.SOLVER.CLIP_GRADIENTS
-    steps = list(solver.STEPS)
+    check_values(cfg)
+    solver = cfg.SOLVER
     batch, reference = solver.IMS_PER_BATCH, solver.REFERENCE_WORLD_SIZE
-    scaled = batch // reference * processes if reference > 0 else batch
-
-    def number(value: Any, low: float, high: float = math.inf) -> bool:
-        return not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
-
-    for key, value, fits, wanted in (
+    shared = batch // reference * processes if reference else batch
+    for key, fits, wanted in (
+        ("MAX_ITER", solver.MAX_ITER > 0, "1 or more: --eval-only evaluates without training"),
+        ("BASE_LR", solver.BASE_LR > 0, "above 0"),
+        ("BASE_LR_END", solver.BASE_LR_END <= solver.BASE_LR, "SOLVER.BASE_LR at most"),
         (
-            "SOLVER.MAX_ITER",
-            solver.MAX_ITER,
-            number(solver.MAX_ITER, 1),
-            "1 or more (--eval-only evaluates without training)",
+            "REFERENCE_WORLD_SIZE",
+            not (reference and batch % reference),
+            f"a number of processes that divides SOLVER.IMS_PER_BATCH {batch}, or 0",
+        ),
+        ("IMS_PER_BATCH", shared % processes == 0, f"a multiple of the {processes} processes"),
+        ("LR_SCHEDULER_NAME", solver.LR_SCHEDULER_NAME in _SCHEDULERS, f"one of {_SCHEDULERS}"),
+        (
+            "STEPS",
+            all(isinstance(step, int) and step > 0 for step in solver.STEPS),
+            "iterations above 0",
         ),
         (
-            "SOLVER.BASE_LR",
-            solver.BASE_LR,
-            number(solver.BASE_LR, 0) and solver.BASE_LR > 0,
-            "a finite number above 0",
-        ),
-        (
-            "SOLVER.REFERENCE_WORLD_SIZE",
-            reference,
-            number(reference, 0) and not (reference and batch % reference),
-            f"0, or a number of processes that divides SOLVER.IMS_PER_BATCH {batch}",
-        ),
-        (
-            "SOLVER.IMS_PER_BATCH",
-            batch,
-            number(batch, 1) and scaled % processes == 0 and scaled > 0,
-            f"a multiple of the number of processes, {processes}",
-        ),
-        ("SOLVER.CHECKPOINT_PERIOD", *_at_least(1, solver.CHECKPOINT_PERIOD, "iterations")),
-        ("TEST.EVAL_PERIOD", *_at_least(0, cfg.TEST.EVAL_PERIOD, "iterations; 0: at the end")),
-        ("DATALOADER.NUM_WORKERS", *_at_least(0, cfg.DATALOADER.NUM_WORKERS, "processes")),
-        ("SOLVER.WARMUP_ITERS", *_at_least(0, solver.WARMUP_ITERS, "iterations")),
-        (
-            "SOLVER.WARMUP_FACTOR",
-            solver.WARMUP_FACTOR,
-            number(solver.WARMUP_FACTOR, 0, 1),
-            "a number from 0 to 1",
-        ),
-        (
-            "SOLVER.WARMUP_METHOD",
-            solver.WARMUP_METHOD,
-            solver.WARMUP_METHOD in ("linear", "constant"),
-            "linear or constant",
-        ),
-        (
-            "SOLVER.LR_SCHEDULER_NAME",
-            solver.LR_SCHEDULER_NAME,
-            solver.LR_SCHEDULER_NAME in _SCHEDULERS,
-            f"one of {', '.join(_SCHEDULERS)}",
-        ),
-        (
-            "SOLVER.STEPS",
-            steps,
-            all(isinstance(step, int) and step > 0 for step in steps)
-            and steps == sorted(set(steps)),
-            "iterations above 0 in ascending order",
-        ),
-        ("SOLVER.GAMMA", solver.GAMMA, number(solver.GAMMA, 0), "a finite number of 0 or more"),
-        (
-            "SOLVER.NUM_DECAYS",
-            solver.NUM_DECAYS,
-            number(solver.NUM_DECAYS, 1) or solver.LR_SCHEDULER_NAME != _BY_DECAYS,
+            "NUM_DECAYS",
+            solver.NUM_DECAYS > 0 or solver.LR_SCHEDULER_NAME != _BY_DECAYS,
             "1 or more",
         ),
-        (
-            "SOLVER.BASE_LR_END",
-            solver.BASE_LR_END,
-            number(solver.BASE_LR_END, 0, solver.BASE_LR),
-            f"from 0 to SOLVER.BASE_LR {solver.BASE_LR:g}",
-        ),
-        (
-            "SOLVER.MOMENTUM",
-            solver.MOMENTUM,
-            number(solver.MOMENTUM, 0, 1) and not (solver.NESTEROV and not solver.MOMENTUM),
-            "a number from 0 to 1, above 0 with SOLVER.NESTEROV",
-        ),
-        (
-            "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",
-            clip.CLIP_VALUE,
-            not clip.ENABLED or (number(clip.CLIP_VALUE, 0) and clip.CLIP_VALUE > 0),
-            "a finite number above 0",
-        ),
-        (
-            "SOLVER.CLIP_GRADIENTS.CLIP_TYPE",
-            clip.CLIP_TYPE,
-            clip.CLIP_TYPE in ("value", "norm", "full_model"),
-            "value, norm or full_model",
-        ),
-        *(
-            (
-                f"SOLVER.{key}",
-                solver[key],
-                solver[key] is None or number(solver[key], 0),
-                "a finite number of 0 or more",
-            )
-            for key in ("WEIGHT_DECAY", "WEIGHT_DECAY_NORM", "WEIGHT_DECAY_BIAS", "BIAS_LR_FACTOR")
-        ),
+        ("WARMUP_METHOD", solver.WARMUP_METHOD in _WARMUPS, f"one of {_WARMUPS}"),
+        ("MOMENTUM", solver.MOMENTUM > 0 or not solver.NESTEROV, "above 0 for SOLVER.NESTEROV"),
     ):
         if not fits:
-            raise ValueError(f"{key} is {value!r}: it must be {wanted}")
-
-
-def _at_least(low: int, value: int, what: str) -> tuple[int, bool, str]:
-    return value, value >= low, f"{low} or more {what}"
+            raise ValueError(f"SOLVER.{key} is {solver[key]!r}: it must be {wanted}")
+    clip = solver.CLIP_GRADIENTS
+    if clip.ENABLED and clip.CLIP_TYPE not in _CLIPPING:
+        raise ValueError(
+            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}: it must be one of {_CLIPPING}"
+        )
 
 
 def steps_before_the_end(cfg: CfgNode) -> CfgNode:

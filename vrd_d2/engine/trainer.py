@@ -5,6 +5,7 @@ import functools
 import logging
 import os
 import random
+import re
 import secrets
 import weakref
 from collections.abc import Iterator, Mapping
@@ -159,13 +160,19 @@ class Trainer(DefaultTrainer):
     """
 
     def __init__(self, cfg: CfgNode):
-        check_solver(cfg, comm.get_world_size())
+        processes = comm.get_world_size()
+        check_solver(cfg, processes)
+        # As Detectron2 would do it: what it makes of the values is checked, too.
+        scaled = self.auto_scale_workers(cfg, processes)
+        if scaled is not cfg:
+            with located(f"SOLVER.REFERENCE_WORLD_SIZE, for {processes} processes"):
+                check_solver(scaled, processes)
         setup_datasets(cfg)
         self.run = secrets.token_hex(8)
         self._resumed_from = ""
         with _cpu_ddp(cfg), library_checks(cfg):
-            super().__init__(_without_grad_scaler(cfg))
-        logger.info(learning_rate_in_words(cfg, self.cfg, comm.get_world_size()))
+            super().__init__(_without_grad_scaler(scaled))
+        logger.info(learning_rate_in_words(cfg, scaled, processes))
         if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.PRECISION == "bfloat16":
             self.checkpointer.model.autocast_dtype = torch.bfloat16
 
@@ -253,8 +260,12 @@ class Trainer(DefaultTrainer):
         last = self.checkpointer.last_saved or self._resumed_from
         begin = "start anew (no checkpoint was written yet)"
         if last:
-            begin = f"go on with --resume from the last good checkpoint, {last},"
-        reason = "; ".join(line.strip() for line in str(error).splitlines())
+            begin = (
+                f"go on with --resume from the last good checkpoint, {last} (delete it to go on "
+                "from an earlier one),"
+            )
+        reason = "; ".join(line.strip().rstrip("!.") for line in str(error).splitlines())
+        reason = re.sub(r"np\.float64\((.*?)\)", r"\1", reason)
         return f"training has diverged: {reason}. To mend it, {begin} with {' or '.join(remedies)}"
 
     def after_train(self) -> None:
