@@ -255,7 +255,7 @@ def test_a_run_that_is_complete_is_evaluated_and_a_longer_one_refused(make_cfg, 
 
 
 def test_the_best_checkpoint_of_before_is_not_overwritten_by_a_worse_one(make_cfg, monkeypatch):
-    values = iter([30.0, 70.0, 50.0, 60.0, 40.0, 20.0])
+    values = iter([30.0, 70.0, 70.0, 50.0, 60.0, 60.0, 40.0, 20.0])  # two of them again
     monkeypatch.setattr(Trainer, "test", lambda *_: {"relations": {"R@100": next(values)}})
     cfg = make_cfg("relclip_predcls.yaml", "SOLVER.MAX_ITER", 12, "SOLVER.CHECKPOINT_PERIOD", 1,
                    "TEST.EVAL_PERIOD", 2, "TEST.BEST_METRIC", "relations/R@100")  # fmt: skip
@@ -266,6 +266,30 @@ def test_the_best_checkpoint_of_before_is_not_overwritten_by_a_worse_one(make_cf
     run(cfg, resume=True, kill=(8, "step"))
     run(cfg, resume=True)
     assert torch.load(best, weights_only=True)["iteration"] == 3
+
+
+def test_an_evaluation_that_was_killed_is_made_up_for(make_cfg, monkeypatch):
+    """Its checkpoint was written before; without it the best one would be another."""
+    values = {1: 30.0, 3: 70.0, 5: 50.0, 6: 60.0}
+    evaluated = []
+
+    def test(cls, cfg, model):
+        evaluated.append(trainer.iter)
+        if len(evaluated) == 2:
+            raise Killed
+        return {"relations": {"R@100": values[trainer.iter]}}
+
+    monkeypatch.setattr(Trainer, "test", classmethod(test))
+    cfg = make_cfg("relclip_predcls.yaml", "SOLVER.MAX_ITER", 6, "SOLVER.CHECKPOINT_PERIOD", 1,
+                   "TEST.EVAL_PERIOD", 2, "TEST.BEST_METRIC", "relations/R@100")  # fmt: skip
+    Path(cfg.OUTPUT_DIR).mkdir()
+    for resume in (False, True):
+        trainer = start(cfg, resume=resume)
+        with contextlib.suppress(Killed):
+            trainer.train()
+    assert evaluated == [1, 3, 3, 6] and trainer.start_iter == 4
+    best = torch.load(Path(cfg.OUTPUT_DIR, "model_best.pth"), weights_only=True)
+    assert best["iteration"] == 3 and best["trainer"]["iteration"] == 3
 
 
 def test_the_best_checkpoint_at_the_end_goes_on_with_the_next_iteration(make_cfg):

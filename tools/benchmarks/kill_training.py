@@ -2,7 +2,7 @@
 
     python tools/benchmarks/kill_training.py kills --number 30
 
-Moments are in steps, in the writing of checkpoints and in evaluations, a third each. After each
+It aims at steps, at the writing of checkpoints and at evaluations, a third each. After each
 kill -9 the run must go on from the newest whole checkpoint, with the losses, to the last bit, and
 in the end with the weights of the run that was not killed. It runs the command vrd-train, in
 processes that are forked from this one, so that a start does not take seconds of imports. CPU only.

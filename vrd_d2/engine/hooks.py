@@ -30,8 +30,29 @@ def without_torn_line(path: Path) -> None:
 class BestCheckpointer(hooks.BestCheckpointer):
     """Detectron2's, which knows in a resumed run how good the best checkpoint of before is.
 
-    Its own begins anew, and overwrites the best checkpoint with the first that comes.
+    Its own begins anew, and overwrites the best checkpoint with the first that comes. A checkpoint
+    is written before the model is evaluated; a run that is resumed from there evaluates it now, as
+    it may have been stopped in between.
+
+    Args:
+        evaluate: the hook that does it.
+        arguments: see Detectron2's hook.
     """
+
+    def __init__(self, evaluate: hooks.EvalHook, *arguments: Any):
+        super().__init__(*arguments)
+        self._evaluate = evaluate
+
+    def before_train(self) -> None:
+        """Evaluate what a resumed run begins with, where it is an iteration to be evaluated."""
+        trainer = self.trainer
+        first = trainer.start_iter
+        if not first or first % self._period or first >= trainer.max_iter:
+            return
+        trainer.iter = trainer.storage.iter = first - 1
+        self._evaluate._do_eval()
+        self._best_checking()
+        trainer.iter = trainer.storage.iter = first
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best metric so far, or that of the checkpoint that is just being written."""

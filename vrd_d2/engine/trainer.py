@@ -436,12 +436,15 @@ class Trainer(DefaultTrainer):
         )
         built = super().build_hooks()
         if self.cfg.TEST.BEST_METRIC and self.cfg.TEST.EVAL_PERIOD > 0:
-            best = BestCheckpointer(
-                self.cfg.TEST.EVAL_PERIOD, self.checkpointer, self.cfg.TEST.BEST_METRIC
-            )
             # Behind EvalHook, which stores the metric, and before the writers.
-            kinds = [type(hook) for hook in built]
-            built.insert(kinds.index(hooks.EvalHook) + 1, best)
+            index = [type(hook) for hook in built].index(hooks.EvalHook)
+            best = BestCheckpointer(
+                built[index],
+                self.cfg.TEST.EVAL_PERIOD,
+                self.checkpointer,
+                self.cfg.TEST.BEST_METRIC,
+            )
+            built.insert(index + 1, best)
         return built
 
     def build_writers(self) -> list:
