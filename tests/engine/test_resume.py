@@ -273,7 +273,7 @@ def test_an_evaluation_that_was_killed_is_made_up_for(make_cfg, monkeypatch):
     values = {1: 30.0, 3: 70.0, 5: 50.0, 6: 60.0}
     evaluated = []
 
-    def test(cls, cfg, model):
+    def test(cls, cfg, model, evaluators):
         evaluated.append(trainer.iter)
         if len(evaluated) == 2:
             raise Killed
@@ -300,6 +300,23 @@ def test_the_best_checkpoint_at_the_end_goes_on_with_the_next_iteration(make_cfg
     assert Path(cfg.OUTPUT_DIR, "last_checkpoint").read_text() == "model_best.pth"
     cfg.SOLVER.MAX_ITER = 4
     assert sorted(run(cfg, resume=True)[1]) == [2, 3]
+
+
+def test_a_run_that_ended_before_its_last_file_gets_it(make_cfg):
+    cfg = make_cfg("relclip_predcls.yaml", "SOLVER.MAX_ITER", 2, "SOLVER.CHECKPOINT_PERIOD", 1)
+    Path(cfg.OUTPUT_DIR).mkdir()
+    run(cfg)
+    final = Path(cfg.OUTPUT_DIR, "model_final.pth")
+    whole = torch.load(final, weights_only=True)
+    final.unlink()
+    Path(cfg.OUTPUT_DIR, "last_checkpoint").write_text("model_0000001.pth")
+    assert run(cfg, resume=True)[1] == {}  # nothing is trained
+    again = torch.load(final, weights_only=True)
+    assert again["iteration"] == again["trainer"]["iteration"] == whole["iteration"] == 1
+    for name, value in whole["model"].items():
+        assert torch.equal(again["model"][name], value), name
+    assert Path(cfg.OUTPUT_DIR, "last_checkpoint").read_text() == "model_final.pth"
+    assert run(cfg, resume=True)[1] == {}
 
 
 @pytest.mark.parametrize("tail", ["", '{"iteration": 3, "total_lo', "\x00" * 70_000])

@@ -262,6 +262,9 @@ class Trainer(DefaultTrainer):
                 self.start_iter - 1,
                 self.max_iter,
             )
+            final = Path(self.cfg.OUTPUT_DIR, "model_final.pth")
+            if not comm.all_gather(final.exists())[0]:  # a kill or a full disk came before it
+                self.checkpointer.save(final.stem, iteration=self.max_iter - 1)
         with _without_tracebacks():
             try:
                 return super().train()
