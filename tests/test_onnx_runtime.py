@@ -191,6 +191,27 @@ def test_ranking_against_predicted_graph(small: tuple) -> None:
         assert graph == predicted_graph(output, SCENES, **option).to_dict()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_outputs_that_are_not_finite_are_refused(small: tuple, value: float) -> None:
+    """Of a model that was exported from a training that diverged; its file is named."""
+    predictor = OnnxPredictor(small[2], threads=1)
+    image, given = np.zeros((50, 60, 3), np.uint8), {"boxes": [[1, 2, 30, 40], [5, 5, 20, 45]]}
+    if "classes" in predictor.input_names:
+        given["labels"] = [predictor.metadata["objects"][0]] * 2
+    session, names = predictor._session, predictor._outputs
+
+    class Spoiled:
+        def run(self, *feed):
+            outputs = dict(zip(names, session.run(*feed), strict=True))
+            outputs["predicate_scores"] = np.full_like(outputs["predicate_scores"], value)
+            return list(outputs.values())
+
+    assert len(predictor.run(image, **given)["predicate_scores"]) == 2
+    predictor._session = Spoiled()
+    with pytest.raises(ValueError, match=rf"{small[2].name}: its predicate_scores are not finite"):
+        predictor(image, **given)
+
+
 def test_wrong_use_is_refused(small: tuple, tmp_path: Path) -> None:
     predictor = OnnxPredictor(small[2], threads=1)
     image = np.zeros((50, 60, 3), np.uint8)

@@ -203,7 +203,7 @@ class OnnxPredictor:
 
         Raises:
             ValueError: the image cannot be read, boxes or labels are missing, malformed, or not
-                taken by this model.
+                taken by this model; or a score or box of the model is not finite.
         """
         for name, value in (("boxes", boxes), ("classes", labels)):
             if (name in self.input_names) != (value is not None):
@@ -245,6 +245,12 @@ class OnnxPredictor:
             raise ValueError(
                 f"the answer of {self._file} does not fit its metadata ({wrong}): export it again"
             )
+        wrong = not_finite(result)
+        if wrong:
+            raise ValueError(
+                f"{self._file}: its {wrong} are not finite, as after a training that diverged: "
+                "export an earlier checkpoint"
+            )
         shrink = np.array([width / size[1], height / size[0]] * 2, np.float32)
         result["boxes"] = result["boxes"] * shrink
         return result
@@ -282,6 +288,12 @@ def _misfit(result: Mapping[str, np.ndarray], objects: int, predicates: int) -> 
         if limit is not None and values.size and not 0 <= values.min() <= values.max() < limit:
             return f"{name} are {values.min()} to {values.max()}, not below {limit}"
     return ""
+
+
+def not_finite(outputs: Mapping[str, np.ndarray]) -> str:
+    """Return the name of the first of a model's outputs that holds NaN or infinity, or ""."""
+    numbers = (name for name, values in outputs.items() if values.dtype.kind == "f")
+    return next((name for name in numbers if not np.isfinite(outputs[name]).all()), "")
 
 
 def checked_pixels(image: Any) -> np.ndarray:
@@ -749,9 +761,13 @@ def select(
             removes none.
 
     Raises:
-        ValueError: `top_k` is no number of relations, or a predicate is unknown.
+        ValueError: `top_k` is no number of relations, a predicate is unknown, or a score is not
+            finite.
     """
     check_top_k(top_k)
+    wrong = not_finite({name: found[name] for name in ("scores", "predicate_scores")})
+    if wrong:
+        raise ValueError(f"{wrong} are not finite: the model is of a training that diverged")
     wanted = names if predicates is None else predicates
     wanted = [wanted] if isinstance(wanted, str) else wanted
     columns = np.array(sorted(set(_positions(wanted, names, "predicate"))), np.int64)

@@ -10,7 +10,7 @@ from detectron2.engine import DefaultTrainer
 from safetensors.torch import save_file
 
 from vrd_d2.checkpoint.checkpointer import SafeCheckpointer, load_weights
-from vrd_d2.checkpoint.stamp import Stamp, check_stamp, stamp_of
+from vrd_d2.checkpoint.stamp import Stamp, check_stamp, of_other_names, stamp_of
 from vrd_d2.config import load_inference_config
 from vrd_d2.config.fingerprint import earlier_config
 from vrd_d2.data.formats.relations_json import load_relations_json, save_relations_json
@@ -80,6 +80,106 @@ def test_another_vocabulary_of_the_same_size_is_refused(
     cfg.MODEL.VOCABULARY = other_words
     with pytest.raises(ValueError, match=r"predicates.*MODEL\.VOCABULARY.*2.*wearing.*behind"):
         build_trained_model(cfg)
+
+
+def started(cfg, caplog):
+    """A trainer of new weights, on which MODEL.WEIGHTS are loaded, and the warnings of that."""
+    trainer = Trainer(cfg)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    caplog.clear()
+    trainer.resume_or_load(resume=False)
+    after = trainer.model.state_dict()
+    lines = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    return {name for name in after if torch.equal(after[name], before[name])}, lines
+
+
+def test_a_classifier_of_other_names_is_not_where_training_starts_from(
+    make_cfg, tmp_path: Path, tiny_json: Path, other_words: str, caplog
+) -> None:
+    """It is left out with a warning, as one of another number of names."""
+    prior = ("MODEL.PREDICATE_PRIOR.FREQUENCY_BIAS", True)
+    torch.manual_seed(0)
+    path = save(make_cfg("relclip_sgcls.yaml", *prior), tmp_path)
+    cfg = make_cfg("relclip_sgcls.yaml", *prior, "MODEL.WEIGHTS", str(path))
+    cfg.OUTPUT_DIR = str(tmp_path / "new")
+    same, lines = started(cfg, caplog)
+    assert "head.predictor.predicates.weight" not in same and not lines
+    cfg.MODEL.VOCABULARY = other_words
+    cfg.DATASETS.REGISTER = [["words", other_words, str(tiny_json.parent)]]
+    cfg.DATASETS.TRAIN = ("words",)
+    same, lines = started(cfg, caplog)
+    assert {"head.predictor.predicates.weight", "head.predictor.predicates.bias"} <= {
+        *same,
+        "head.predictor.predicates.bias",  # zeros in both
+    }
+    assert "head.predictor.classes.weight" not in same  # the names of objects are the same
+    assert "head.features.relations.fc_visual.weight" not in same
+    (line,) = (line for line in lines if "predicates" in line and "other" in line)
+    for part in ("2", "'wearing'", "'behind'", "MODEL.VOCABULARY", "head.predictor.predicates"):
+        assert part in line
+
+
+def test_a_detector_starts_without_the_classifier_of_other_names(make_cfg, caplog) -> None:
+    expected = stamp_of(make_cfg("faster_rcnn_vg.yaml"))
+    weights = {
+        "roi_heads.box_predictor.cls_score.weight": torch.ones(4, 8),
+        "backbone.conv.weight": torch.ones(3, 8),
+    }
+    left_out, why = of_other_names(
+        weights, {**expected, "objects": ["man", "cat", "hat"]}, expected
+    )
+    assert left_out == ["roi_heads.box_predictor.cls_score.weight"] and "'cat'" in why
+    assert of_other_names(weights, expected, expected) == ([], "")
+
+
+def test_a_head_of_one_s_own_has_rows_of_names_in_its_predictor(make_cfg) -> None:
+    expected = stamp_of(make_cfg("relclip_predcls.yaml"))
+    weights = {
+        "head.predictor.mine": torch.ones(5, 7),  # four predicates and background
+        "head.predictor.scale": torch.ones(7),
+        "head.context.weight": torch.ones(5, 5),
+    }
+    stored = {**expected, "predicates": ["on", "holding", "behind", "next to"]}
+    assert of_other_names(weights, stored, expected)[0] == ["head.predictor.mine"]
+
+
+def test_weights_that_do_not_say_their_names_are_taken_with_a_warning(
+    make_cfg, tmp_path: Path, caplog
+) -> None:
+    cfg = make_cfg("relclip_predcls.yaml", "MODEL.WEIGHTS", str(tmp_path / "bare.pth"))
+    torch.save({"model": DefaultTrainer.build_model(cfg).state_dict()}, tmp_path / "bare.pth")
+    same, lines = started(cfg, caplog)
+    assert "head.predictor.predicates.weight" not in same
+    (line,) = lines
+    assert "MODEL.VOCABULARY" in line and "head.predictor.predicates.weight" in line
+
+
+@pytest.mark.parametrize("start", [False, True])
+def test_one_sentence_for_a_file_that_is_not_there(make_cfg, tmp_path: Path, start: bool) -> None:
+    cfg = make_cfg("relclip_predcls.yaml", "MODEL.WEIGHTS", "/nowhere/x.pth")
+    with pytest.raises(ValueError, match=r"^there is no weights file /nowhere/x\.pth$"):
+        Trainer(cfg).resume_or_load(resume=False) if start else build_trained_model(cfg)
+    for name in ("model.onnx", "torn.pth"):
+        (tmp_path / name).write_bytes(b"torn")
+        cfg.MODEL.WEIGHTS = str(tmp_path / name)
+        with pytest.raises(ValueError, match=name):
+            Trainer(cfg).resume_or_load(resume=False) if start else build_trained_model(cfg)
+
+
+def test_resuming_with_other_names_is_refused(make_cfg, tiny_json: Path, other_words: str) -> None:
+    cfg = make_cfg("relclip_predcls.yaml", "SOLVER.MAX_ITER", 1)
+    Path(cfg.OUTPUT_DIR).mkdir()
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    cfg.MODEL.VOCABULARY = other_words
+    cfg.DATASETS.REGISTER = [["others", other_words, str(tiny_json.parent)]]
+    cfg.DATASETS.TRAIN = ("others",)
+    with pytest.raises(ValueError, match=r"model_final\.pth: .*predicates.*'wearing' and 'behind'"):
+        Trainer(cfg).resume_or_load(resume=True)
+    cfg = make_cfg("relclip_predcls.yaml", "MODEL.RELATION_HEAD.DIM", 16)
+    with pytest.raises(ValueError, match=r"model_final\.pth: .*does not fit"):
+        Trainer(cfg).resume_or_load(resume=True)
 
 
 def test_another_detector_vocabulary_is_refused(make_cfg, tmp_path: Path) -> None:

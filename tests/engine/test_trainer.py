@@ -238,6 +238,21 @@ def two_processes(cfg):
         Path(cfg.OUTPUT_DIR, "results.json").write_text(json.dumps(results))
     total = sum(float(p.detach().double().abs().sum()) for p in trainer.model.parameters())
     Path(cfg.OUTPUT_DIR, f"rank{comm.get_rank()}.txt").write_text(repr(total))
+    # All take the same checkpoint, or meet the same error.
+    found = []
+    for torn in ("model_final.pth", "model_*.pth"):
+        comm.synchronize()
+        if comm.is_main_process():
+            for file in Path(cfg.OUTPUT_DIR).glob(torn):
+                file.write_bytes(b"torn")
+        comm.synchronize()
+        resumed = Trainer(cfg)
+        try:
+            resumed.resume_or_load(resume=True)
+            found.append(resumed._resumed_from)
+        except ValueError as error:
+            found.append(str(error))
+    Path(cfg.OUTPUT_DIR, f"found{comm.get_rank()}.json").write_text(json.dumps(found))
 
 
 def test_two_processes_on_the_cpu(make_cfg, launch_on_cpu):
@@ -247,6 +262,9 @@ def test_two_processes_on_the_cpu(make_cfg, launch_on_cpu):
     folder = Path(cfg.OUTPUT_DIR)
     assert (folder / "rank0.txt").read_text() == (folder / "rank1.txt").read_text()
     assert "R@50" in json.loads((folder / "results.json").read_text())["relations"]
+    found = [json.loads((folder / f"found{rank}.json").read_text()) for rank in range(2)]
+    assert found[0] == found[1] and found[0][0] == str(folder / "model_0000001.pth")
+    assert "model_0000001.pth" in found[0][1] and "model_final.pth" in found[0][1]
 
 
 def test_bfloat16_trains_on_the_cpu_close_to_float32(make_cfg):

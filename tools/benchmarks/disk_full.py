@@ -265,9 +265,8 @@ def make_cases(work: Path, disk: Disk) -> dict[str, Case]:
         "ablations": Case(
             ablations.main,
             lambda disk: [
-                *("--base", config, "--seeds", "1", "--output", str(disk / "ablations")),
-                *("--metrics", "R@50", "mR@50"),
-                *(variant, *overrides),
+                *(variant, "--base", config, "--seeds", "1", "--metrics", "R@50", "mR@50"),
+                *("--output", str(disk / "ablations"), *overrides),
             ],
             lambda disk: (disk / "ablations/table.md").read_text(),
         ),

@@ -1,6 +1,7 @@
-"""Loading of checkpoints: nothing that does not fit the model, and no code."""
+"""Checkpoints: loaded without code and without what does not fit, and written at once."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
@@ -9,9 +10,18 @@ from torch import nn
 
 from vrd_d2 import assets
 from vrd_d2.checkpoint.downloads import local_file
+from vrd_d2.checkpoint.folder import TAG
 from vrd_d2.checkpoint.renamed_weights import with_new_names
-from vrd_d2.checkpoint.stamp import STAMP, check_stamp
-from vrd_d2.checkpoint.weights_files import read_safetensors, read_tensors, read_zoo_pickle
+from vrd_d2.checkpoint.stamp import STAMP, check_stamp, of_other_names, weights_of_names
+from vrd_d2.checkpoint.weights_files import (
+    NotFiniteError,
+    check_finite,
+    read_safetensors,
+    read_tensors,
+    read_zoo_pickle,
+    write_tensors,
+)
+from vrd_d2.data.source_files import located, write_text
 
 _SHIPPED_DETECTORS = {"scenes": assets.path("scenes_faster_rcnn.pth")}
 
@@ -25,8 +35,34 @@ class SafeCheckpointer(DetectionCheckpointer):
     """Reads tensors, arrays and plain values, and never runs code that a file brings along.
 
     Files are .safetensors, what ``torch.load(weights_only=True)`` reads, or a .pkl of arrays as in
-    Detectron2's model zoo.
+    Detectron2's model zoo. What is written is complete or not there at all, and is finite.
+
+    Attributes:
+        last_saved: path of the checkpoint that was written last, or "".
     """
+
+    last_saved: str = ""
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write the model and all states to `name`.pth, which last_checkpoint then names.
+
+        Raises:
+            NotFiniteError: a weight is not finite; nothing is written.
+            OSError: names the file that cannot be written; the one before it is still there.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        check_finite(self.model)
+        states = {key: part.state_dict() for key, part in self.checkpointables.items()}
+        file = Path(self.save_dir, f"{name}.pth")
+        self.logger.info("Saving checkpoint to %s", file)
+        write_tensors({"model": self.model.state_dict(), **states, **kwargs}, file)
+        self.tag_last_checkpoint(file.name)
+        self.last_saved = str(file)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Name a file of the folder as the one to go on from."""
+        write_text(Path(self.save_dir, TAG), last_filename_basename)
 
     def _load_file(self, filename):
         if filename.endswith(".safetensors"):
@@ -46,6 +82,16 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _torch_load(self, f):
         return read_tensors(f)
+
+    def _load_model(self, checkpoint):
+        incompatible = super()._load_model(checkpoint)
+        try:
+            check_finite(self.model)
+        except NotFiniteError as error:
+            raise NotFiniteError(
+                f"{error}: the checkpoint is of a training that diverged, take an earlier one"
+            ) from error
+        return incompatible
 
 
 def read_stamp(path: str) -> Mapping[str, Any]:
@@ -70,16 +116,25 @@ class StrictCheckpointer(SafeCheckpointer):
     Args:
         model: to load into.
         expected: of ``stamp_of``; None compares names and shapes of the weights alone.
+        save_dir, states: see Detectron2's checkpointer.
+
+    Attributes:
+        stored: the stamp of the checkpoint that was loaded last; None if it had none.
     """
 
-    def __init__(self, model: nn.Module, expected: Mapping[str, Any] | None = None):
-        super().__init__(model)
+    def __init__(
+        self,
+        model: nn.Module,
+        expected: Mapping[str, Any] | None = None,
+        save_dir: str = "",
+        **states: Any,
+    ):
+        super().__init__(model, save_dir, **states)
         self.expected = expected
+        self.stored: Mapping[str, Any] | None = None
 
     def _load_model(self, checkpoint):
-        stored = checkpoint.pop(STAMP, None)
-        if stored is not None and not isinstance(stored, Mapping):
-            raise ValueError(f"the stamp of the checkpoint, {STAMP!r}, is {stored!r}")
+        stored = self.stored = _pop_stamp(checkpoint)
         if stored is not None and self.expected is not None:
             check_stamp(stored, self.expected)
         incompatible = super()._load_model(checkpoint)
@@ -117,8 +172,68 @@ class StrictCheckpointer(SafeCheckpointer):
         return f"it was trained for {trained}, MODEL.RELATION.TASK is {wanted}"
 
 
-def load_weights(model: nn.Module, path: str, *, expected: Mapping[str, Any] | None = None) -> None:
-    """Load all weights of a model.
+class StartingCheckpointer(SafeCheckpointer):
+    """Loads what fits into a model that is going to be trained, and says what does not.
+
+    A classifier of other names is left out as one of another number of names is, whose weights
+    have another shape.
+
+    Args:
+        model: to load into.
+        expected: of ``stamp_of``.
+    """
+
+    def __init__(self, model: nn.Module, expected: Mapping[str, Any] | None = None):
+        super().__init__(model)
+        self.expected = expected
+
+    def _load_model(self, checkpoint):
+        stored, weights = _pop_stamp(checkpoint), checkpoint["model"]
+        if self.expected is not None and stored is not None:
+            left_out, why = of_other_names(weights, stored, self.expected)
+            for name in left_out:
+                del weights[name]
+            if left_out:
+                self.logger.warning("%s: not loaded are %s", why, ", ".join(left_out))
+        elif self.expected is not None:
+            self._warn_of_unknown_names(weights)
+        return super()._load_model(checkpoint)
+
+    def _warn_of_unknown_names(self, weights: Mapping[str, Any]) -> None:
+        of_model = self.model.state_dict()
+        fitting = {
+            name: weight
+            for name, weight in weights.items()
+            if name in of_model and getattr(weight, "shape", None) == of_model[name].shape
+        }
+        taken = {
+            name
+            for kind in ("objects", "predicates")
+            for name in weights_of_names(fitting, kind, len(self.expected.get(kind, ())))
+        }
+        if taken:
+            self.logger.warning(
+                "the checkpoint does not say which names it was trained with: %s are taken as they "
+                "are, as if those were MODEL.VOCABULARY's, in its order",
+                ", ".join(sorted(taken)),
+            )
+
+
+def _pop_stamp(checkpoint: dict[str, Any]) -> Mapping[str, Any] | None:
+    stored = checkpoint.pop(STAMP, None)
+    if stored is not None and not isinstance(stored, Mapping):
+        raise ValueError(f"the stamp of the checkpoint, {STAMP!r}, is {stored!r}")
+    return stored
+
+
+def load_weights(
+    model: nn.Module,
+    path: str,
+    *,
+    expected: Mapping[str, Any] | None = None,
+    start: bool = False,
+) -> None:
+    """Load the weights of a model.
 
     Args:
         model: whose every parameter and buffer must be in the file.
@@ -126,17 +241,17 @@ def load_weights(model: nn.Module, path: str, *, expected: Mapping[str, Any] | N
             name.
         expected: the stamp that the checkpoint must have, of ``stamp_of``; a checkpoint without
             one is compared by names and shapes alone.
+        start: the model is going to be trained, and need not get all of its weights there.
+            Weights that do not fit, and classifiers of other names, are left out with a warning.
 
     Raises:
-        ValueError: the file is missing, holds code, or does not fit.
+        ValueError: the file is missing, holds code or values that are not finite, or does not fit.
     """
     file = local_file(path)
     if path.endswith((".onnx", ".pt2", ".ts")):
         raise ValueError(
             f"{path} is an exported model, no checkpoint: tools/predict.py takes ONNX as --model"
         )
-    try:
-        StrictCheckpointer(model, expected).load(path)
-    except ValueError as error:
-        stored = "" if file == path else f", stored as {file}"
-        raise ValueError(f"{path}{stored}: {error}") from error
+    stored = "" if file == path else f", stored as {file}"
+    with located(f"{path}{stored}"):
+        (StartingCheckpointer if start else StrictCheckpointer)(model, expected).load(path)

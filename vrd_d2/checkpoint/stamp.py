@@ -11,6 +11,19 @@ from vrd_d2.version import __version__
 
 DETECTOR = "GeneralizedRCNN"
 STAMP = "vrd_d2"
+# Weights with a row for each name, by the beginning of their own name.
+_OF_NAMES = {
+    "objects": (
+        "head.predictor.classes.",
+        "head.predictor.prior.",
+        "head.features.class_table",
+        "roi_heads.box_predictor.",
+        "detector.roi_heads.box_predictor.",
+    ),
+    "predicates": ("head.predictor.predicates.", "head.predictor.prior."),
+}
+# Whatever else the predictor of a relation head has.
+_HEAD = "head.predictor."
 
 
 class Stamp:
@@ -87,6 +100,44 @@ def check_stamp(stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
                 f"{_first_difference(stored.get(name, ()), expected[name])}; set MODEL.VOCABULARY "
                 "to that of its training"
             )
+
+
+def of_other_names(
+    weights: Mapping[str, Any], stored: Mapping[str, Any], expected: Mapping[str, Any]
+) -> tuple[list[str], str]:
+    """Return the weights of a checkpoint that stand for other names than a config's, and why.
+
+    They are those of classifiers and tables, which have a row for each name. Another number of
+    names shows in their shape as well.
+
+    Args:
+        weights: of the checkpoint, by name.
+        stored: its stamp.
+        expected: the config's, of :func:`stamp_of`.
+    """
+    left_out: set[str] = set()
+    reasons = []
+    for kind in ("objects", "predicates"):
+        found = list(stored.get(kind, ()))
+        if kind not in expected or not found or found == expected[kind]:
+            continue
+        left_out |= set(weights_of_names(weights, kind, len(found)))
+        reasons.append(
+            f"the checkpoint has other {kind} than MODEL.VOCABULARY: "
+            f"{_first_difference(found, expected[kind])}"
+        )
+    return sorted(left_out), "; ".join(reasons)
+
+
+def weights_of_names(weights: Mapping[str, Any], kind: str, count: int) -> list[str]:
+    """Return the weights of a checkpoint that have a row for each of `count` names of a kind."""
+    with_background = {count, count + 1}
+    return [
+        name
+        for name, weight in weights.items()
+        if name.startswith(_OF_NAMES[kind])
+        or (name.startswith(_HEAD) and with_background & set(getattr(weight, "shape", ())))
+    ]
 
 
 def _first_difference(found: Sequence[str], expected: Sequence[str]) -> str:

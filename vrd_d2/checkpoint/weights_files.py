@@ -1,5 +1,6 @@
-"""Reading of weights files of every format, as tensors, arrays and plain values, never as code."""
+"""Weights files of every format, read as tensors, arrays and plain values and never as code."""
 
+import os
 import pickle
 import textwrap
 from collections.abc import Mapping
@@ -8,8 +9,14 @@ from typing import Any, BinaryIO
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 from vrd_d2.checkpoint.array_pickle import read_array_pickle
+from vrd_d2.data.source_files import atomic_write
+
+
+class NotFiniteError(FloatingPointError, ValueError):
+    """Weights, losses or scores are infinite or not a number: a training has diverged."""
 
 
 def first_line(error: BaseException) -> str:
@@ -31,10 +38,18 @@ def read_safetensors(file: str) -> Mapping[str, torch.Tensor]:
         raise _broken(error) from error
 
 
-def read_tensors(file: str) -> Mapping[str, Any]:
-    """Read a file of torch. Raises ValueError: it is broken, or no dict of plain values."""
+def read_tensors(file: str, *, mmap: bool = False) -> Mapping[str, Any]:
+    """Read a file of torch.
+
+    Args:
+        file: what ``torch.save`` wrote.
+        mmap: read tensors only where they are used.
+
+    Raises:
+        ValueError: it is broken, or no dict of plain values.
+    """
     try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
+        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         lines = [line.strip() for line in str(error).splitlines()]
         reason = next((line for line in lines if "WeightsUnpickler" in line), first_line(error))
@@ -50,6 +65,54 @@ def read_tensors(file: str) -> Mapping[str, Any]:
     if not isinstance(loaded, Mapping):
         raise ValueError(f"the file holds a {type(loaded).__name__}, no weights by name")
     return loaded
+
+
+def write_tensors(content: Mapping[str, Any], file: str | os.PathLike) -> None:
+    """Write what :func:`read_tensors` reads, complete or not at all.
+
+    Raises:
+        OSError: names the file; the disk is full, say.
+    """
+    with atomic_write(file) as unfinished, open(unfinished, "wb") as opened:
+        sink = _Sink(opened)
+        torch.save(content, sink)
+        if sink.error is not None:
+            raise sink.error
+
+
+class _Sink:
+    """A file that stores the first error of writing.
+
+    Within torch.save it would become a RuntimeError, or end the process.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        if self.error is None:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self.error = error
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        """Do nothing: the file is flushed when it is closed."""
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raise NotFiniteError, which names it, if a weight of a model is not finite.
+
+    Buffers may be infinite: masks are.
+    """
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise NotFiniteError(f"the weight {name} is not finite")
+    for name, values in model.named_buffers():
+        if torch.isnan(values).any():
+            raise NotFiniteError(f"the buffer {name} is not a number")
 
 
 def _broken(error: Exception) -> ValueError:

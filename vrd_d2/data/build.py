@@ -1,14 +1,15 @@
 """Dataset dicts for Detectron2's loaders: packed ones as a torch Dataset, several sets as one."""
 
 import logging
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 from itertools import chain
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, DatasetFromList
+from detectron2.data import DatasetCatalog, DatasetFromList, MapDataset
 from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.structures import BoxMode
 from torch import Tensor
@@ -87,6 +88,42 @@ class DistantRecords(Dataset):
     def __getitem__(self, index: int) -> dict:
         nothing = np.zeros((0, 3), np.int64)
         return {**self.records[index], "relations": nothing, "distant": True}
+
+
+class SeededExamples(Dataset):
+    """Examples of training, by (number, index) of :class:`~vrd_d2.data.samplers.NumberingSampler`.
+
+    What an augmentation draws depends on the place of the example in the stream alone: neither on
+    the loader's worker that reads it nor on where a resumed run began.
+
+    Args:
+        dataset: of dataset dicts.
+        mapper: turns a dict into an example.
+        seed: of the training and the process; None draws other numbers in each run.
+    """
+
+    def __init__(
+        self,
+        dataset: list[dict] | Dataset,
+        mapper: Callable[[dict], dict | None],
+        *,
+        seed: Sequence[int] | None,
+    ):
+        if isinstance(dataset, list):
+            dataset = DatasetFromList(dataset, copy=False)
+        self.examples = MapDataset(dataset, mapper)
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, place: tuple[int, int]) -> dict:
+        number, index = place
+        if self.seed is not None:
+            # Detectron2's augmentations draw from numpy.
+            np.random.seed([*self.seed, number % 2**32])
+            random.seed(repr((*self.seed, number)))
+        return self.examples[index]
 
 
 def training_records(

@@ -1,4 +1,4 @@
-"""Samplers of training images: repeat factors of rare predicates, and resumed data streams."""
+"""Samplers of training images: rare predicates, orientations, and resumed data streams."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -25,6 +25,57 @@ class SkippingSampler(Sampler):
 
     def __iter__(self) -> Iterator[int]:
         return itertools.islice(iter(self.sampler), self.skip, None)
+
+
+class GroupingSampler(Sampler):
+    """Indices in such an order that each batch holds wide images alone, or none.
+
+    What Detectron2 does under DATALOADER.ASPECT_RATIO_GROUPING with images that were read, done
+    with their sizes: which images wait for a batch of their kind is no state of a loader then, and
+    a resumed run goes on with the very same batches.
+
+    Args:
+        sampler: of this process, infinite.
+        wide: bool for each image: it is wider than high.
+        batch_size: images of a batch of this process.
+    """
+
+    def __init__(self, sampler: Sampler, wide: Sequence[bool] | np.ndarray, batch_size: int):
+        self.sampler = sampler
+        self.wide = wide
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        waiting: dict[bool, list[int]] = {False: [], True: []}
+        for index in self.sampler:
+            group = waiting[bool(self.wide[index])]
+            group.append(index)
+            if len(group) == self.batch_size:
+                yield from group
+                group.clear()
+
+
+class NumberingSampler(Sampler):
+    """Yields (number, index): how many indices came before, and the index itself.
+
+    Args:
+        sampler: of this process.
+    """
+
+    def __init__(self, sampler: Sampler):
+        self.sampler = sampler
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return enumerate(self.sampler)
+
+
+def wide_images(dataset: Sequence[dict] | Dataset) -> np.ndarray:
+    """Return for each image whether it is wider than high, False where its size is not known."""
+    if isinstance(dataset, PackedRecords):
+        height, width = dataset.sizes.T
+        return width > height
+    records = (dataset[index] for index in range(len(dataset)))
+    return np.array([record.get("width", 0) > record.get("height", 0) for record in records], bool)
 
 
 def predicate_repeat_factors(

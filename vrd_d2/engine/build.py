@@ -72,6 +72,7 @@ def build_trained_model(cfg: CfgNode) -> nn.Module:
         model = DefaultTrainer.build_model(cfg).eval()
     if cfg.MODEL.WEIGHTS:
         load_weights(model, cfg.MODEL.WEIGHTS, expected=stamp_of(cfg))
+        model.weights_file = cfg.MODEL.WEIGHTS
         return model
     if any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(

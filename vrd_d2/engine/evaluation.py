@@ -1,16 +1,12 @@
 """Evaluation in the course of a training, which an evaluator that fails does not end."""
 
 import contextlib
-import logging
 from collections.abc import Callable
 from typing import Any
 
-from detectron2.engine import hooks
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
-
-logger = logging.getLogger(__name__)
 
 
 class GuardedEvaluator(DatasetEvaluator):
@@ -88,21 +84,3 @@ def guarded(build: Callable[[], DatasetEvaluator]) -> list[GuardedEvaluator]:
         evaluator = _NotBuilt(error)
     parts = evaluator._evaluators if isinstance(evaluator, DatasetEvaluators) else [evaluator]
     return list(map(GuardedEvaluator, parts))
-
-
-class BestCheckpointer(hooks.BestCheckpointer):
-    """Detectron2's, which takes the metric of an earlier iteration where there is no other."""
-
-    def _best_checking(self) -> None:
-        storage = self.trainer.storage
-        _, computed = storage.latest().get(self._val_metric, (None, None))
-        if computed in (None, storage.iter):
-            super()._best_checking()  # warns if there is none at all
-            return
-        logger.warning(
-            "TEST.BEST_METRIC %s was not computed at iteration %d: the best checkpoint is still "
-            "that of iteration %s",
-            self._val_metric,
-            storage.iter,
-            self.best_iter,
-        )

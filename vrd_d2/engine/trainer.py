@@ -4,11 +4,16 @@ import collections
 import contextlib
 import functools
 import logging
+import os
+import random
+import re
+import secrets
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
@@ -16,7 +21,7 @@ from detectron2.data import (
     build_detection_train_loader,
 )
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
-from detectron2.engine import DefaultTrainer, defaults, hooks
+from detectron2.engine import DefaultTrainer, defaults, hooks, train_loop
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
@@ -24,11 +29,20 @@ from detectron2.utils.events import get_event_storage
 from torch import nn
 from torch.utils.data import Dataset, Sampler
 
-from vrd_d2.checkpoint.checkpointer import SafeCheckpointer
-from vrd_d2.checkpoint.stamp import STAMP, Stamp
-from vrd_d2.data.build import training_records
+from vrd_d2.checkpoint.checkpointer import StrictCheckpointer, load_weights
+from vrd_d2.checkpoint.folder import newest_checkpoint
+from vrd_d2.checkpoint.stamp import STAMP, Stamp, stamp_of
+from vrd_d2.checkpoint.weights_files import NotFiniteError, check_finite
+from vrd_d2.data.build import SeededExamples, training_records
 from vrd_d2.data.datasets.setup import setup_datasets
-from vrd_d2.data.samplers import SkippingSampler, predicate_repeat_factors
+from vrd_d2.data.samplers import (
+    GroupingSampler,
+    NumberingSampler,
+    SkippingSampler,
+    predicate_repeat_factors,
+    wide_images,
+)
+from vrd_d2.data.source_files import located
 from vrd_d2.data.vocabulary import get_vocabulary
 from vrd_d2.engine.build import build_mapper, library_checks, load_detector
 from vrd_d2.engine.checks import (
@@ -39,7 +53,15 @@ from vrd_d2.engine.checks import (
     evaluated_task,
     is_relation_model,
 )
-from vrd_d2.engine.evaluation import BestCheckpointer, guarded
+from vrd_d2.engine.evaluation import guarded
+from vrd_d2.engine.hooks import BestCheckpointer, without_torn_line
+from vrd_d2.engine.solver import (
+    changed_settings,
+    check_solver,
+    learning_rate_in_words,
+    optimizer_state,
+    steps_before_the_end,
+)
 from vrd_d2.evaluation import RelationEvaluator
 from vrd_d2.evaluation.detection import DetectionEvaluator
 from vrd_d2.modeling.frequency import training_counts
@@ -114,16 +136,41 @@ def _training_sampler(cfg: CfgNode, dataset: list[dict] | Dataset) -> Sampler:
     return RepeatFactorTrainingSampler(factors, seed=seed)
 
 
+@contextlib.contextmanager
+def _without_tracebacks() -> Iterator[None]:
+    """Leave tracebacks of errors that users can mend out of the log, but say how training ended."""
+
+    def of_the_program(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], _FORESEEN))
+
+    loop = logging.getLogger(train_loop.__name__)
+    loop.addFilter(of_the_program)
+    try:
+        yield
+    except _FORESEEN as error:
+        # Errors of a loader's worker bring its traceback along.
+        logger.error("training ended early: %s", (str(error).strip().splitlines() or [""])[-1])
+        raise
+    finally:
+        loop.removeFilter(of_the_program)
+
+
+_FORESEEN = (ValueError, OSError, FloatingPointError)
+
+
 class Trainer(DefaultTrainer):
     """Detectron2's trainer with relation data, relation evaluators and a few solver options.
 
     It trains plain detectors too: for their configs it uses Detectron2's own mapper and evaluator.
 
-    With SEED >= 0 a run is reproducible and a resumed run goes on as if it had not been stopped:
-    the data stream continues where it was, and every iteration draws its pairs from another seed.
-    (Not so for augmentation by chance, scales or flips, whose state lies in the loader's workers.)
+    With SEED >= 0 a run is reproducible and a resumed run goes on as if it had not been stopped,
+    on the CPU to the last bit: the data stream continues where it was, every example is augmented
+    and every iteration draws its pairs with a seed of its own, and the scheduler, the optimizer and
+    whatever else has a state are in the checkpoint. What SOLVER says counts also where the run
+    began with other values.
 
     Attributes:
+        run: a name of the training, which all of its checkpoints have.
         failed_evaluators: of the last evaluation in the course of the training, why each of them
             gave no results.
     """
@@ -131,37 +178,176 @@ class Trainer(DefaultTrainer):
     failed_evaluators: Sequence[str] = ()
 
     def __init__(self, cfg: CfgNode):
+        processes = comm.get_world_size()
+        check_solver(cfg, processes)
+        # As Detectron2 would do it: what it makes of the values is checked, too.
+        scaled = self.auto_scale_workers(cfg, processes)
+        if scaled is not cfg:
+            with located(f"SOLVER.REFERENCE_WORLD_SIZE, for {processes} processes"):
+                check_solver(scaled, processes)
         setup_datasets(cfg)
+        self.run = secrets.token_hex(8)
+        self._resumed_from = ""
         with _cpu_ddp(cfg), library_checks(cfg):
-            super().__init__(_without_grad_scaler(cfg))
+            super().__init__(_without_grad_scaler(scaled))
+        logger.info(learning_rate_in_words(cfg, scaled, processes))
         if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.PRECISION == "bfloat16":
             self.checkpointer.model.autocast_dtype = torch.bfloat16
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Load weights, or all states of the last checkpoint with the position in the data."""
-        super().resume_or_load(resume)
+        """Load all states of the newest whole checkpoint, or MODEL.WEIGHTS to start from.
+
+        Raises:
+            ValueError: no checkpoint in OUTPUT_DIR is whole; it, or MODEL.WEIGHTS, does not fit; or
+                it was trained for longer than SOLVER.MAX_ITER.
+        """
+        path = self._checkpoint_to_resume() if resume else ""
         model = self.checkpointer.model
-        if (
-            not self.start_iter
-            and getattr(model, "detector", None) is not None
-            and not (self.cfg.MODEL.DETECTOR.WEIGHTS or self.cfg.MODEL.WEIGHTS)
+        if path:
+            with located(path):
+                self.checkpointer.load(path)
+            self.start_iter = self.iter + 1
+            self._resumed_from = path
+            self._trainer.reset_data_loader(
+                lambda: self.build_train_loader(self.cfg, start_iter=self.start_iter)
+            )
+            return
+        if resume:
+            logger.info("there is no checkpoint in %s: training starts anew", self.cfg.OUTPUT_DIR)
+        if self.cfg.MODEL.WEIGHTS:
+            expected = stamp_of(self.cfg)
+            load_weights(model, self.cfg.MODEL.WEIGHTS, expected=expected, start=True)
+        if getattr(model, "detector", None) is not None and not (
+            self.cfg.MODEL.DETECTOR.WEIGHTS or self.cfg.MODEL.WEIGHTS
         ):
             raise ValueError(
                 "the detector has no weights: train it (configs/faster_rcnn_vg.yaml) and set "
                 "MODEL.DETECTOR.WEIGHTS to its checkpoint"
             )
-        if not self.start_iter and getattr(model, "needs_counts", False):
+        if getattr(model, "needs_counts", False):
             model.set_counts(training_counts(self.cfg))
-        if self.start_iter:
-            self._trainer.reset_data_loader(
-                lambda: self.build_train_loader(self.cfg, start_iter=self.start_iter)
+
+    def _checkpoint_to_resume(self) -> str:
+        """Return the path of the checkpoint that all processes resume from, or ""."""
+        found = wrong = problem = ""
+        if comm.is_main_process():
+            parameters = {name for name, _ in self.checkpointer.model.named_parameters()}
+            try:
+                found, wrong = newest_checkpoint(self.cfg.OUTPUT_DIR, parameters=parameters)
+            except ValueError as error:
+                problem = str(error)
+        # The first process decides: another may see another state of a shared folder.
+        found, wrong, problem = comm.all_gather((found, wrong, problem))[0]
+        if problem:
+            raise ValueError(problem)
+        if found and not all(comm.all_gather(os.path.isfile(found))):
+            raise ValueError(
+                f"not all processes can read {found}: OUTPUT_DIR must be a folder that they share"
             )
+        if wrong:
+            logger.warning("%s: %s; going on from %s", self.cfg.OUTPUT_DIR, wrong, found)
+        return found
+
+    def train(self) -> Any:
+        """Train from the first or the resumed iteration on, and evaluate.
+
+        Raises:
+            NotFiniteError: training has diverged; says what to do.
+        """
+        if self.start_iter >= self.max_iter:
+            logger.warning(
+                "%s is of iteration %d, the last one by SOLVER.MAX_ITER %d: nothing is left to "
+                "train, and it is evaluated on DATASETS.TEST",
+                self._resumed_from,
+                self.start_iter - 1,
+                self.max_iter,
+            )
+            final = Path(self.cfg.OUTPUT_DIR, "model_final.pth")
+            if not comm.all_gather(final.exists())[0]:  # a kill or a full disk came before it
+                self.checkpointer.save(final.stem, iteration=self.max_iter - 1)
+        with _without_tracebacks():
+            try:
+                return super().train()
+            except FloatingPointError as error:
+                raise NotFiniteError(self._diverged(error)) from error
+
+    def _diverged(self, error: FloatingPointError) -> str:
+        solver = self.cfg.SOLVER
+        remedies = [f"a smaller SOLVER.BASE_LR than {solver.BASE_LR:g}"]
+        if not solver.CLIP_GRADIENTS.ENABLED:
+            remedies.append("SOLVER.CLIP_GRADIENTS.ENABLED True")
+        if solver.AMP.ENABLED:
+            remedies.append("SOLVER.AMP.PRECISION bfloat16")
+        last = self.checkpointer.last_saved or self._resumed_from
+        begin = "start anew (no checkpoint was written yet)"
+        if last:
+            begin = (
+                f"go on with --resume from the last good checkpoint, {last} (delete it to go on "
+                "from an earlier one),"
+            )
+        reason = "; ".join(line.strip().rstrip("!.") for line in str(error).splitlines())
+        reason = re.sub(r"np\.float64\((.*?)\)", r"\1", reason)
+        return f"training has diverged: {reason}. To mend it, {begin} with {' or '.join(remedies)}"
+
+    def after_train(self) -> None:
+        """Run what hooks do in the end; of a run that did not come so far, what they must close."""
+        if self.iter >= self.max_iter:
+            self.iter = self.max_iter  # one more, where nothing was left to train
+            super().after_train()
+            return
+        self.storage.iter = self.iter
+        for hook in self._hooks:
+            if not isinstance(hook, (hooks.EvalHook, hooks.BestCheckpointer)):
+                with contextlib.suppress(OSError):  # what has ended the run, a full disk say
+                    hook.after_train()
 
     def before_step(self) -> None:
         """Seed the iteration, so that what it draws does not depend on how the run got there."""
         super().before_step()
         if self.cfg.SEED >= 0:
-            torch.manual_seed(self.cfg.SEED + self.iter * comm.get_world_size() + comm.get_rank())
+            # A loader draws a number when it starts, in the first iteration of each process.
+            _ = self._trainer._data_loader_iter
+            seed = self.cfg.SEED + self.iter * comm.get_world_size() + comm.get_rank()
+            torch.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of loop, hooks and optimizer, and the name of the run."""
+        # After the loop the iteration is the one that would be next.
+        last = min(self.iter, self.max_iter - 1)
+        return {**super().state_dict(), "iteration": last, "run": self.run}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Load the states of a training; SOLVER is the config's, whatever it was before."""
+        done = state_dict["iteration"] + 1
+        if done > self.max_iter:
+            raise ValueError(
+                f"it has been trained for {done} iterations, SOLVER.MAX_ITER is {self.max_iter}: "
+                "set it to more, or evaluate an earlier checkpoint with --eval-only MODEL.WEIGHTS"
+            )
+        before = self.cfg
+        if self.checkpointer.stored is not None:
+            before = changed_settings(self.cfg, self.checkpointer.stored.get("config"), done)
+        rates = list(self.scheduler.base_lrs)
+        own = self._trainer.state_dict()
+        inner = {
+            **own,  # a scaler of gradients, say, which the training did without
+            **state_dict["_trainer"],
+            "optimizer": optimizer_state(
+                self.optimizer,
+                state_dict["_trainer"]["optimizer"],
+                before=lambda: self.build_optimizer(before, self.checkpointer.model),
+                same_kind=before.SOLVER.OPTIMIZER == self.cfg.SOLVER.OPTIMIZER,
+            ),
+        }
+        super().load_state_dict({**state_dict, "_trainer": inner})
+        self.run = state_dict.get("run", self.run)
+        # The schedule of the config at this iteration.
+        self.scheduler.base_lrs = rates
+        rates = self.scheduler.get_lr()
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -192,6 +378,11 @@ class Trainer(DefaultTrainer):
         return optimizer(params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
 
     @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        """Build SOLVER.LR_SCHEDULER_NAME."""
+        return super().build_lr_scheduler(steps_before_the_end(cfg), optimizer)
+
+    @classmethod
     def build_train_loader(cls, cfg: CfgNode, *, start_iter: int = 0):
         """Build the loader of training batches from an iteration on.
 
@@ -208,11 +399,18 @@ class Trainer(DefaultTrainer):
         check_training_data(cfg)
         check_protocol(cfg)
         per_process = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+        sampler = _training_sampler(cfg, dataset)
+        if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
+            sampler = GroupingSampler(sampler, wide_images(dataset), per_process)
+        mapper = build_mapper(cfg, cfg.DATASETS.TRAIN, is_train=True)
+        seed = (cfg.SEED, comm.get_rank()) if cfg.SEED >= 0 else None
         return build_detection_train_loader(
-            cfg,
-            dataset=dataset,
-            mapper=build_mapper(cfg, cfg.DATASETS.TRAIN, is_train=True),
-            sampler=SkippingSampler(_training_sampler(cfg, dataset), start_iter * per_process),
+            SeededExamples(dataset, mapper, seed=seed),
+            mapper=None,
+            sampler=SkippingSampler(NumberingSampler(sampler), start_iter * per_process),
+            total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
+            aspect_ratio_grouping=False,  # as the sampler has done it
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
         )
 
     @classmethod
@@ -253,8 +451,9 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list:
         """Build Detectron2's hooks, and the one of the best checkpoint by TEST.BEST_METRIC."""
         # Here, as Detectron2 makes its checkpointer just before, and its hooks hold on to one.
-        self.checkpointer = SafeCheckpointer(
+        self.checkpointer = StrictCheckpointer(
             self.checkpointer.model,
+            stamp_of(self.cfg),
             self.cfg.OUTPUT_DIR,
             trainer=weakref.proxy(self),
             **{STAMP: Stamp(self.cfg)},
@@ -263,10 +462,13 @@ class Trainer(DefaultTrainer):
         evaluation = [isinstance(hook, hooks.EvalHook) for hook in built].index(True)
         built[evaluation] = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self._test_in_training)
         if self.cfg.TEST.BEST_METRIC and self.cfg.TEST.EVAL_PERIOD > 0:
-            best = BestCheckpointer(
-                self.cfg.TEST.EVAL_PERIOD, self.checkpointer, self.cfg.TEST.BEST_METRIC
-            )
             # Behind EvalHook, which stores the metric, and before the writers.
+            best = BestCheckpointer(
+                built[evaluation],
+                self.cfg.TEST.EVAL_PERIOD,
+                self.checkpointer,
+                self.cfg.TEST.BEST_METRIC,
+            )
             built.insert(evaluation + 1, best)
         return built
 
@@ -290,3 +492,18 @@ class Trainer(DefaultTrainer):
         # TEST.EXPECTED_RESULTS are looked up here: what is missing is not as expected.
         self._last_eval_results = collections.defaultdict(dict, results)
         return self._last_eval_results
+
+    def build_writers(self) -> list:
+        """Build Detectron2's writers, which append to what a killed run has left."""
+        without_torn_line(Path(self.cfg.OUTPUT_DIR, "metrics.json"))
+        return super().build_writers()
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict:
+        """Evaluate on DATASETS.TEST.
+
+        Raises:
+            NotFiniteError: a weight is not finite, of which a detector finds nothing.
+        """
+        check_finite(model)
+        return super().test(cfg, model, evaluators)

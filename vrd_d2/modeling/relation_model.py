@@ -13,6 +13,7 @@ from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
+from vrd_d2.checkpoint.weights_files import NotFiniteError
 from vrd_d2.data.detections import results_files
 from vrd_d2.data.vocabulary import Vocabulary
 from vrd_d2.modeling.distant import DistantLabels
@@ -50,11 +51,13 @@ class RelationModel(nn.Module, ABC):
             names of classes and predicates.
         checkpoint_has_clip: whether checkpoints hold all of CLIP that predictions need, so that
             the file of MODEL.CLIP.PRETRAINED need not exist any more.
+        weights_file: where the weights come from, for messages; "" in training.
     """
 
     has_heat_maps: bool = False
     open_vocabulary: bool = False
     checkpoint_has_clip: bool = False
+    weights_file: str = ""
 
     def __init__(
         self,
@@ -155,6 +158,9 @@ class RelationModel(nn.Module, ABC):
             In training {"loss_*": scalar}; else for each image {"instances": Instances with
             pred_boxes, pred_classes, scores; "relations": Instances with pairs (P, 2),
             predicate_probs (P, K + 1) and predicate_scores (P, K)}.
+
+        Raises:
+            NotFiniteError: a score is infinite or not a number.
         """
         # Training alone: what is evaluated is what a checkpoint gives anywhere else, in float32.
         # Without it an autocast around the model is left as it is.
@@ -174,6 +180,8 @@ class RelationModel(nn.Module, ABC):
             return self.losses(batched_inputs, entities, sampled)
         pairs = [self.pairs(entity) for entity in entities]
         predictions = self.predict(batched_inputs, entities, pairs)
+        for example, prediction in zip(batched_inputs, predictions, strict=True):
+            self._check_scores(example, prediction)
         pairs = [
             candidates if prediction.pairs is None else prediction.pairs
             for candidates, prediction in zip(pairs, predictions, strict=True)
@@ -196,6 +204,18 @@ class RelationModel(nn.Module, ABC):
         self, batched_inputs: list[dict], entities: list[Entities], pairs: list[Tensor]
     ) -> list[PairPrediction]:
         """Return classes of entities and scores of predicates, one prediction an image."""
+
+    def _check_scores(self, example: dict, prediction: PairPrediction) -> None:
+        """Raise NotFiniteError unless all scores are finite: others would rank as anything."""
+        finite = torch.isfinite(prediction.predicate_scores).all()
+        if prediction.scores is not None:
+            finite = finite & torch.isfinite(prediction.scores).all()
+        if not finite:
+            raise NotFiniteError(
+                f"{self.weights_file or 'the weights of the model'}: scores of image "
+                f"{example.get('file_name', example.get('image_id', ''))} are not finite, as after "
+                "a training that diverged: take an earlier checkpoint"
+            )
 
     def _restricted(self, prediction: PairPrediction, pairs: Tensor) -> PairPrediction:
         """Return the prediction less predicates that are no candidates of the pair's classes."""

@@ -11,7 +11,11 @@ from vrd_d2.data.vocabulary import get_vocabulary
 from vrd_d2.modeling.activation import activation, over_image
 from vrd_d2.modeling.encoders.clip import CLIPViT, TextEncoder, load_clip
 from vrd_d2.modeling.encoders.feature_cache import FeatureCache, fingerprint
-from vrd_d2.modeling.encoders.visual_encoder import FrozenBackbone, build_backbone_encoder
+from vrd_d2.modeling.encoders.visual_encoder import (
+    FrozenBackbone,
+    batch_size_on,
+    build_backbone_encoder,
+)
 from vrd_d2.modeling.geometry import union_boxes
 from vrd_d2.modeling.ranking import RANKINGS, best_classes, predicate_scores
 from vrd_d2.modeling.relation_heads.base import RelationHead
@@ -188,9 +192,15 @@ class RelCLIP(RelationModel):
         # In float32 whatever is around it, since all runs share what is stored.
         with torch.autocast(self.device.type, enabled=False):
             maps = self._feature_cache.get(
-                images, lambda indices: self._encode([images[index] for index in indices])
+                images, lambda missing: self._missing([images[index] for index in missing])
             )
         return [feature_map.to(self.device) for feature_map in maps]
+
+    def _missing(self, images: list[Tensor]) -> list[Tensor]:
+        """Return maps that are going to be stored."""
+        count = batch_size_on(self.device, len(images))
+        batches = [images[start : start + count] for start in range(0, len(images), count)]
+        return [feature_map for batch in batches for feature_map in self._encode(batch)]
 
     def _encode(self, images: list[Tensor]) -> list[Tensor]:
         images = [image.to(self.device) for image in images]

@@ -145,3 +145,15 @@ def test_a_convolutional_tower_is_refused():
     visual = open_clip.create_model("RN50").visual
     with pytest.raises(ValueError, match="VisionTransformer"):
         CLIPViT(visual)
+
+
+def test_an_embedding_does_not_depend_on_the_texts_beside_it(small):
+    """To the last bit, on the CPU: after a resume the cache has others."""
+    objects, predicates = ("man", "tall tree", "big red car"), ("on", "in front of")
+    texts = [f"a photo of a {a} {b} a {c}." for a in objects for b in predicates for c in objects]
+    together = TextEncoder(small)(texts)
+    for start in (0, 5, 11):
+        others = TextEncoder(small)([*texts[start:], "on"])
+        assert torch.equal(others[:-1], together[start:])
+    alone = torch.cat([TextEncoder(small)([text]) for text in texts])
+    assert torch.equal(alone, together)

@@ -19,7 +19,8 @@ from vrd_d2 import assets
 from vrd_d2.addresses import refuse_address
 from vrd_d2.checkpoint.downloads import downloading, hub_address, network
 from vrd_d2.data.source_files import read_json
-from vrd_d2.modeling.encoders.visual_encoder import encode_by_size, map_shape
+from vrd_d2.modeling.encoders.clip_activation import check_activation
+from vrd_d2.modeling.encoders.visual_encoder import batch_size_on, encode_by_size, map_shape
 from vrd_d2.modeling.text.tokens import tokenize
 
 # Imported where a model is built: it brings transformers and torchvision's models along.
@@ -73,6 +74,9 @@ def load_clip(name: str, pretrained: str = "", *, cache_dir: str = "") -> ClipPa
             "open_clip.list_models(), 'scenes_clip', or the path of a model-config JSON."
         )
     weights = _find_weights(name, pretrained)
+    if weights == pretrained and Path(pretrained).is_file():
+        own = config_path if config_path.suffix == ".json" else None
+        check_activation(name, Path(pretrained), config=own)
     if weights and not Path(weights).is_file():
         _download(name, weights, cache_dir)
     text = open_clip.get_model_config(name)["text_cfg"]
@@ -276,6 +280,13 @@ class TextEncoder:
 
     Not an ``nn.Module``: relation models use it in training only, so that its weights belong into
     no checkpoint and into no export.
+
+    On the CPU texts are encoded one by one: the last digits of a row depend on what else is in its
+    batch, which after a resume is something else, and a resumed run is to be exactly the same.
+
+    Args:
+        parts: of :func:`load_clip`.
+        batch_size: texts that are encoded at a time on other devices.
     """
 
     def __init__(self, parts: ClipParts, *, batch_size: int = 256):
@@ -303,7 +314,7 @@ class TextEncoder:
             order = tokens.argmax(dim=1).argsort()
             # In float32 whatever is around it: these rows stay in the cache.
             with torch.autocast(torch.device(device).type, enabled=False):
-                for chunk in order.split(self._batch_size):
+                for chunk in order.split(batch_size_on(device, self._batch_size)):
                     rows = F.normalize(self._encode(tokens[chunk].to(device)), dim=-1).cpu()
                     self._rows.update(
                         {missing[i]: row for i, row in zip(chunk.tolist(), rows, strict=True)}

@@ -20,6 +20,15 @@ from vrd_d2.checkpoint.downloads import hub_address, network
 TIMM = "timm/"
 
 
+def batch_size_on(device: torch.device | str, batch_size: int) -> int:
+    """Return how many inputs of a frozen encoder are encoded at a time whose outputs are stored.
+
+    One on the CPU. The last digits of an output depend on the others of its batch, and what is
+    missing in a store depends on where a run was stopped, while a resumed run is to be the same.
+    """
+    return 1 if torch.device(device).type == "cpu" else batch_size
+
+
 def encode_by_size(
     encode: Callable[[Tensor], Tensor], images: Sequence[Tensor], *, divisor: int
 ) -> list[Tensor]:

