@@ -20,8 +20,8 @@ from vrd_d2.addresses import refuse_address
 from vrd_d2.checkpoint.downloads import downloading, hub_address, network
 from vrd_d2.data.source_files import read_json
 from vrd_d2.modeling.encoders.clip_activation import check_activation
+from vrd_d2.modeling.encoders.tokens import tokenize
 from vrd_d2.modeling.encoders.visual_encoder import batch_size_on, encode_by_size, map_shape
-from vrd_d2.modeling.text.tokens import tokenize
 
 # Imported where a model is built: it brings transformers and torchvision's models along.
 if TYPE_CHECKING:

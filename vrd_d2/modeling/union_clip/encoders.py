@@ -19,8 +19,8 @@ from torch.utils.checkpoint import checkpoint
 
 from vrd_d2.modeling.encoders.clip import ClipParts
 from vrd_d2.modeling.encoders.feature_cache import FeatureCache, fingerprint
+from vrd_d2.modeling.encoders.tokens import tokenize
 from vrd_d2.modeling.encoders.visual_encoder import batch_size_on
-from vrd_d2.modeling.text.tokens import tokenize
 from vrd_d2.modeling.union_clip.split_towers import split_image_tower, split_text_tower
 
 # States (and lengths) -> (n, D).

@@ -8,7 +8,7 @@ import torch
 from conftest import SMALL_CLIP
 
 from vrd_d2.modeling.encoders.clip import ClipParts, TextEncoder
-from vrd_d2.modeling.text.tokens import tokenize
+from vrd_d2.modeling.encoders.tokens import tokenize
 
 
 @pytest.fixture(scope="module")
