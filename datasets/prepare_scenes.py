@@ -55,7 +55,7 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 from scene_generator import layout  # noqa: E402
 
-from vrd_d2.data.source_files import write_bytes, write_text  # noqa: E402
+from vrd_d2.data.atomic_files import write_bytes, write_text  # noqa: E402
 
 VERSION = 2  # of the drawing and its rules: another one replaces what is there
 ANNOTATION_RATE = 0.7

@@ -52,11 +52,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Read, split and write."""
+    from vrd_d2.data.atomic_files import write_text
     from vrd_d2.data.datasets.visual_genome_raw import load_visual_genome_raw
     from vrd_d2.data.formats.relations_json import save_relations_json
     from vrd_d2.data.image_existence import drop_missing_images
     from vrd_d2.data.records.packed import PackedRecords, unseen_triplets
-    from vrd_d2.data.source_files import write_text
     from vrd_d2.data.vocabulary import get_vocabulary
 
     aliases = {}

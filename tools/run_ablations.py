@@ -25,8 +25,10 @@ from pathlib import Path
 
 from vrd_d2.commands.arguments import Parser
 from vrd_d2.commands.run_tool import run_tool
+from vrd_d2.data.atomic_files import file_lock, write_text
 from vrd_d2.data.images.saving import save_figure
-from vrd_d2.data.source_files import file_lock, member, read_json, write_text
+from vrd_d2.data.record_values import member
+from vrd_d2.data.source_files import read_json
 
 TRAIN = Path(__file__).resolve().parent / "train_net.py"
 FINISHED = "finished.json"  # of a run's folder: the iteration that was evaluated, and its results

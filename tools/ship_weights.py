@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vrd_d2.commands.arguments import Parser
 from vrd_d2.commands.run_tool import run_tool
-from vrd_d2.data.source_files import write_bytes
+from vrd_d2.data.atomic_files import write_bytes
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -58,7 +58,8 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from tqdm import tqdm
 
-from vrd_d2.data.source_files import read_json, write_bytes, write_text
+from vrd_d2.data.atomic_files import write_bytes, write_text
+from vrd_d2.data.source_files import read_json
 from vrd_d2.data.vocabulary import SCENES, VG150
 from vrd_d2.media.images import read_image
 from vrd_d2.modeling.encoders.clip import CLIPViT, load_clip

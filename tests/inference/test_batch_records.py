@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vrd_d2.data import source_files
+from vrd_d2.data import atomic_files
 from vrd_d2.data.formats.relations_json import load_relations_json
 from vrd_d2.data.vocabulary import Vocabulary
 from vrd_d2.inference.batch_folder import PredictionFolder
@@ -521,7 +521,7 @@ def test_what_a_kill_left_goes_at_the_next_start(photos, tmp_path, drawn, monkey
 
         def killed(name, content, **options):
             if name == "drawings/b.png":
-                with source_files.atomic_write(out / name) as unfinished:
+                with atomic_files.atomic_write(out / name) as unfinished:
                     unfinished.write_bytes(content[:50])
                     os.kill(os.getpid(), 9)
             write(name, content, **options)

@@ -21,7 +21,8 @@ from vrd_d2.checkpoint.weights_files import (
     read_zoo_pickle,
     write_tensors,
 )
-from vrd_d2.data.source_files import located, write_text
+from vrd_d2.data.atomic_files import write_text
+from vrd_d2.data.source_files import located
 
 _SHIPPED_DETECTORS = {"scenes": assets.path("scenes_faster_rcnn.pth")}
 

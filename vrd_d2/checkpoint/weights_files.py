@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from vrd_d2.checkpoint.array_pickle import read_array_pickle
-from vrd_d2.data.source_files import atomic_write
+from vrd_d2.data.atomic_files import atomic_write
 
 
 class NotFiniteError(FloatingPointError, ValueError):

@@ -71,8 +71,8 @@ def write_part(document: dict[str, Any], records: Sequence[dict], path: Path) ->
 
 def run_check(args: argparse.Namespace) -> int:
     """Check records and images; return 1 if there is an error."""
+    from vrd_d2.data.atomic_files import write_text
     from vrd_d2.data.images.check import check_images
-    from vrd_d2.data.source_files import write_text
 
     errors, warnings, source = check_records(args)
     bad = []
@@ -180,7 +180,7 @@ def run_stats(args: argparse.Namespace) -> int:
     print(statistics_table(statistics, source.objects, source.predicates, title=source.name))
     if args.output is not None:
         from vrd_d2.data.analysis.plots import write_statistics_plots
-        from vrd_d2.data.source_files import write_text
+        from vrd_d2.data.atomic_files import write_text
 
         content = statistics_json(statistics, source.objects, source.predicates)
         path = args.output / "statistics.json"

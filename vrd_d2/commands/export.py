@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     """Write the model and what goes with it."""
     from vrd_d2 import onnx_runtime
     from vrd_d2.config.loading import load_inference_config
-    from vrd_d2.data.source_files import write_bytes, write_text
+    from vrd_d2.data.atomic_files import write_bytes, write_text
     from vrd_d2.engine.build import build_trained_model
     from vrd_d2.export import describe, exportable, model_card, write_model
 

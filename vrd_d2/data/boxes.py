@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from vrd_d2.data.source_files import located, short
+from vrd_d2.data.record_values import short
+from vrd_d2.data.source_files import located
 from vrd_d2.onnx_runtime import BoxLayout, box_array
 
 __all__ = ["BoxLayout", "annotation_xyxy", "box_array", "check_layout", "known_sizes"]

@@ -16,7 +16,7 @@ from PIL import Image
 from vrd_d2.data.boxes import annotation_xyxy, box_array
 from vrd_d2.data.formats.coco import Detections
 from vrd_d2.data.images.sizes import size_problem
-from vrd_d2.data.source_files import short
+from vrd_d2.data.record_values import short
 from vrd_d2.media.images import read_image, read_stored
 
 

@@ -1,20 +1,17 @@
-"""Files of datasets: reading, checking, and writing at once.
+"""Files of datasets: the one reader of text and JSON.
 
 Whatever is wrong in a file is a ValueError that names the file, the record and the remedy. Readers
 and checks say what is wrong, :func:`located` adds where.
 """
 
 import contextlib
-import errno
 import gc
 import json
 import os
 import re
-import reprlib
-import secrets
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, lru_cache, wraps
+from collections.abc import Callable, Iterator
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +19,6 @@ import numpy as np
 
 from vrd_d2.addresses import refuse_address
 
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: what a killed process leaves there stays
-    fcntl = None  # type: ignore[assignment]
-
-_FAR = 1e9  # pixels; no finite image is that large
-_ABRIDGED = reprlib.Repr()
-_ABRIDGED.maxstring = 80
 _DEEPEST = 100  # levels of a JSON text
 _JSON_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _CHUNK = 1 << 20  # characters
@@ -37,8 +26,6 @@ _BRACKETS = np.zeros(256, np.int8)
 _BRACKETS[list(b"[{")] = 1
 _BRACKETS[list(b"]}")] = -1
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.unfinished")
-_NUMBERS = frozenset((int, float))  # bool is an int to isinstance, not to type()
 
 
 @contextlib.contextmanager
@@ -162,84 +149,6 @@ def parse_json(content: str | bytes, *, repeated_keys: bool = False) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-@contextlib.contextmanager
-def atomic_write(path: str | os.PathLike, *, sync: bool = True) -> Iterator[Path]:
-    """Give a file to write that becomes `path` when the block ends, and vanishes if it raises.
-
-    The folder is made. Nobody sees a file that is half written, neither after a kill nor after a
-    power cut. What killed processes left in the folder is removed before a process's first write
-    to it.
-
-    Args:
-        path: the file. A link is replaced, and not followed. A device or a pipe, such as
-            /dev/null, is written itself.
-        sync: wait until the disk has the file. False for many small files that can be made again.
-
-    Raises:
-        OSError: it cannot be written; the error names `path`.
-    """
-    path = Path(path)
-    try:
-        if path.exists() and not path.is_file():
-            yield path
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path.parent)
-        with _unfinished_file(path.parent) as unfinished:
-            yield unfinished
-            if sync:
-                _sync(unfinished)
-            unfinished.replace(path)
-        if sync:
-            _sync(path.parent)
-    except OSError as error:
-        if error.errno is not None and error.filename in (None, str(path.parent)):
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        if _UNFINISHED.fullmatch(os.path.basename(str(error.filename))):
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
-
-
-def write_text(path: str | os.PathLike, text: str, *, sync: bool = True) -> None:
-    """Write a text file in UTF-8 at once, see :func:`atomic_write`."""
-    with atomic_write(path, sync=sync) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
-
-
-def write_bytes(path: str | os.PathLike, content: bytes, *, sync: bool = True) -> None:
-    """Write a file at once, see :func:`atomic_write`."""
-    with atomic_write(path, sync=sync) as unfinished:
-        unfinished.write_bytes(content)
-
-
-@contextlib.contextmanager
-def file_lock(path: str | os.PathLike, *, busy: str | None = None) -> Iterator[int]:
-    """Hold the lock of a file, which is made, until the block or this process ends.
-
-    Where files cannot be locked (Windows, file systems of some networks) there is no lock.
-
-    Args:
-        path: the file.
-        busy: message of the error where another process has the lock; None waits for it.
-
-    Yields:
-        The open file's descriptor. A process that inherits it shares the lock.
-
-    Raises:
-        ValueError: another process has the lock.
-        OSError: the file cannot be made.
-    """
-    with open(path, "ab") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if busy is None else fcntl.LOCK_NB))
-            except BlockingIOError:
-                raise ValueError(busy) from None
-            except OSError:
-                pass
-        yield file.fileno()
-
-
 def file_stamp(path: str | os.PathLike) -> tuple[int, int]:
     """Return what changes when the file does; (0, 0) where there is none."""
     try:
@@ -270,140 +179,6 @@ def until_changed(maxsize: int) -> Callable[[Callable[..., Any]], Callable[..., 
         return call
 
     return decorate
-
-
-def member(record: Any, key: str, *kinds: type) -> Any:
-    """Return ``record[key]``, which must be of one of the types.
-
-    Raises:
-        ValueError: `record` is no object, has no such key, or a value of another type.
-    """
-    if type(record) is not dict:
-        raise ValueError(f"{short(record)} must be an object with the key {key!r}")
-    if key not in record:
-        raise ValueError(f"the key {key!r} is missing: add it")
-    value = record[key]
-    if type(value) not in kinds:
-        wanted = " or ".join(kind.__name__ for kind in kinds)
-        raise ValueError(f"{key} is {short(value)}: it must be of type {wanted}")
-    return value
-
-
-def checked_index(value: Any, count: int, what: str) -> int:
-    """Return `value` if it is an integer in 0, ..., count - 1.
-
-    Raises:
-        ValueError: it is not; `what` names it.
-    """
-    if type(value) is not int or not 0 <= value < count:
-        allowed = f"it must be an integer from 0 to {count - 1}" if count else "there is none"
-        raise ValueError(f"{what} is {short(value)}: {allowed}")
-    return value
-
-
-def checked_size(record: Mapping) -> tuple[int, int]:
-    """Return width and height of an image's record, both positive.
-
-    Raises:
-        ValueError: they are not.
-    """
-    width, height = member(record, "width", int), member(record, "height", int)
-    if not (0 < width < _FAR and 0 < height < _FAR):
-        raise ValueError(f"size {short(width)} x {short(height)}: both must be positive pixels")
-    return width, height
-
-
-def checked_box(box: Any, form: str, order: Sequence[int], *, extent: bool = False) -> list[float]:
-    """Return a box as [x1, y1, x2, y2] in pixels.
-
-    Args:
-        box: four numbers.
-        form: what they are, for the message, such as "[y1, y2, x1, x2]".
-        order: positions in `box` of x1, y1, x2, y2.
-        extent: instead of x2 and y2 there are width and height.
-
-    Raises:
-        ValueError: `box` is no list of four finite numbers, or ends before it begins.
-    """
-    if type(box) is list and len(box) == 4 and _NUMBERS.issuperset(map(type, box)):
-        x1, y1, x2, y2 = (box[position] for position in order)
-        # NaN fails every comparison.
-        if all(-_FAR < value < _FAR for value in box):
-            if extent:
-                x2, y2 = x1 + x2, y1 + y2
-            if x1 <= x2 and y1 <= y2:
-                return [float(x1), float(y1), float(x2), float(y2)]
-    raise ValueError(
-        f"box {short(box)}: it must be {form}, four finite numbers in pixels, not ending before "
-        "it begins"
-    )
-
-
-def short(value: Any) -> str:
-    """Abridge a value for a message, whatever its size and depth."""
-    return _ABRIDGED.repr(value)
-
-
-@contextlib.contextmanager
-def _unfinished_file(folder: Path) -> Iterator[Path]:
-    """Make a file that is locked while this process lives, and remove it at the end."""
-    while True:
-        # By chance: processes of other computers and containers may have this one's number.
-        unfinished = folder / f".{secrets.token_hex(8)}.unfinished"
-        # For all that the umask allows, as any new file.
-        handle = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        locked = _lock(handle)
-        # Between the two lines another process may have taken it for a leftover.
-        if not locked or unfinished.exists():
-            break
-        os.close(handle)
-    try:
-        yield unfinished
-    finally:
-        unfinished.unlink(missing_ok=True)
-        os.close(handle)
-
-
-@cache
-def _remove_leftovers(folder: Path) -> None:
-    """Remove files that processes left when they were killed: nobody holds their lock."""
-    try:
-        with os.scandir(folder) as entries:
-            found = [entry.path for entry in entries if _UNFINISHED.fullmatch(entry.name)]
-    except OSError:  # a folder to write to may not be one to list
-        return
-    for path in found:
-        with contextlib.suppress(OSError):  # another process is quicker, or it is not ours
-            handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
-            try:
-                if _lock(handle):
-                    os.unlink(path)
-            finally:
-                os.close(handle)
-
-
-def _lock(handle: int) -> bool:
-    """Lock an open file; False where another process has it, or files cannot be locked."""
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _sync(path: Path) -> None:
-    """Wait until the disk has a file or the names in a folder."""
-    with contextlib.suppress(PermissionError):  # folders of some systems cannot be opened
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # there is nothing to wait for
-                raise
-        finally:
-            os.close(handle)
 
 
 def _depth(text: str) -> int:

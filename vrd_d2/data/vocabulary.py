@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from vrd_d2.addresses import refuse_address
+from vrd_d2.data.atomic_files import write_text
 from vrd_d2.data.names import name_problem, same_but_blanks, same_but_case
-from vrd_d2.data.source_files import located, read_json, require_regular, until_changed, write_text
+from vrd_d2.data.source_files import located, read_json, require_regular, until_changed
 
 logger = logging.getLogger(__name__)
 

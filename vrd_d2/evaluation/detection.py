@@ -19,8 +19,8 @@ from detectron2.utils.logger import create_small_table
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from vrd_d2.data.atomic_files import write_text
 from vrd_d2.data.boxes import annotation_xyxy
-from vrd_d2.data.source_files import write_text
 
 logger = logging.getLogger(__name__)
 

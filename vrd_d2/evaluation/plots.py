@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vrd_d2.data.atomic_files import atomic_write
 from vrd_d2.data.images.saving import save_figure
-from vrd_d2.data.source_files import atomic_write
 from vrd_d2.evaluation.metrics import get_metric, metric_by_predicate
 from vrd_d2.evaluation.recall import Summary
 

@@ -5,7 +5,7 @@ import shutil
 from io import TextIOBase
 from pathlib import Path
 
-from vrd_d2.data.source_files import atomic_write
+from vrd_d2.data.atomic_files import atomic_write
 
 
 class PredictionFile:

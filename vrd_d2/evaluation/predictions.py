@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from vrd_d2.data.formats.relations_check import check_document
-from vrd_d2.data.source_files import checked_box, checked_index, located, member, read_json
+from vrd_d2.data.record_values import checked_box, checked_index, member
+from vrd_d2.data.source_files import located, read_json
 from vrd_d2.data.vocabulary import Vocabulary
 from vrd_d2.evaluation.ground_truth_files import GroundTruths
 from vrd_d2.evaluation.json_lines import (

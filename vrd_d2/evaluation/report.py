@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from vrd_d2.data.source_files import write_text
+from vrd_d2.data.atomic_files import write_text
 from vrd_d2.evaluation.metrics import METRICS, metric_by_predicate
 from vrd_d2.evaluation.protocols import Protocol
 from vrd_d2.evaluation.recall import Summary, Values

@@ -5,7 +5,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from vrd_d2.data.source_files import located, member, read_json, short
+from vrd_d2.data.record_values import member, short
+from vrd_d2.data.source_files import located, read_json
 
 _AGAIN = "evaluate again with tools/train_net.py --eval-only"
 

@@ -11,7 +11,7 @@ import torch.fx.experimental._config as shape_config
 from detectron2.export import TracingAdapter
 from torch import Tensor, nn
 
-from vrd_d2.data.source_files import atomic_write, write_bytes
+from vrd_d2.data.atomic_files import atomic_write, write_bytes
 from vrd_d2.export.detector import ExportableDetector
 from vrd_d2.onnx_runtime import METADATA_KEY
 

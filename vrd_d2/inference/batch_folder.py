@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from vrd_d2.data.source_files import parse_json, write_bytes
+from vrd_d2.data.atomic_files import write_bytes
+from vrd_d2.data.source_files import parse_json
 from vrd_d2.data.vocabulary import Vocabulary
 from vrd_d2.inference.batch_records import (
     Record,

@@ -16,13 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from vrd_d2.data.images.saving import DRAWING_FORMATS
-from vrd_d2.data.source_files import (
-    checked_box,
-    checked_index,
-    checked_size,
-    member,
-    parse_json,
-)
+from vrd_d2.data.record_values import checked_box, checked_index, checked_size, member
+from vrd_d2.data.source_files import parse_json
 
 # What a file system refuses, and what reverses the direction of writing.
 _UNFIT = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')

@@ -11,7 +11,8 @@ import numpy as np
 
 from vrd_d2.data.boxes import BoxLayout, annotation_xyxy, check_layout
 from vrd_d2.data.datasets.opening import is_file, open_dataset
-from vrd_d2.data.source_files import read_json, short
+from vrd_d2.data.record_values import short
+from vrd_d2.data.source_files import read_json
 
 _FAR = 1e9  # pixels; no image is that large
 

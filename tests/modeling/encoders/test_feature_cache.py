@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 
 from vrd_d2.config import load_config
-from vrd_d2.data import source_files
+from vrd_d2.data import atomic_files
 from vrd_d2.data.dataset_mapper import RelationMapper
 from vrd_d2.modeling import RelCLIP
 from vrd_d2.modeling.encoders import feature_cache
@@ -271,7 +271,7 @@ def test_leftovers_are_removed(tmp_path):
     for leftover in old:
         os.utime(leftover, (0, 0))
     path.unlink()
-    source_files._remove_leftovers.cache_clear()  # as in another process
+    atomic_files._remove_leftovers.cache_clear()  # as in another process
     FeatureCache(tmp_path, "a").get([image], Encoder([image]))
     assert [leftover.exists() for leftover in (*old, new, young)] == [False, False, False, True]
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from vrd_d2.data.atomic_files import write_text
 from vrd_d2.data.records.packed import PackedRecords, unseen_triplets
-from vrd_d2.data.source_files import write_text
 from vrd_d2.data.vocabulary import Vocabulary
 
 

@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from vrd_d2.data.atomic_files import write_text
 from vrd_d2.data.captions.base import CaptionParser, Triplet
 from vrd_d2.data.captions.files import CaptionFile
-from vrd_d2.data.source_files import read_json, write_text
+from vrd_d2.data.source_files import read_json
 
 _BATCH = 2000  # captions that go to a process at once
 _AHEAD = 4  # batches read ahead for each process: bounds the memory

@@ -20,15 +20,9 @@ from vrd_d2.data.datasets.name_counts import (
 )
 from vrd_d2.data.datasets.spec import DatasetSpec, Loaded, Select, SplitFiles
 from vrd_d2.data.images.folders import ImageFolders
+from vrd_d2.data.record_values import checked_box, checked_size, member
 from vrd_d2.data.records.packed import PackedRecords
-from vrd_d2.data.source_files import (
-    checked_box,
-    checked_size,
-    collector_paused,
-    located,
-    member,
-    read_json,
-)
+from vrd_d2.data.source_files import collector_paused, located, read_json
 from vrd_d2.data.vocabulary import Vocabulary, get_vocabulary
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,9 @@ from typing import Any
 
 from vrd_d2.data.datasets.spec import DatasetSpec, Loaded, Select, SplitFiles
 from vrd_d2.data.image_existence import Exclusion, check_policy, drop_missing_images
+from vrd_d2.data.record_values import short
 from vrd_d2.data.records.packed import PackedRecords, unseen_triplets
-from vrd_d2.data.source_files import located, read_json, require_file, short, until_changed
+from vrd_d2.data.source_files import located, read_json, require_file, until_changed
 from vrd_d2.data.vocabulary import Vocabulary
 
 Triplets = list[tuple[int, int, int]]

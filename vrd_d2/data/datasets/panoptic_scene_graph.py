@@ -13,17 +13,9 @@ import numpy as np
 
 from vrd_d2.data.boxes import XYWH_ABS, XYXY_ABS
 from vrd_d2.data.datasets.spec import DatasetSpec, Select, SplitFiles
+from vrd_d2.data.record_values import checked_box, checked_index, checked_size, member, short
 from vrd_d2.data.records.packed import PackedRecords
-from vrd_d2.data.source_files import (
-    checked_box,
-    checked_index,
-    checked_size,
-    collector_paused,
-    located,
-    member,
-    read_json,
-    short,
-)
+from vrd_d2.data.source_files import collector_paused, located, read_json
 from vrd_d2.data.vocabulary import PSG, Vocabulary
 from vrd_d2.media.images import read_stored
 

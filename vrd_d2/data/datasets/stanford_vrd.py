@@ -16,8 +16,9 @@ from vrd_d2.data.boxes import XYXY_ABS
 from vrd_d2.data.datasets.spec import DatasetSpec, Select, SplitFiles, existing
 from vrd_d2.data.images.folders import ImageFolders
 from vrd_d2.data.images.sizes import read_size, read_sizes
+from vrd_d2.data.record_values import checked_box, checked_index, member
 from vrd_d2.data.records.packed import PackedRecords
-from vrd_d2.data.source_files import checked_box, checked_index, located, member, read_json
+from vrd_d2.data.source_files import located, read_json
 from vrd_d2.data.vocabulary import VRD, Vocabulary
 
 logger = logging.getLogger(__name__)

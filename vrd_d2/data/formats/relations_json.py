@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from vrd_d2.data.atomic_files import write_text
 from vrd_d2.data.formats.coco import is_boxes_only, with_empty_relations
 from vrd_d2.data.formats.relations_check import Findings, check_document
 from vrd_d2.data.formats.relations_document import (
@@ -24,7 +25,7 @@ from vrd_d2.data.formats.relations_document import (
 from vrd_d2.data.image_existence import check_policy, drop_missing_images, missing_files
 from vrd_d2.data.messages import lines_by_kind
 from vrd_d2.data.records.packed import PackedRecords
-from vrd_d2.data.source_files import collector_paused, read_json, write_text
+from vrd_d2.data.source_files import collector_paused, read_json
 from vrd_d2.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)

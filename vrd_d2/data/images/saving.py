@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from vrd_d2.data.source_files import atomic_write
+from vrd_d2.data.atomic_files import atomic_write
 from vrd_d2.visualization.fonts import families
 
 if TYPE_CHECKING:

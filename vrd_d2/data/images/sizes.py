@@ -5,7 +5,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from vrd_d2.data.source_files import checked_size, located, read_json, short, write_text
+from vrd_d2.data.atomic_files import write_text
+from vrd_d2.data.record_values import checked_size, short
+from vrd_d2.data.source_files import located, read_json
 from vrd_d2.media.images import read_size
 
 __all__ = ["read_size", "read_sizes", "size_problem", "write_sizes"]

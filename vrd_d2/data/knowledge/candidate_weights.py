@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vrd_d2.data.source_files import atomic_write, member, parse_json, read_json, write_text
+from vrd_d2.data.atomic_files import atomic_write, write_text
+from vrd_d2.data.record_values import member
+from vrd_d2.data.source_files import parse_json, read_json
 
 VERSION = 1
 MANIFEST = "candidates.json"

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vrd_d2.addresses import refuse_address
+from vrd_d2.data.atomic_files import atomic_write
 from vrd_d2.data.records.columns import flat_ranges
-from vrd_d2.data.source_files import atomic_write, parse_json, require_regular
+from vrd_d2.data.source_files import parse_json, require_regular
 from vrd_d2.data.vocabulary import Vocabulary
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from vrd_d2 import assets
-from vrd_d2.data.source_files import write_text
+from vrd_d2.data.atomic_files import write_text
 from vrd_d2.evaluation.human.study import Study, StudyImage
 from vrd_d2.media.images import read_image
 

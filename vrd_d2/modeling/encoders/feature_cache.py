@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vrd_d2.data.source_files import file_lock, member, read_json, write_bytes, write_text
+from vrd_d2.data.atomic_files import file_lock, write_bytes, write_text
+from vrd_d2.data.record_values import member
+from vrd_d2.data.source_files import read_json
 
 MANIFEST = "encoder.json"
 KEY = "MODEL.VISUAL.FEATURE_CACHE"
