@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from detectron2.config import get_cfg
 
+from vrd_d2.config import files
 from vrd_d2.config.defaults import add_vrd_config
 from vrd_d2.config.files import merge_dump, merge_file, merge_overrides
 from vrd_d2.config.plain_yaml import read_yaml
@@ -102,6 +103,18 @@ def test_a_base_is_a_file_and_never_fetched(tmp_path: Path, base: str, monkeypat
 def test_a_key_without_a_value_is_named(key: str) -> None:
     with pytest.raises(ValueError, match=key):
         merge_overrides(fresh(), [key, "None"])
+
+
+@pytest.mark.parametrize("key", ["SOLVER.WEIGHT_DECAY_BIAS", "TEST.RELATION.ANNOTATED_PAIRS"])
+def test_keys_that_may_be_none_can_be_set_back(key: str) -> None:
+    cfg = fresh()
+    merge_overrides(cfg, [key, "True" if key.endswith("PAIRS") else "0.1"])
+    merge_overrides(cfg, [key, "None"])
+    assert dict(files._keys(cfg))[key] is None
+
+
+def test_defaults_that_are_none_are_the_keys_that_may_be_none() -> None:
+    assert {key for key, value in files._keys(fresh()) if value is None} == {*files._MAY_BE_NONE}
 
 
 @pytest.mark.parametrize("value", ["-" * 100_000 + "1", "~" * 3000 + "1", "(" * 5000, "9" * 5000])

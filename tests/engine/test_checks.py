@@ -11,6 +11,7 @@ from vrd_d2.data.formats.relations_json import save_relations_json
 from vrd_d2.data.knowledge.knowledge_base import KnowledgeBase
 from vrd_d2.data.vocabulary import Vocabulary
 from vrd_d2.engine.checks import check_training_data
+from vrd_d2.engine.trainer import Trainer
 
 
 @pytest.mark.parametrize(
@@ -123,3 +124,10 @@ def test_distant_supervision_without_candidates_is_refused(
         return
     with pytest.raises(ValueError, match=rf"{name}.*KNOWLEDGE_BASE.*nothing to learn"):
         check_training_data(cfg)
+
+
+@pytest.mark.parametrize("name", ["mistyped_test", "no/such/file.json"])
+def test_a_test_set_that_is_missing_ends_no_training_at_its_end(make_cfg, name):
+    cfg = make_cfg("relclip_predcls.yaml", "DATASETS.TEST", (name,))
+    with pytest.raises(ValueError, match=name):
+        Trainer(cfg)

@@ -15,6 +15,8 @@ from vrd_d2.config.plain_yaml import read_yaml
 from vrd_d2.config.renamed_keys import RENAMED_KEYS, translate_config, translate_overrides
 
 BASE = "_BASE_"
+# For every other key None is a value that was forgotten; yacs would take it.
+_MAY_BE_NONE = ("SOLVER.WEIGHT_DECAY_BIAS", "TEST.RELATION.ANNOTATED_PAIRS")
 # What yacs raises for a config that it cannot merge.
 CONFIG_ERRORS = (
     *(KeyError, AttributeError, TypeError, AssertionError),
@@ -82,7 +84,7 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[Any]) -> None:
         if isinstance(known[key], dict):
             raise ValueError(f"overrides: {key} is a section: name a key in it")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        if value in (None, "None") and known[key] is not None:
+        if value in (None, "None") and known[key] is not None and key not in _MAY_BE_NONE:
             raise ValueError(f"overrides: {key} is None: give a value such as {known[key]!r}")
     try:
         cfg.merge_from_list(overrides)
@@ -171,7 +173,7 @@ def _check_keys(content: Mapping[str, Any], cfg: CfgNode, source: str) -> None:
                 check(value, f"{key}.")
             elif isinstance(known[key], dict):
                 raise ValueError(f"{source} is no config: {key} is a section, not {value!r}")
-            elif value is None and known[key] is not None:
+            elif value is None and known[key] is not None and key not in _MAY_BE_NONE:
                 raise ValueError(
                     f"{source} is no config: {key} has no value: give one such as {known[key]!r}"
                 )

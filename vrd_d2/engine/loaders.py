@@ -48,7 +48,10 @@ def training_loader(cfg: CfgNode, *, start_iter: int = 0):
         distant=cfg.DATASETS.DISTANT if is_relation_model(cfg) else (),
     )
     check_training_data(cfg)
+    # Before hours of training, what would end them.
     check_protocol(cfg)
+    check_datasets(cfg.DATASETS.TEST)
+    check_vocabulary(cfg, cfg.DATASETS.TEST)
     per_process = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
     sampler = _training_sampler(cfg, dataset)
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
