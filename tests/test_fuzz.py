@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from spoiled import damaged, spoil
 
 from vrd_d2.checkpoint.checkpointer import load_weights
-from vrd_d2.commands import dataset, evaluate, run_tool
+from vrd_d2.commands import dataset, evaluate, predict, run_tool
 from vrd_d2.config.loading import load_config, load_inference_config
 from vrd_d2.onnx_runtime import METADATA_KEY, OnnxPredictor
 
@@ -66,9 +66,9 @@ def fuzz(request, capsys) -> Callable:
     """Run a trial, which takes hypothesis' data, and judge what it returns and prints."""
     examples = request.config.getoption("--fuzz")
 
-    def run(trial: Callable[[st.DataObject], int]) -> None:
+    def run(trial: Callable[[st.DataObject], int], fixed: int = 15) -> None:
         @settings(
-            max_examples=examples or 15,
+            max_examples=examples or fixed,
             derandomize=not examples,
             deadline=None,
             database=None,
@@ -355,3 +355,58 @@ def test_archives_of_arrays(fuzz, tmp_path: Path) -> None:
         return run_tool.run_tool(lambda: KnowledgeBase.load(path) and None)
 
     fuzz(trial)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> tuple[Path, list[str]]:
+    """A folder of results of two images, and the command that made it, without its output."""
+    pytest.importorskip("onnxruntime", reason="exports need the extra `export`")
+    pytest.importorskip("onnxscript", reason="exports need the extra `export`")
+    from exported_models import exported
+
+    options = ("MODEL.RELATION_HEAD.DIM", "64")
+    model = exported("relclip_predcls.yaml", "relations", "onnx", *options)[2]
+    folder = tmp_path_factory.mktemp("predicted")
+    document = copy.deepcopy(DOCUMENT)
+    names = ("man", "bike", "hat")
+    for category, name in zip(document["categories"], names, strict=True):
+        category["name"] = name
+    for image, name in zip(document["images"], ("a.png", "b.png"), strict=True):
+        image["file_name"] = name
+        noise = np.random.default_rng(len(name)).integers(0, 255, (80, 100, 3), dtype=np.uint8)
+        Image.fromarray(noise[: image["height"], : image["width"]]).save(folder / name)
+    (folder / "boxes.json").write_text(json.dumps(document))
+    command = [
+        *(str(folder / name) for name in ("a.png", "b.png")),
+        *("--model", str(model), "--boxes", str(folder / "boxes.json"), "--drawn", "0"),
+    ]
+    assert predict.main([*command, "--output", str(folder / "whole")]) == 0
+    return folder, command
+
+
+@pytest.mark.parametrize("file", ["settings.json", "predictions-00000-of-00001.jsonl"])
+def test_folders_of_predictions(fuzz, results, file: str) -> None:
+    """A run into a spoiled folder ends with all results, or names what is wrong with it."""
+    folder, command = results
+    output = folder / "again"
+
+    def trial(data: st.DataObject) -> int:
+        shutil.rmtree(output, ignore_errors=True)
+        shutil.copytree(folder / "whole", output)
+        text = (output / file).read_text()
+        if data.draw(st.booleans()):
+            lines = [json.loads(text)] if file == "settings.json" else None
+            lines = lines or [json.loads(line) for line in text.splitlines()]
+            spoil(lines, data)
+            text = "\n".join(json.dumps(line) for line in lines) + "\n"
+            (output / file).write_bytes(text.encode("utf-8", "surrogatepass"))
+        else:
+            (output / file).write_bytes(damaged(text.encode(), data))
+        code = predict.main([*command, "--output", str(output)])
+        if code == 0:
+            images = json.loads((output / "predictions.json").read_text())["images"]
+            names = [Path(image["file_name"]).name for image in images]
+            assert names == ["a.png", "b.png"]
+        return code
+
+    fuzz(trial, fixed=4)
