@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vrd_d2.commands.arguments import Parser
 from vrd_d2.commands.run_tool import run_tool
 from vrd_d2.data.formats.relations_json import save_relations_json
 from vrd_d2.data.vocabulary import Vocabulary
@@ -313,10 +314,8 @@ def compare_ends(whole: Path, broken: Path) -> None:
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(required=True)
+    parser = Parser(description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("kills", help="kill -9 at random moments of training")
     command.add_argument("--number", type=int, default=30, help="of kills")
     command.add_argument("--iterations", type=int, default=40, help="of a training")

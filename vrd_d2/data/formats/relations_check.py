@@ -203,18 +203,20 @@ def _check_images(document: Mapping, columns: dict, findings: Findings) -> None:
 
 
 def _odd_file_names(names: list[str]) -> list[int]:
-    """Return which names no file can have, or no line of text can show."""
-    try:
-        "".join(names).encode("utf-8")
-        if all(map(str.strip, names)) and not any("\0" in name for name in names):
-            return []
-    except UnicodeEncodeError:  # a half of a surrogate pair
-        pass
-    return [
-        i
-        for i, name in enumerate(names)
-        if not name.strip() or any(c == "\0" or "\ud800" <= c <= "\udfff" for c in name)
-    ]
+    """Return which names no file can have.
+
+    Bytes that are no UTF-8 are names on many systems; Python reads them as single surrogates.
+    """
+
+    def fits(text: str) -> bool:
+        try:
+            return b"\0" not in text.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            return False
+
+    if all(map(str.strip, names)) and fits("".join(names)):
+        return []
+    return [i for i, name in enumerate(names) if not name.strip() or not fits(name)]
 
 
 def _check_annotations(document: Mapping, columns: dict, findings: Findings) -> None:
