@@ -49,6 +49,16 @@ def test_training_takes_what_detectron2_takes(command):
     )
 
 
+@pytest.mark.parametrize(
+    "options", [["--resume"], ["--num-gpus", "2"], ["--resume", "--num-gpus", "2", "--eval-only"]]
+)
+def test_options_may_stand_behind_overrides(options):
+    command = ["--config-file", "a.yaml", "SOLVER.MAX_ITER", "20", "SOLVER.BASE_LR", "0.01"]
+    behind = train.parse_arguments([*command, *options])
+    assert vars(behind) == vars(train.parse_arguments([*options, *command]))
+    assert behind.opts == command[2:]
+
+
 def test_overrides_stand_behind_an_option_with_several_values():
     command = ["--weights", "m.pth", "--output", "o", "--results", "a.json", "b.json"]
     args = export.parse_arguments([*command, "MODEL.DEVICE", "cpu", "SEED", "1"])

@@ -60,6 +60,7 @@ class Parser(argparse.ArgumentParser):
             found = super().parse_args(argv, namespace)
             self._refuse_addresses(found)
             return found
+        argv = self._options_first(argv)
         start = self._start_of_overrides(argv)
         found = super().parse_args(argv[:start], namespace)
         old = vars(found).pop("old_opts", None)
@@ -88,6 +89,22 @@ class Parser(argparse.ArgumentParser):
                         refuse_address(text.partition("=")[2])  # NAME=FILE
                 except ValueError as error:
                     self.error(str(error))
+
+    def _options_first(self, argv: list[str]) -> list[str]:
+        """Move options behind the pairs (... SEED 1 --resume) to the front, where they belong."""
+        if not any(map(is_key, argv)):
+            return argv
+        takes = {
+            name: {0: 0, None: 1}.get(action.nargs)
+            for action in self._actions
+            for name in action.option_strings
+        }
+        for values in (0, 1, 0, 1):
+            while len(argv) > values + 1 and takes.get(argv[-1 - values]) == values:
+                if is_key(argv[-2 - values]):  # its value
+                    break
+                argv = [*argv[-1 - values :], *argv[: -1 - values]]
+        return argv
 
     def _start_of_overrides(self, argv: Sequence[str]) -> int:
         """Return where the KEY VALUE pairs at the end begin."""
