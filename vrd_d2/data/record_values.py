@@ -1,8 +1,11 @@
 """Checks of values in records of files: what is wrong is a ValueError that names the value."""
 
 import reprlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 _FAR = 1e9  # pixels; no finite image is that large
 _ABRIDGED = reprlib.Repr()
@@ -75,6 +78,21 @@ def checked_box(box: Any, form: str, order: Sequence[int], *, extent: bool = Fal
         f"box {short(box)}: it must be {form}, four finite numbers in pixels, not ending before "
         "it begins"
     )
+
+
+def text_of(array: np.ndarray) -> str:
+    """Return the text that a numpy array of a file holds.
+
+    Raises:
+        ValueError: it holds something else, or code points that no text has.
+    """
+    if array.shape != () or array.dtype.kind != "U":
+        raise ValueError(f"an array {array.dtype} {array.shape}, and no text")
+    # Python's own functions fail on what numpy lets through.
+    points = np.atleast_1d(array).astype(array.dtype.newbyteorder("=")).view(np.uint32)
+    if points.size and points.max() > sys.maxunicode:
+        raise ValueError("a text with characters that do not exist")
+    return str(array)
 
 
 def short(value: Any) -> str:

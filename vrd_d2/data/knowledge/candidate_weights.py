@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from vrd_d2.data.atomic_files import atomic_write, write_text
-from vrd_d2.data.record_values import member
+from vrd_d2.data.record_values import member, text_of
 from vrd_d2.data.source_files import parse_json, read_json
 
 VERSION = 1
@@ -207,7 +207,7 @@ class CandidateWeights:
         try:
             with np.load(path, allow_pickle=False) as content:
                 found = {key: content[key] for key in _KEYS}
-            found["pictures"] = parse_json(str(found["pictures"]))
+            found["pictures"] = parse_json(text_of(found["pictures"]))
             wanted = {
                 "pair_counts": (len(found["pictures"]),),
                 "pairs": (int(found["pair_counts"].sum()), 2),

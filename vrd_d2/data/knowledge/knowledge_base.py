@@ -15,6 +15,7 @@ import numpy as np
 
 from vrd_d2.addresses import refuse_address
 from vrd_d2.data.atomic_files import atomic_write
+from vrd_d2.data.record_values import text_of
 from vrd_d2.data.records.columns import flat_ranges
 from vrd_d2.data.source_files import parse_json, require_regular
 from vrd_d2.data.vocabulary import Vocabulary
@@ -235,7 +236,7 @@ class KnowledgeBase:
                         f"{path} has version {version} of the knowledge base's format, this "
                         f"program reads {VERSION}: {remedy}"
                     )
-                texts = {key: parse_json(str(content[key])) for key in _TEXTS}
+                texts = {key: parse_json(text_of(content[key])) for key in _TEXTS}
                 triplets, counts = content["triplets"], content["counts"]
         except FileNotFoundError as error:
             raise ValueError(f"there is no knowledge base {path}: {remedy}") from error
