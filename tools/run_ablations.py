@@ -128,14 +128,21 @@ def train(config: Path, folder: Path, overrides: list[str]) -> None:
     with alone(folder) as lock:
         if finished(folder) is not None:  # by another process, since the runs were listed
             return
-        with (folder / "stdout.txt").open("a") as log:
-            code = subprocess.run(
-                command, stdout=log, stderr=subprocess.STDOUT, pass_fds=lock
-            ).returncode
-        if code or not mark_finished(folder):
-            text = (folder / "stdout.txt").read_text(encoding="utf-8", errors="replace")
-            tail = "\n".join(text.splitlines()[-3:])
-            raise ValueError(f"{config} failed, see {folder / 'stdout.txt'}:\n{tail}")
+        reason = b""
+        with (
+            (folder / "stdout.txt").open("ab", buffering=0) as log,
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=lock
+            ) as process,
+        ):
+            for line in process.stdout:
+                reason = line if line.startswith(b"error: ") else reason
+                with contextlib.suppress(OSError):  # a full disk: the run itself says so
+                    log.write(line)
+        if process.returncode or not mark_finished(folder):
+            text = reason.decode(errors="replace").removeprefix("error: ").strip()
+            text = text or f"it ended with exit code {process.returncode}"
+            raise ValueError(f"{config} failed, see {folder / 'stdout.txt'}: {text}")
 
 
 def value(folder: Path, metric: str) -> float:

@@ -124,7 +124,7 @@ def test_the_exit_code_is_that_of_the_last_evaluation(
 ):
     cfg = make_cfg("relclip_predcls.yaml", "SOLVER.MAX_ITER", 2, "TEST.EVAL_PERIOD", 1)
     (tmp_path / "config.yaml").write_text(cfg.dump())
-    monkeypatch.setattr("detectron2.engine.default_setup", lambda cfg, args: None)
+    monkeypatch.setattr("vrd_d2.engine.run_setup.set_up_run", lambda cfg, args: None)
     Path(cfg.OUTPUT_DIR).mkdir()
     failing(*fails)
     arguments = ["--config-file", str(tmp_path / "config.yaml")]
@@ -134,7 +134,7 @@ def test_the_exit_code_is_that_of_the_last_evaluation(
 def test_eval_only_ends_with_the_error(make_cfg, failing, tmp_path, monkeypatch):
     cfg = make_cfg("relclip_predcls.yaml")
     (tmp_path / "config.yaml").write_text(cfg.dump())
-    monkeypatch.setattr("detectron2.engine.default_setup", lambda cfg, args: None)
+    monkeypatch.setattr("vrd_d2.engine.run_setup.set_up_run", lambda cfg, args: None)
     monkeypatch.setattr("vrd_d2.engine.build.build_trained_model", Trainer.build_model)
     failing(0)
     arguments = ["--config-file", str(tmp_path / "config.yaml"), "--eval-only"]

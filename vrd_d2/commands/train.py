@@ -75,24 +75,22 @@ def train(args: argparse.Namespace) -> int | None:
     """Train, or evaluate with --eval-only; return 2 if the last evaluation is not complete."""
     import collections
 
-    from detectron2.engine import default_setup
     from detectron2.evaluation import verify_results
     from detectron2.utils import comm
-    from detectron2.utils.logger import setup_logger
 
     from vrd_d2 import assets
     from vrd_d2.config.loading import load_config
     from vrd_d2.data.datasets.setup import setup_datasets
     from vrd_d2.engine.build import build_trained_model
+    from vrd_d2.engine.run_setup import set_up_run
     from vrd_d2.engine.trainer import Trainer
 
-    # Detectron2 copies the file into the log: it must be the one that is read.
+    # It is copied into the log: it must be the one that is read.
     args.config_file = str(assets.config_path(args.config_file))
     cfg = load_config(args.config_file, args.opts)
     setup_datasets(cfg)
     cfg.freeze()
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="vrd_d2")
+    set_up_run(cfg, args)
     if args.eval_only:
         results = Trainer.test(cfg, build_trained_model(cfg))
         if comm.is_main_process():
