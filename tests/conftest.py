@@ -39,6 +39,18 @@ def dataset_tool(repository):
     register_builtin_datasets()
 
 
+@pytest.fixture
+def run_dataset_tool(dataset_tool, capsys):
+    """(arguments...) -> exit code, what was printed, what was printed as errors."""
+
+    def call(*arguments):
+        code = dataset_tool.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
 SMALL_CLIP = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 64, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},

@@ -20,15 +20,8 @@ TINY = Vocabulary(TINY_OBJECTS, TINY_PREDICATES)
 
 
 @pytest.fixture
-def run(dataset_tool, capsys):
-    """(arguments...) -> exit code, what was printed, what was printed as errors."""
-
-    def call(*arguments):
-        code = dataset_tool.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+def run(run_dataset_tool):
+    return run_dataset_tool
 
 
 @pytest.fixture

@@ -11,15 +11,8 @@ from vrd_d2.data.formats.relations_document import contiguous_ids
 
 
 @pytest.fixture
-def run(dataset_tool, capsys):
-    """(arguments...) -> exit code, what was printed, what was printed as errors."""
-
-    def call(*arguments):
-        code = dataset_tool.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+def run(run_dataset_tool):
+    return run_dataset_tool
 
 
 @pytest.fixture
