@@ -218,6 +218,17 @@ BAD_LINES = [
     (json.dumps({**IMAGE, "gt_relations": [[0, 1, 3]]}), "predicate 3 is out of range"),
     (json.dumps({**IMAGE, "gt_relations": [[0, 5, 0]]}), "index of a box 5"),
     (json.dumps({**IMAGE, "height": -1, "width": 3}), "positive"),
+    *(
+        (json.dumps({**IMAGE, "height": side, "width": 3}), "height")
+        for side in (float("nan"), float("inf"), True, 10**400)
+    ),
+    *(
+        (json.dumps({**IMAGE, "predicate_scores": [[0.1, x, 0.2]] * 2}), "predicate_scores")
+        for x in (float("inf"), 1e39, 10**400)
+    ),
+    (json.dumps({**IMAGE, "scores": [0.5, 1e39]}), "scores must be finite"),
+    (json.dumps({**IMAGE, "boxes": [[0, 0, 9, 9], [0, 0, 1e39, 9]]}), "boxes hold"),
+    (json.dumps({**IMAGE, "classes": [0, 1e30]}), "classes must be whole"),
     (
         json.dumps({**without(IMAGE, "pairs", "predicate_scores"), "triplets": [[0, 1, 2]]}),
         "rows .subject, object, predicate, score.",
@@ -225,6 +236,7 @@ BAD_LINES = [
 ]
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize(("line", "reason"), BAD_LINES)
 def test_malformed_lines_are_named(tmp_path: Path, line: str, reason: str) -> None:
     path = tmp_path / "p.jsonl"
