@@ -14,6 +14,7 @@ import numpy as np
 
 from vrd_d2.data.boxes import BoxLayout
 from vrd_d2.data.names import name_problem, same_but_blanks, same_but_case
+from vrd_d2.data.record_values import short
 
 _ID = (int, str)  # bool is an int to isinstance, not to type()
 _NUMBERS = frozenset((int, float))
@@ -189,7 +190,7 @@ def _check_images(document: Mapping, columns: dict, findings: Findings) -> None:
             text = f"the key {key} is missing: add it (int), or leave out both width and height"
             findings.error(_where("images", i, records[i]), text)
         elif None not in size and (min(size) < 1 or max(size) >= _FAR):
-            text = f"size {size[0]} x {size[1]}: both must be positive"
+            text = f"size {short(size[0])} x {short(size[1])}: both must be positive"
             findings.error(_where("images", i, records[i]), text)
     for i in _odd_file_names(images["file_name"]):
         findings.error(
@@ -235,11 +236,15 @@ def _check_annotations(document: Mapping, columns: dict, findings: Findings) -> 
             findings.warning(
                 "annotations", f"{without} have no {key!r}, which tools for COCO need: add it"
             )
+    for i, record in enumerate(records):
+        if (crowd := record.get("iscrowd")) not in (0, 1, None):
+            text = f"iscrowd is {short(crowd)}: it must be 0 or 1"
+            findings.error(_where("annotations", i, record), text)
     if 0 in set(annotations["id"]):
         findings.warning("annotations", "tools for COCO take id 0 for no match: count from 1")
     images = columns["images"]
     extents = [
-        (_FAR, _FAR) if None in size else size
+        (_FAR, _FAR) if None in size or max(size) >= _FAR else size
         for size in zip(images["width"], images["height"], strict=True)
     ]
     size_of = dict(zip(images["id"], extents, strict=True)).get
