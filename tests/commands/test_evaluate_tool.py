@@ -323,6 +323,13 @@ def test_numbers_out_of_range_are_refused(tmp_path: Path, capsys, wrong: list[st
     assert wrong[1] in printed and "Traceback" not in printed and "memory" not in printed
 
 
+def test_results_do_not_replace_what_they_are_of(tmp_path: Path, capsys) -> None:
+    path = str(write_lines(tmp_path / "p.jsonl", IMAGE))
+    before = Path(path).read_bytes()
+    assert main(["--ground-truth", path, "--predictions", path, "--output", path]) == 1
+    assert path in capsys.readouterr().err and Path(path).read_bytes() == before
+
+
 def test_benchmark_compares_like_with_like(repository: Path) -> None:
     path = repository / "tools/benchmarks/evaluator.py"
     benchmark = load_script(path)
