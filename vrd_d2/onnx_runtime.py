@@ -593,7 +593,7 @@ class BoxLayout:
     def __init__(self, form: str = "[x1, y1, x2, y2]", *, of_one_image: bool = False) -> None:
         self._form, self._of_one_image = form, of_one_image
         self._count = self._parts = self._reversed = self._no_sizes = 0
-        self._outside = self._no_corners = 0
+        self._outside = self._no_corners = self._sized = self._near = 0
 
     def add(
         self, boxes: np.ndarray, sizes: np.ndarray | tuple[float, float] = (np.inf, np.inf)
@@ -616,6 +616,9 @@ class BoxLayout:
         self._reversed += (extent < 0).any(1).sum()
         self._no_sizes += ((high < 0) | (low < -1) | (low + high > edge)).any(1).sum()
         self._outside += (high > sizes * 1.1).any(1).sum()
+        known = np.isfinite(sizes).all(-1)
+        self._sized += np.broadcast_to(known, len(boxes)).sum()
+        self._near += (known & (high <= sizes / 2).all(1)).sum()
         self._no_corners += ((extent < low) | (low < -1) | (extent > edge)).any(1).sum()
 
     def problem(self) -> str | None:
@@ -642,6 +645,21 @@ class BoxLayout:
                 "height = y2 - y1. If the boxes are right, cut them off at the edge of the image"
             )
         return None
+
+    def hint(self) -> str | None:
+        """Return a sentence on what is unlikely but possible, or None; it is no reason to stop."""
+        if self.problem() is not None:
+            return None
+        if self._outside >= 3 and self._outside > self._count / 10:
+            where = f"{self._outside} of {self._count} boxes reach far outside their images"
+        elif self._near >= 20 and self._near == self._sized:
+            where = f"all {self._near} boxes are in the upper left quarter of their images"
+        else:
+            return None
+        return (
+            f"{where}: are they of images of another size, in percent, or in another order? They "
+            f"must be {self._form} in pixels of the images as they are"
+        )
 
 
 def checked_boxes(boxes: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vrd_d2.data.boxes import BoxLayout
+from vrd_d2.data.boxes import BoxLayout, require_layout
 from vrd_d2.data.datasets.loading import load_zero_shot
 from vrd_d2.data.source_files import located
 from vrd_d2.data.vocabulary import Vocabulary
@@ -162,8 +162,7 @@ def evaluate_files(
         store.add(keys[image_id], rows, pairs)
 
     for name, layout in layouts.items():
-        if problem := layout.problem():
-            raise ValueError(f"{predictions}: {name}: {problem}")
+        require_layout(layout, f"{predictions}: {name}")
     for hint in lowest.hints():
         logger.warning("%s: %s", predictions, hint)
     if protocol.box_scale is not None:

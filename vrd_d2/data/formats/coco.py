@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vrd_d2.data.boxes import BoxLayout, known_sizes
+from vrd_d2.data.boxes import BoxLayout, known_sizes, require_layout
 from vrd_d2.data.source_files import read_json
 
 logger = logging.getLogger(__name__)
@@ -97,8 +97,7 @@ def load_detections(
     layout = BoxLayout("[x, y, width, height]")
     for image, found in detections.items():
         layout.add(found.boxes, known_sizes((sizes or {}).get(image, (0, 0))))
-    if problem := layout.problem():
-        raise ValueError(f"{path}: {problem}")
+    require_layout(layout, str(path))
     if rows and 0 in category_ids and not any(row["category_id"] == 0 for row in rows):
         logger.warning(
             "%s: no box has category_id 0, though the dataset's ids count from 0: if those of the "
