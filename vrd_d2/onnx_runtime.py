@@ -606,7 +606,8 @@ class BoxLayout:
         """
         boxes, sizes = np.asarray(boxes, np.float64), np.asarray(sizes, np.float64)
         low, high = boxes[:, :2], boxes[:, 2:]
-        extent = high - low
+        with np.errstate(over="ignore"):
+            extent, ends = high - low, low + high
         largest = np.abs(boxes).max(1, initial=0)
         edge = sizes * 1.01 + 1  # rounded numbers may stand out
         self._count += len(boxes)
@@ -614,7 +615,7 @@ class BoxLayout:
         fractions = (boxes % 1 != 0).any(1) | ((boxes == [0, 0, 1, 1]).all(1) & self._of_one_image)
         self._parts += ((largest <= np.minimum(2, sizes.min(-1) / 4)) & fractions).sum()
         self._reversed += (extent < 0).any(1).sum()
-        self._no_sizes += ((high < 0) | (low < -1) | (low + high > edge)).any(1).sum()
+        self._no_sizes += ((high < 0) | (low < -1) | (ends > edge)).any(1).sum()
         self._outside += (high > sizes * 1.1).any(1).sum()
         known = np.isfinite(sizes).all(-1)
         self._sized += np.broadcast_to(known, len(boxes)).sum()

@@ -279,6 +279,13 @@ def test_what_is_no_other_layout():
     assert layout.problem() is None
 
 
+@pytest.mark.filterwarnings("error")
+def test_boxes_too_large_to_be_added():
+    layout = BoxLayout()
+    layout.add(np.full((2, 4), 1e308), (WIDTH, HEIGHT))
+    assert layout.problem() is None
+
+
 def test_one_box_is_enough_where_it_is_given_for_an_image():
     for box in ([0.1, 0.2, 0.9, 0.8], [0, 0, 1, 1]):
         with pytest.raises(ValueError, match="parts of the image"):

@@ -48,6 +48,7 @@ ERRORS = [
     ),
     (changed("images", 0, width=10**25), "images[0] (id 7): size 10000000000000000000000000 x 80"),
     (changed("images", 0, width=10**400), "images[0] (id 7): size 1000"),
+    (changed("images", 0, width=-(10**400)), "images[0] (id 7): size -1000"),
     (changed("annotations", 0, iscrowd="0"), "annotations[0] (id 5): iscrowd is '0'"),
     (changed("annotations", 0, iscrowd=[0]), "annotations[0] (id 5): iscrowd is [0]"),
     (json.dumps(DOCUMENT)[:-20], "is no complete JSON file"),

@@ -245,7 +245,7 @@ def _check_annotations(document: Mapping, columns: dict, findings: Findings) -> 
         findings.warning("annotations", "tools for COCO take id 0 for no match: count from 1")
     images = columns["images"]
     extents = [  # infinite where not known
-        (_INF, _INF) if None in size or max(size) >= _FAR else size
+        size if None not in size and 0 < min(size) <= max(size) < _FAR else (_INF, _INF)
         for size in zip(images["width"], images["height"], strict=True)
     ]
     size_of = dict(zip(images["id"], extents, strict=True)).get
