@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 ODD = [
     None, True, -1, 0, 1, 10**25, 0.5, 1e308, math.nan, math.inf, "", " ", "1", "\0", "\ud800",
     "a/b", "x" * 300, "x" * 300 + "/y", [], [[]], {}, {"id": 1}, [1, 2, 3, 4], [[[[[[[[0]]]]]]]],
-    "../../x", "/dev/zero", 2**63, -(2**63) - 1, "NaN", {"a": {"b": [None]}},
+    "../../x", "/dev/zero", 2**63, -(2**63) - 1, 10**400, "NaN", {"a": {"b": [None]}},
 ]  # fmt: skip
 ODD_BYTES = [
     *(b"", b"\xff", b"\0", b'"', b",", b"\n", b"{", b"[", b"\xef\xbb\xbf", b"\xed\xa0\x80"),

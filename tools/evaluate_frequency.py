@@ -192,6 +192,9 @@ def run(args: argparse.Namespace) -> None:
                 f"{args.train} and {args.test} have different classes or predicates: convert one "
                 "of them with the --vocabulary of the other (tools/dataset.py convert)"
             )
+    if not any(len(record["relations"]) for record in training):
+        counted = args.train or f"one half of {args.test}"
+        raise ValueError(f"{counted} has no relations to count: name other data with --train")
     for protocol in args.protocols:
         evaluate(
             training,

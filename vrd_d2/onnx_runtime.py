@@ -593,7 +593,7 @@ class BoxLayout:
     def __init__(self, form: str = "[x1, y1, x2, y2]", *, of_one_image: bool = False) -> None:
         self._form, self._of_one_image = form, of_one_image
         self._count = self._parts = self._reversed = self._no_sizes = 0
-        self._outside = self._no_corners = 0
+        self._outside = self._no_corners = self._sized = self._near = 0
 
     def add(
         self, boxes: np.ndarray, sizes: np.ndarray | tuple[float, float] = (np.inf, np.inf)
@@ -606,7 +606,8 @@ class BoxLayout:
         """
         boxes, sizes = np.asarray(boxes, np.float64), np.asarray(sizes, np.float64)
         low, high = boxes[:, :2], boxes[:, 2:]
-        extent = high - low
+        with np.errstate(over="ignore"):
+            extent, ends = high - low, low + high
         largest = np.abs(boxes).max(1, initial=0)
         edge = sizes * 1.01 + 1  # rounded numbers may stand out
         self._count += len(boxes)
@@ -614,8 +615,11 @@ class BoxLayout:
         fractions = (boxes % 1 != 0).any(1) | ((boxes == [0, 0, 1, 1]).all(1) & self._of_one_image)
         self._parts += ((largest <= np.minimum(2, sizes.min(-1) / 4)) & fractions).sum()
         self._reversed += (extent < 0).any(1).sum()
-        self._no_sizes += ((high < 0) | (low < -1) | (low + high > edge)).any(1).sum()
+        self._no_sizes += ((high < 0) | (low < -1) | (ends > edge)).any(1).sum()
         self._outside += (high > sizes * 1.1).any(1).sum()
+        known = np.isfinite(sizes).all(-1)
+        self._sized += np.broadcast_to(known, len(boxes)).sum()
+        self._near += (known & (high <= sizes / 2).all(1)).sum()
         self._no_corners += ((extent < low) | (low < -1) | (extent > edge)).any(1).sum()
 
     def problem(self) -> str | None:
@@ -642,6 +646,21 @@ class BoxLayout:
                 "height = y2 - y1. If the boxes are right, cut them off at the edge of the image"
             )
         return None
+
+    def hint(self) -> str | None:
+        """Return a sentence on what is unlikely but possible, or None; it is no reason to stop."""
+        if self.problem() is not None:
+            return None
+        if self._outside >= 3 and self._outside > self._count / 10:
+            where = f"{self._outside} of {self._count} boxes reach far outside their images"
+        elif self._near >= 20 and self._near == self._sized:
+            where = f"all {self._near} boxes are in the upper left quarter of their images"
+        else:
+            return None
+        return (
+            f"{where}: are they of images of another size, in percent, or in another order? They "
+            f"must be {self._form} in pixels of the images as they are"
+        )
 
 
 def checked_boxes(boxes: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:

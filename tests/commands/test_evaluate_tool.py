@@ -1,5 +1,6 @@
 """tools/evaluate.py and the files it reads and writes."""
 
+import contextlib
 import csv
 import gzip
 import json
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 from scripts import load_script
 
+from vrd_d2.commands.evaluate import main
+from vrd_d2.data.vocabulary import Vocabulary
 from vrd_d2.evaluation import evaluate_files
 from vrd_d2.evaluation.json_lines import LineError
 
@@ -218,6 +221,17 @@ BAD_LINES = [
     (json.dumps({**IMAGE, "gt_relations": [[0, 1, 3]]}), "predicate 3 is out of range"),
     (json.dumps({**IMAGE, "gt_relations": [[0, 5, 0]]}), "index of a box 5"),
     (json.dumps({**IMAGE, "height": -1, "width": 3}), "positive"),
+    *(
+        (json.dumps({**IMAGE, "height": side, "width": 3}), "height")
+        for side in (float("nan"), float("inf"), True, 10**400)
+    ),
+    *(
+        (json.dumps({**IMAGE, "predicate_scores": [[0.1, x, 0.2]] * 2}), "predicate_scores")
+        for x in (float("inf"), 1e39, 10**400)
+    ),
+    (json.dumps({**IMAGE, "scores": [0.5, 1e39]}), "scores must be finite"),
+    (json.dumps({**IMAGE, "boxes": [[0, 0, 9, 9], [0, 0, 1e39, 9]]}), "boxes hold"),
+    (json.dumps({**IMAGE, "classes": [0, 1e30]}), "classes must be whole"),
     (
         json.dumps({**without(IMAGE, "pairs", "predicate_scores"), "triplets": [[0, 1, 2]]}),
         "rows .subject, object, predicate, score.",
@@ -225,6 +239,7 @@ BAD_LINES = [
 ]
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize(("line", "reason"), BAD_LINES)
 def test_malformed_lines_are_named(tmp_path: Path, line: str, reason: str) -> None:
     path = tmp_path / "p.jsonl"
@@ -266,6 +281,53 @@ def test_unusable_files(tmp_path: Path) -> None:
     truth.write_text(json.dumps(document))
     with pytest.raises(ValueError, match=r"test.json.*relations\[0\].*4"):
         evaluate_files(truth, path, task="sgdet")
+
+
+def test_wrong_ground_truth_is_named_and_not_the_predictions(tmp_path: Path) -> None:
+    wrong = {**IMAGE, "image_id": "w", "gt_relations": [[0, 1, 7]]}
+    truth = write_lines(tmp_path / "t.jsonl", *map(ground_truth_of, (IMAGE, wrong)))
+    for images in ((IMAGE,), (IMAGE, wrong)):  # without and with a prediction for it
+        path = write_lines(tmp_path / "p.jsonl", *map(predictions_of, images))
+        with pytest.raises(ValueError, match="predicate 7") as error:
+            evaluate_files(truth, path, task="sgdet")
+        assert f"{truth}: image 'w'" in str(error.value)
+
+
+def test_another_vocabulary_than_that_of_the_ground_truth_is_refused(tmp_path: Path) -> None:
+    truth = tmp_path / "test.json"
+    truth.write_text(json.dumps(relations_json()))
+    path = write_lines(tmp_path / "p.jsonl", predictions_of(IMAGE))
+    objects, predicates = ["person", "horse"], ["on", "near", "rides"]
+    evaluate_files(truth, path, task="sgdet", vocabulary=Vocabulary(objects, predicates))
+    other = Vocabulary(objects, predicates[::-1])
+    with pytest.raises(ValueError, match=r"test\.json.*vocabulary"):
+        evaluate_files(truth, path, task="sgdet", vocabulary=other)
+
+
+def test_other_boxes_than_the_annotated_ones_are_said(tmp_path: Path, caplog) -> None:
+    for boxes, said in ((IMAGE["boxes"], False), (IMAGE["boxes"][::-1], True)):
+        caplog.clear()
+        path = write_lines(tmp_path / "p.jsonl", {**IMAGE, "boxes": boxes})
+        evaluate_files(path, path, task="predcls")
+        assert any("boxes" in text for text in caplog.messages) == said
+
+
+@pytest.mark.parametrize("wrong", [["--bootstrap", "-5"], ["--num-predicates", "70000"]])
+def test_numbers_out_of_range_are_refused(tmp_path: Path, capsys, wrong: list[str]) -> None:
+    row = {**without(IMAGE, "pairs", "predicate_scores"), "triplets": [[0, 1, 0, 1]]}
+    path = str(write_lines(tmp_path / "p.jsonl", row))
+    arguments = ["--ground-truth", path, "--predictions", path, *wrong]
+    with contextlib.suppress(SystemExit):
+        assert main(arguments) == 1
+    printed = capsys.readouterr().err
+    assert wrong[1] in printed and "Traceback" not in printed and "memory" not in printed
+
+
+def test_results_do_not_replace_what_they_are_of(tmp_path: Path, capsys) -> None:
+    path = str(write_lines(tmp_path / "p.jsonl", IMAGE))
+    before = Path(path).read_bytes()
+    assert main(["--ground-truth", path, "--predictions", path, "--output", path]) == 1
+    assert path in capsys.readouterr().err and Path(path).read_bytes() == before
 
 
 def test_benchmark_compares_like_with_like(repository: Path) -> None:

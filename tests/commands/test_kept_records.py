@@ -168,6 +168,22 @@ def test_a_part_without_relations_is_said(run, whole, tmp_path):
     assert out.count("no relation") == 1 and out.count("no image") == 1
 
 
+def test_no_command_overwrites_what_it_reads(run, whole, tmp_path):
+    train = (tmp_path / "all.json").rename(tmp_path / "train.json")
+    content = train.read_bytes()
+    folder = tmp_path / "link"
+    folder.symlink_to(tmp_path)  # the same file by another name
+    for command in (
+        ("split", train, "--output", folder),
+        ("zero-shot", train, train, "--output", folder / "train.json"),
+        ("check", train, "--bad-list", folder / "train.json"),
+    ):
+        code, _, err = run(*command)
+        assert code == 1 and str(folder / "train.json") in err
+        assert train.read_bytes() == content
+        assert not (tmp_path / "val.json").exists()
+
+
 def test_check_hides_no_kind_of_message(run, whole, tmp_path):
     """A relation of a box to itself stands behind a thousand boxes that reach outside."""
     box = {"image_id": "i0", "category_id": 7, "bbox": [70, 5, 11, 9], "area": 99, "iscrowd": 0}

@@ -226,6 +226,25 @@ def test_frequency_baseline(made, repository, tmp_path, data):
     assert results["images"]["total"] == 2  # of three, one is counted
 
 
+def test_frequency_baseline_of_nothing_is_refused(made, repository, tmp_path, capsys):
+    """Training data without relations, and one image, half of which is none."""
+    main = load_script(repository / "tools/evaluate_frequency.py").main
+    document = json.loads(Path(made["train"]).read_text())
+    empty, single = tmp_path / "empty.json", tmp_path / "single.json"
+    empty.write_text(json.dumps({**document, "relations": []}))
+    image = document["images"][0]["id"]
+    parts = {
+        key: [record for record in document[key] if record["image_id"] == image]
+        for key in ("annotations", "relations")
+    }
+    single.write_text(json.dumps({**document, "images": document["images"][:1], **parts}))
+    for arguments, name in ((("--test", made["train"], "--train", empty), empty),
+                            (("--test", single), single)):  # fmt: skip
+        assert main(list(map(str, arguments))) == 1
+        error = capsys.readouterr().err
+        assert str(name) in error and "no relations" in error and "Traceback" not in error
+
+
 @pytest.mark.parametrize("data", DATA)
 def test_training_and_evaluation(made, make_cfg, data):
     data = str(made["data"][data])

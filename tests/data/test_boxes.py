@@ -212,6 +212,57 @@ def test_a_dataset_of_the_users_own_loader(tmp_path):
     DatasetCatalog.remove(name)
 
 
+OTHERS = {
+    "of larger images": lambda x1, y1, x2, y2: [1.6 * x1, 1.6 * y1, 1.6 * x2, 1.6 * y2],
+    "of smaller images": lambda x1, y1, x2, y2: [x1 / 2, y1 / 2, x2 / 2, y2 / 2],
+    "percent": lambda x1, y1, x2, y2: [
+        100 * x1 / WIDTH, 100 * y1 / HEIGHT, 100 * x2 / WIDTH, 100 * y2 / HEIGHT,
+    ],
+    "y first": lambda x1, y1, x2, y2: [y1, 1.3 * x1, y2, 1.3 * x2],  # of broader images
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_may_be_another_scale_or_order_is_a_warning(tmp_path, caplog, kind):
+    """At the entrances where a file is read; a dataset may have such boxes."""
+    boxes = [OTHERS[kind](*box) for box in CORNERS] * 4
+    sizes = [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in boxes]
+    path = write(tmp_path, document(SIZES))
+    content = {**document(SIZES), "relations": []}
+    content["annotations"] = [
+        {**content["annotations"][i % 6], "id": i, "bbox": box} for i, box in enumerate(sizes)
+    ]
+    other = write(tmp_path, content, "other.json")
+    (text,) = [text for text in validate_relations_json(other) if "another size" in text]
+    assert text.startswith("warning: ") and str(other) in text
+    assert not [text for text in validate_relations_json(path) if "another size" in text]
+    rows = [
+        {"image_id": 1 + i % 2, "category_id": 1, "bbox": box, "score": 0.5}
+        for i, box in enumerate(sizes)
+    ]
+    results = write(tmp_path, rows, "det.json")
+    lines = tmp_path / "p.jsonl"
+    lines.write_text(
+        "".join(
+            json.dumps({"image_id": i, "boxes": boxes, "classes": [0] * 24, "scores": [1] * 24,
+                        "triplets": []}) + "\n"
+            for i in (1, 2)
+        )
+    )  # fmt: skip
+    for name, call in (
+        (other, lambda: load_relations_json(other, missing_images="skip")),
+        (
+            results,
+            lambda: load_detections(results, {1: 0}, sizes=dict.fromkeys((1, 2), (WIDTH, HEIGHT))),
+        ),
+        (lines, lambda: evaluate_files(path, lines, task="sgdet")),
+    ):
+        caplog.clear()
+        call()
+        (record,) = [r for r in caplog.records if "another size" in r.getMessage()]
+        assert record.levelname == "WARNING" and str(name) in record.getMessage()
+
+
 def test_what_is_no_other_layout():
     """Boxes that reach outside, few and large ones, and images whose size is not known."""
     rng = np.random.default_rng(0)
@@ -220,11 +271,18 @@ def test_what_is_no_other_layout():
     for good in (boxes, [[0, 0, 320, 240]], [[5, 5, 325, 245]], np.zeros((3, 4)), []):
         layout = BoxLayout()
         layout.add(np.reshape(np.array(good, float), (-1, 4)), (WIDTH, HEIGHT))
-        assert layout.problem() is None
+        assert layout.problem() is None and layout.hint() is None
     layout = BoxLayout()
     layout.add(np.array([[0, 0, 1, 1]]), (2, 2))  # all of a tiny image
     assert layout.problem() is None
     layout.add(np.array(CORNERS) * 7)
+    assert layout.problem() is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_boxes_too_large_to_be_added():
+    layout = BoxLayout()
+    layout.add(np.full((2, 4), 1e308), (WIDTH, HEIGHT))
     assert layout.problem() is None
 
 

@@ -395,6 +395,7 @@ GOOD = {
         ({"predicate_scores": [[0.5, 0.4, 0.1]]}, r"\[1, 3\].*\[1, 2\]"),
         ({"predicate_scores": [[0.5, 0.5]] * 2}, r"\[2, 2\].*\[1, 2\]"),
         ({"predicate_scores": [[0.5, math.nan]]}, "predicate_scores.*NaN"),
+        ({"predicate_scores": [[0.5, math.inf]]}, "predicate_scores.*finite"),
         ({"predicate_scores": [["a", "b"]]}, "predicate_scores"),
         ({"predicate_scores": [[0.5], [0.5, 0.5]]}, "predicate_scores"),
     ],

@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+import json
 import re
 
 import numpy as np
@@ -12,6 +13,7 @@ from vrd_d2.evaluation import RowStore, summarize
 from vrd_d2.evaluation.image import ROW
 from vrd_d2.evaluation.protocols import PROTOCOLS
 from vrd_d2.evaluation.report import results_table
+from vrd_d2.evaluation.results_file import read_results
 from vrd_d2.tasks import Task
 
 NAMES = {"protocol": PROTOCOLS["sgb"], "task": Task.SGDET}
@@ -68,3 +70,12 @@ def test_examples_of_commands_keep_their_backslashes(repository, capsys):
     with pytest.raises(SystemExit):
         command.parse_arguments(["--help"])
     assert "--predictions predictions.jsonl.gz \\\n        --task" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", [10**400, 10**300, -0.5, True, "0.5"])
+def test_results_that_are_no_fractions_are_refused(tmp_path, value):
+    path = tmp_path / "relations.json"
+    content = {"task": "sgdet", "protocol": "sgb", "metrics": {"R": {"20": value, "50": 1.0}}}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"relations\.json.*'R'"):
+        read_results(path)

@@ -132,6 +132,13 @@ def add_annotated_pairs(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def keep_inputs(output: str | os.PathLike, *inputs: str | os.PathLike) -> None:
+    """Raise ValueError if what will be written is one of the files that are read."""
+    for source in inputs:
+        if os.path.isfile(output) and os.path.isfile(source) and os.path.samefile(output, source):
+            raise ValueError(f"{output} would replace {source}, which is read: name another file")
+
+
 def _flat(value: Any) -> list:
     """Return the items of a list of lists, or the value alone."""
     if isinstance(value, (list, tuple)):

@@ -20,12 +20,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vrd_d2.commands.arguments import Parser
+from vrd_d2.commands.arguments import Parser, keep_inputs
 from vrd_d2.commands.run_tool import run_tool
 from vrd_d2.data.image_existence import POLICIES
 
 if TYPE_CHECKING:
     from vrd_d2.data.datasets.opening import Source
+
+_PARTS = ("train", "val", "test")
 
 
 def read(data: str, args: argparse.Namespace, *, missing_images: str = "keep") -> "Source":
@@ -74,6 +76,8 @@ def run_check(args: argparse.Namespace) -> int:
     from vrd_d2.data.atomic_files import write_text
     from vrd_d2.data.images.check import check_images
 
+    if args.bad_list is not None:
+        keep_inputs(args.bad_list, args.data)
     errors, warnings, source = check_records(args)
     bad = []
     if source is not None:
@@ -235,10 +239,12 @@ def run_split(args: argparse.Namespace) -> int:
     from vrd_d2.data.analysis.splits import split_indices
 
     source = read(args.data, args, missing_images=args.missing_images)
+    for name in _PARTS:
+        keep_inputs(args.output / f"{name}.json", source.json_file or args.data)
     document, records = document_of(source, args.vocabulary), list(source.records)
     asked = {"test": args.test, "val": args.val}
     parts = split_indices(len(records), asked, rest="train", seed=args.seed)
-    for name in ("train", "val", "test"):
+    for name in _PARTS:
         chosen = [records[i] for i in parts[name]]
         path = args.output / f"{name}.json"
         write_part(document, chosen, path)
@@ -255,6 +261,7 @@ def run_zero_shot(args: argparse.Namespace) -> int:
     from vrd_d2.data.analysis.splits import write_zero_shot, zero_shot_names
 
     train, test = read(args.data, args), read(args.test, args)
+    keep_inputs(args.output, *(source.json_file or source.name for source in (train, test)))
     vocabulary = train.vocabulary()
     if vocabulary != test.vocabulary():
         raise ValueError(

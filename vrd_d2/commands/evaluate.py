@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vrd_d2.commands.arguments import Parser, add_annotated_pairs
+from vrd_d2.commands.arguments import Parser, add_annotated_pairs, keep_inputs
 from vrd_d2.commands.run_tool import run_tool
 from vrd_d2.evaluation.protocols import PROTOCOLS, get_protocol
 from vrd_d2.tasks import Task
@@ -77,6 +77,8 @@ def run(arguments: argparse.Namespace) -> None:
     from vrd_d2.evaluation.report import results_json, results_table, write_json
 
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    if arguments.output is not None:
+        keep_inputs(arguments.output, arguments.ground_truth, arguments.predictions)
     vocabulary = None
     if arguments.vocabulary is not None:
         from vrd_d2.data.vocabulary import get_vocabulary

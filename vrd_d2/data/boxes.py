@@ -1,5 +1,6 @@
 """Box formats of annotations, without Detectron2."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,7 +10,16 @@ from vrd_d2.data.record_values import short
 from vrd_d2.data.source_files import located
 from vrd_d2.onnx_runtime import BoxLayout, box_array
 
-__all__ = ["BoxLayout", "annotation_xyxy", "box_array", "check_layout", "known_sizes"]
+__all__ = [
+    "BoxLayout",
+    "annotation_xyxy",
+    "box_array",
+    "check_layout",
+    "known_sizes",
+    "require_layout",
+]
+
+logger = logging.getLogger(__name__)
 
 # Values of detectron2.structures.BoxMode, an IntEnum: they compare equal to its members.
 XYXY_ABS, XYWH_ABS = 0, 1
@@ -69,6 +79,22 @@ def check_layout(records: Any, source: str) -> None:
             layout.add(np.reshape(boxes, (-1, 4)), size)
     if problem := layout.problem():
         raise ValueError(f"{source}: {problem}")
+
+
+def require_layout(layout: BoxLayout, source: str) -> None:
+    """Judge the boxes of a file that has been read: an error, a warning, or nothing.
+
+    Args:
+        layout: to which the boxes were added.
+        source: what the message begins with.
+
+    Raises:
+        ValueError: they are in another layout.
+    """
+    if problem := layout.problem():
+        raise ValueError(f"{source}: {problem}")
+    if hint := layout.hint():
+        logger.warning("%s: %s", source, hint)
 
 
 def known_sizes(sizes: Iterable) -> np.ndarray:

@@ -80,6 +80,11 @@ def checked_box(box: Any, form: str, order: Sequence[int], *, extent: bool = Fal
     )
 
 
+def is_finite_number(value: Any) -> bool:
+    """Return whether a value of a file is a number that fits into a float."""
+    return type(value) in _NUMBERS and abs(value) <= sys.float_info.max  # NaN never is
+
+
 def text_of(array: np.ndarray) -> str:
     """Return the text that a numpy array of a file holds.
 

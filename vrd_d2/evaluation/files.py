@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vrd_d2.data.boxes import BoxLayout
+from vrd_d2.data.boxes import BoxLayout, require_layout
 from vrd_d2.data.datasets.loading import load_zero_shot
+from vrd_d2.data.source_files import located
 from vrd_d2.data.vocabulary import Vocabulary
 from vrd_d2.evaluation.ground_truth_files import GroundTruths, read_ground_truth
 from vrd_d2.evaluation.image import evaluate_image, ground_truth_rows
@@ -20,7 +21,8 @@ from vrd_d2.evaluation.json_lines import (
     read_objects,
     starts_like_lines,
 )
-from vrd_d2.evaluation.predictions import predictions_file, read_predictions
+from vrd_d2.evaluation.matching import MISS
+from vrd_d2.evaluation.predictions import SAME_BOX, predictions_file, read_predictions
 from vrd_d2.evaluation.protocols import Protocol, get_protocol
 from vrd_d2.evaluation.recall import DEFAULT_KS, RowStore, Summary, checked_ks, summarize
 from vrd_d2.evaluation.records import GroundTruth, Prediction
@@ -78,6 +80,8 @@ def evaluate_files(
         ValueError: the files do not fit, or K is not known; LineError names the line.
     """
     task, ks = Task(task), checked_ks(ks)
+    if bootstrap < 0:
+        raise ValueError(f"bootstrap is {bootstrap}: it is a number of resamples, 0 for none")
     protocol = get_protocol(protocol, annotated_pairs=annotated_pairs, task=task)
     both = os.path.isfile(ground_truth) and os.path.samefile(ground_truth, predictions)
     if both and starts_like_lines(ground_truth, "image_id"):
@@ -87,6 +91,11 @@ def evaluate_files(
         truths = read_ground_truth(ground_truth, images=images, root=root)
     names = num_classes = None
     if truths.vocabulary is not None:
+        if vocabulary not in (None, truths.vocabulary):
+            raise ValueError(
+                f"{truths.name} has other classes or predicates than the vocabulary that is given, "
+                "or in another order: leave the vocabulary out"
+            )
         names = list(truths.vocabulary.predicates)
         num_classes = len(truths.vocabulary.objects)
         if num_predicates not in (None, len(names)):
@@ -98,11 +107,13 @@ def evaluate_files(
         truths = replace(truths, vocabulary=vocabulary)
     predictions = predictions_file(predictions)
     num_predicates = num_predicates or _width(predictions, vocabulary)
+    if num_predicates > MISS:
+        raise ValueError(f"there are {num_predicates} predicates: {MISS} are the most")
     unseen = _zero_shot(zero_shot, truths, num_predicates)
     annotated = None if both else truths.images
 
     store = RowStore()
-    repeated = differing = unsized = 0
+    repeated = others = moved = unsized = 0
     listed: set[int] = set()  # numbers of triplets of images that list them
     keys: dict[int | str, int] = {}
     layouts = {"gt_boxes": BoxLayout(), "boxes": BoxLayout()}
@@ -114,15 +125,15 @@ def evaluate_files(
             image_id = value["image_id"]
             if annotated is None:
                 truth = ground_truth_from_json(value)
+                truth.check(num_predicates, num_classes)
                 keys.setdefault(image_id, len(keys))
             elif image_id in annotated:
-                truth = annotated[image_id]
+                truth = _checked(truths, image_id, num_predicates, num_classes)
             else:
                 raise ValueError(f"image_id {image_id!r} is not in {truths.name}")
             if keys[image_id] in store:
                 repeated += 1
                 continue
-            truth.check(num_predicates, num_classes)
             prediction = prediction_from_json(value, truth, task)
             prediction.check(num_predicates, num_classes)
             size = [truth.longer_side or np.inf] * 2
@@ -141,16 +152,17 @@ def evaluate_files(
             )
         except ValueError as error:
             raise LineError(predictions, number, error) from error
-        if task.classes_given and not np.array_equal(truth.classes, prediction.classes):
-            differing += 1
+        if task.classes_given:
+            others += not np.array_equal(truth.classes, prediction.classes)
+        if task.boxes_given and len(truth.boxes) == len(prediction.boxes):
+            moved += np.abs(truth.boxes - prediction.boxes).max(initial=0) > SAME_BOX
         unsized += truth.longer_side is None
         if prediction.triplets is not None:
             listed.add(len(prediction.triplets))
         store.add(keys[image_id], rows, pairs)
 
     for name, layout in layouts.items():
-        if problem := layout.problem():
-            raise ValueError(f"{predictions}: {name}: {problem}")
+        require_layout(layout, f"{predictions}: {name}")
     for hint in lowest.hints():
         logger.warning("%s: %s", predictions, hint)
     if protocol.box_scale is not None:
@@ -162,14 +174,15 @@ def evaluate_files(
         )
     missing = [image_id for image_id, key in keys.items() if key not in store]
     for image_id in missing:
-        annotated[image_id].check(num_predicates, num_classes)
-        store.add(
-            keys[image_id],
-            ground_truth_rows(annotated[image_id], protocol, unseen or frozenset()),
-            0,
-        )
+        truth = _checked(truths, image_id, num_predicates, num_classes)
+        store.add(keys[image_id], ground_truth_rows(truth, protocol, unseen or frozenset()), 0)
     _warn(repeated, "images come twice: the first line counts")
-    _warn(differing, "images name other classes than the ground truth, which PredCls gives")
+    _warn(others, "images name other classes than the ground truth, which PredCls gives")
+    _warn(
+        moved,
+        f"images have other boxes than the ground truth, whose boxes, in their order, {task.value} "
+        "takes",
+    )
     _warn(len(missing), "images have no prediction: they count as without predicted pairs")
     summary = summarize(
         *RowStore.merge([store.state()]),
@@ -184,6 +197,16 @@ def evaluate_files(
     if unseen and not summary.images["zeroshot_scored"]:
         logger.warning("none of the %d zero-shot triplets is in a scored image", len(unseen))
     return FileResults(summary, names)
+
+
+def _checked(
+    truths: GroundTruths, image_id: int | str, num_predicates: int, num_classes: int | None
+) -> GroundTruth:
+    """Return the annotation of an image; what is wrong in it is no fault of the predictions."""
+    with located(f"{truths.name}: image {image_id!r}"):
+        truth = truths.images[image_id]
+        truth.check(num_predicates, num_classes)
+    return truth
 
 
 class _LowestIds:

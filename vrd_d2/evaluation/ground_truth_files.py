@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vrd_d2.data.boxes import BoxLayout
+from vrd_d2.data.boxes import BoxLayout, require_layout
 from vrd_d2.data.datasets.loading import Triplets
 from vrd_d2.data.datasets.opening import Source, open_dataset
 from vrd_d2.data.source_files import require_regular
@@ -127,6 +127,5 @@ def _read_lines(path: Path) -> dict[int | str, GroundTruth]:
             raise LineError(path, number, error) from error
         found = images[value["image_id"]]
         layout.add(found.boxes, [found.longer_side or np.inf] * 2)
-    if problem := layout.problem():
-        raise ValueError(f"{path}: gt_boxes: {problem}")
+    require_layout(layout, f"{path}: gt_boxes")
     return images

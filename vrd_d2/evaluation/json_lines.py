@@ -22,9 +22,12 @@ import numpy as np
 from tqdm import tqdm
 
 from vrd_d2.addresses import refuse_address
+from vrd_d2.data.record_values import short
 from vrd_d2.data.source_files import parse_json, require_regular
 from vrd_d2.evaluation.records import GroundTruth, Prediction
 from vrd_d2.tasks import Task
+
+_FAR = 1e9  # pixels; no image is that large
 
 
 class LineError(ValueError):
@@ -123,8 +126,8 @@ def ground_truth_from_json(value: dict) -> GroundTruth:
     _require(value, *fields)
     _check_lists(value, *fields)
     size = [value.get(name) for name in ("height", "width")]
-    if any(not isinstance(side, (int, float)) or side <= 0 for side in size if side is not None):
-        raise ValueError(f"height and width must be positive numbers, not {size}")
+    if not all(side is None or (type(side) in (int, float) and 0 < side < _FAR) for side in size):
+        raise ValueError(f"height and width must be positive, finite numbers, not {short(size)}")
     return GroundTruth(
         value["gt_boxes"],
         value["gt_classes"],
@@ -190,8 +193,9 @@ def _check_lists(value: dict, *names: str) -> None:
 
 def _single(values: object, name: str) -> np.ndarray:
     try:
-        return np.asarray(values, np.float32)
-    except (TypeError, ValueError) as error:
+        with np.errstate(over="ignore"):  # infinity, which the check refuses
+            return np.asarray(values, np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name} must be numbers in rows of one length") from error
 
 

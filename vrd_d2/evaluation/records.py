@@ -28,7 +28,7 @@ class GroundTruth:
     longer_side: float | None = None
 
     def __post_init__(self) -> None:
-        self.boxes = _table(self.boxes, 4, "gt_boxes").astype(np.float32, copy=False)
+        self.boxes = _boxes(self.boxes, "gt_boxes")
         self.classes = _whole(_table(self.classes, None, "gt_classes"), "gt_classes")
         self.relations = _whole(_table(self.relations, 3, "gt_relations"), "gt_relations")
 
@@ -68,7 +68,7 @@ class Prediction:
     triplet_scores: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        self.boxes = _table(self.boxes, 4, "boxes").astype(np.float32, copy=False)
+        self.boxes = _boxes(self.boxes, "boxes")
         self.classes = _whole(_table(self.classes, None, "classes"), "classes")
         self.scores = _scores(_table(self.scores, None, "scores"), "scores")
         if self.triplets is not None:
@@ -133,8 +133,8 @@ class Prediction:
                 f"predicate_scores have shape {list(shape)}, not [pairs, predicates] = "
                 f"[{len(self.pairs)}, {wanted or 'K'}]{hint}"
             )
-        if np.isnan(self.best).any():
-            raise ValueError("predicate_scores hold NaN")
+        if (np.isnan(self.best) | (self.best == np.inf)).any():
+            raise ValueError("predicate_scores hold NaN or infinity: they must be finite")
 
 
 def ground_truth_from_dict(record: Mapping[str, Any]) -> GroundTruth:
@@ -171,6 +171,11 @@ def _array(values: object, name: str) -> np.ndarray:
     return array
 
 
+def _boxes(values: object, name: str) -> np.ndarray:
+    with np.errstate(over="ignore"):  # infinity, which the check refuses
+        return _table(values, 4, name).astype(np.float32, copy=False)
+
+
 def _scores(values: object, name: str) -> np.ndarray:
     """Return floating point of the precision given, at least single."""
     array = _array(values, name)
@@ -189,7 +194,8 @@ def _table(values: object, columns: int | None, name: str) -> np.ndarray:
 
 
 def _whole(array: np.ndarray, name: str) -> np.ndarray:
-    if array.dtype.kind == "f" and not (array == np.floor(array)).all():
+    # Larger ones are no int64, and infinity is among them.
+    if array.dtype.kind == "f" and not ((array == np.floor(array)) & (abs(array) < 2.0**63)).all():
         raise ValueError(f"{name} must be whole numbers")
     return array.astype(np.int64, copy=False)
 

@@ -1,6 +1,5 @@
 """Results files that an evaluation wrote, and which weights they are of."""
 
-import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from vrd_d2.data.record_values import member, short
 from vrd_d2.data.source_files import located, read_json
 
+_ONE = 1 + 1e-6  # of fractions, sums are rounded
 _AGAIN = "evaluate again with tools/train_net.py --eval-only"
 
 
@@ -61,4 +61,4 @@ def why_not_final(results: Mapping[str, Any]) -> str | None:
 
 
 def _is_metric(value: Any) -> bool:
-    return value is None or (type(value) in (int, float) and math.isfinite(value))
+    return value is None or (type(value) in (int, float) and 0 <= value <= _ONE)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vrd_d2.data.boxes import BoxLayout, annotation_xyxy, check_layout
+from vrd_d2.data.boxes import BoxLayout, annotation_xyxy, check_layout, require_layout
 from vrd_d2.data.datasets.opening import is_file, open_dataset
 from vrd_d2.data.record_values import short
 from vrd_d2.data.source_files import read_json
@@ -158,8 +158,7 @@ def load_coco_boxes(json_file: str | Path) -> GivenBoxes:
     layout = BoxLayout("[x, y, width, height]")
     for name, (corners, _) in boxes.items():
         layout.add(np.reshape(corners, (-1, 4)), sizes.get(name, (np.inf, np.inf)))
-    if problem := layout.problem():
-        raise ValueError(f"{json_file}: {problem}")
+    require_layout(layout, str(json_file))
     return GivenBoxes(str(json_file), boxes, sizes)
 
 

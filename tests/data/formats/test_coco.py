@@ -247,6 +247,8 @@ BAD_RESULTS = [
     (changed(bbox=[0, 0, "5", 5]), "four finite numbers"),
     (changed(score="high"), "record 1: score is 'high': it must be a number in 0..1"),
     (changed(score=1.5), "score is 1.5"),
+    (changed(score=10**400), "score is 1000"),
+    (changed(bbox=[0, 0, 10**400, 5]), "record 1: bbox is .* four finite"),
     (changed(category_id=2), "category_id is 2, but the dataset's are 1 to 18"),
     (changed(category_id=True), "category_id is True"),
 ]

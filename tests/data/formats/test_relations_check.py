@@ -1,5 +1,6 @@
 """Every message of the validation of relations_json, and what loading makes of it."""
 
+import copy
 import json
 import re
 
@@ -46,11 +47,23 @@ ERRORS = [
         "object_id 3 is in image 'x', the relation in image 7: subject and object must be",
     ),
     (changed("images", 0, width=10**25), "images[0] (id 7): size 10000000000000000000000000 x 80"),
+    (changed("images", 0, width=10**400), "images[0] (id 7): size 1000"),
+    (changed("images", 0, width=-(10**400)), "images[0] (id 7): size -1000"),
+    (changed("annotations", 0, iscrowd="0"), "annotations[0] (id 5): iscrowd is '0'"),
+    (changed("annotations", 0, iscrowd=[0]), "annotations[0] (id 5): iscrowd is [0]"),
     (json.dumps(DOCUMENT)[:-20], "is no complete JSON file"),
     ("[" + "9" * 5000 + "]", "is no complete JSON file"),
     ("[" * 5000, "is no complete JSON file"),
     ("", "is no complete JSON file"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("crowd", [0, 1, False, True, 0.0, 1.0, None])
+def test_what_says_that_a_box_is_of_a_crowd(tmp_path, crowd):
+    document = copy.deepcopy(DOCUMENT)
+    document["annotations"][0]["iscrowd"] = crowd
+    record = load_relations_json(write(tmp_path, document))[0]
+    assert record["annotations"][0].get("iscrowd", 0) == (crowd or 0)
 
 
 @pytest.mark.parametrize(("document", "message"), ERRORS, ids=[m[:40] for _, m in ERRORS])

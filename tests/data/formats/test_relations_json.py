@@ -115,7 +115,6 @@ def datasets(draw):
     return dicts
 
 
-@settings(max_examples=60, deadline=None)
 def in_pixels(dicts) -> bool:
     """Whether boxes drawn by chance do not look as if they were in another layout."""
     try:
@@ -125,6 +124,7 @@ def in_pixels(dicts) -> bool:
     return True
 
 
+@settings(max_examples=60, deadline=None)
 @given(datasets().filter(in_pixels))
 def test_loading_what_was_saved_gives_it_back(dicts):
     with tempfile.TemporaryDirectory() as name:

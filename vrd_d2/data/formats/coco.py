@@ -4,7 +4,6 @@ Both formats are documented at https://cocodataset.org/#format-data and #format-
 """
 
 import logging
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from vrd_d2.data.boxes import BoxLayout, known_sizes
+from vrd_d2.data.boxes import BoxLayout, known_sizes, require_layout
+from vrd_d2.data.record_values import is_finite_number, short
 from vrd_d2.data.source_files import read_json
 
 logger = logging.getLogger(__name__)
@@ -97,8 +97,7 @@ def load_detections(
     layout = BoxLayout("[x, y, width, height]")
     for image, found in detections.items():
         layout.add(found.boxes, known_sizes((sizes or {}).get(image, (0, 0))))
-    if problem := layout.problem():
-        raise ValueError(f"{path}: {problem}")
+    require_layout(layout, str(path))
     if rows and 0 in category_ids and not any(row["category_id"] == 0 for row in rows):
         logger.warning(
             "%s: no box has category_id 0, though the dataset's ids count from 0: if those of the "
@@ -119,27 +118,23 @@ def _problem(row: Any, category_ids: Mapping[int, int]) -> str | None:
     box, score = row["bbox"], row.get("score", 1.0)
     if not _numbers(box, 4) or min(box[2:]) < 0 or max(map(abs, box)) >= _FAR:
         return (
-            f"bbox is {box!r}: it must be [x, y, width, height], four finite numbers in pixels, "
-            "width and height not negative"
+            f"bbox is {short(box)}: it must be [x, y, width, height], four finite numbers in "
+            "pixels, width and height not negative"
         )
     if not _numbers([score], 1) or not 0 <= score <= 1:
-        return f"score is {score!r}: it must be a number in 0..1"
+        return f"score is {short(score)}: it must be a number in 0..1"
     category = row["category_id"]
     if type(category) is not int or category not in category_ids:
         known = sorted(category_ids)
         return (
-            f"category_id is {category!r}, but the dataset's are {known[0]} to {known[-1]} "
+            f"category_id is {short(category)}, but the dataset's are {known[0]} to {known[-1]} "
             f"({len(known)} of them): use the ids of its categories"
         )
     return None
 
 
 def _numbers(values: Any, count: int) -> bool:
-    return (
-        isinstance(values, list)
-        and len(values) == count
-        and all(type(value) in (int, float) and math.isfinite(value) for value in values)
-    )
+    return isinstance(values, list) and len(values) == count and all(map(is_finite_number, values))
 
 
 def _detections(rows: Sequence[Mapping], category_ids: Mapping[int, int]) -> Detections:

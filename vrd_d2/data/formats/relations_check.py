@@ -14,6 +14,7 @@ import numpy as np
 
 from vrd_d2.data.boxes import BoxLayout
 from vrd_d2.data.names import name_problem, same_but_blanks, same_but_case
+from vrd_d2.data.record_values import short
 
 _ID = (int, str)  # bool is an int to isinstance, not to type()
 _NUMBERS = frozenset((int, float))
@@ -37,6 +38,7 @@ _OPTIONAL = {"images": ("width", "height")}
 _COCO_ONLY = ("area", "iscrowd")
 _TOLERANCE = 1e-2  # pixels; a box rebuilt from a rounded XYWH may stand out by that much
 _FAR = 1e9  # pixels; no finite image is that large
+_INF = float("inf")
 
 
 @dataclass
@@ -189,7 +191,7 @@ def _check_images(document: Mapping, columns: dict, findings: Findings) -> None:
             text = f"the key {key} is missing: add it (int), or leave out both width and height"
             findings.error(_where("images", i, records[i]), text)
         elif None not in size and (min(size) < 1 or max(size) >= _FAR):
-            text = f"size {size[0]} x {size[1]}: both must be positive"
+            text = f"size {short(size[0])} x {short(size[1])}: both must be positive"
             findings.error(_where("images", i, records[i]), text)
     for i in _odd_file_names(images["file_name"]):
         findings.error(
@@ -235,20 +237,26 @@ def _check_annotations(document: Mapping, columns: dict, findings: Findings) -> 
             findings.warning(
                 "annotations", f"{without} have no {key!r}, which tools for COCO need: add it"
             )
+    for i, record in enumerate(records):
+        if (crowd := record.get("iscrowd")) not in (0, 1, None):
+            text = f"iscrowd is {short(crowd)}: it must be 0 or 1"
+            findings.error(_where("annotations", i, record), text)
     if 0 in set(annotations["id"]):
         findings.warning("annotations", "tools for COCO take id 0 for no match: count from 1")
     images = columns["images"]
-    extents = [
-        (_FAR, _FAR) if None in size else size
+    extents = [  # infinite where not known
+        size if None not in size and 0 < min(size) <= max(size) < _FAR else (_INF, _INF)
         for size in zip(images["width"], images["height"], strict=True)
     ]
     size_of = dict(zip(images["id"], extents, strict=True)).get
     boxes = annotations["bbox"]
-    sizes = [size_of(image_id, (_FAR, _FAR)) for image_id in annotations["image_id"]]
-    odd, problem = _odd_boxes(boxes, sizes)
-    if problem is not None:
+    sizes = [size_of(image_id, (_INF, _INF)) for image_id in annotations["image_id"]]
+    odd, layout = _odd_boxes(boxes, sizes)
+    if problem := layout.problem():
         findings.error("annotations", problem)
         return
+    if hint := layout.hint():
+        findings.warning("annotations", hint)
     for i in odd:
         where = _where("annotations", i, records[i])
         if not _is_box(boxes[i]):
@@ -277,11 +285,12 @@ def _is_box(box: list) -> bool:
     return -_FAR < x < _FAR and -_FAR < y < _FAR and 0 <= w < _FAR and 0 <= h < _FAR
 
 
-def _odd_boxes(boxes: list[list], sizes: list[tuple[int, int]]) -> tuple[Sequence[int], str | None]:
+def _odd_boxes(boxes: list[list], sizes: list[tuple[int, int]]) -> tuple[Sequence[int], BoxLayout]:
     """Return where a box may be wrong, empty or partly outside: all that are not surely fine.
 
-    And the sentence on boxes that are all in another layout.
+    And the layout that all of them seem to have.
     """
+    layout = BoxLayout("[x, y, width, height]")
     whole = {4}.issuperset(map(len, boxes)) and _NUMBERS.issuperset(
         map(type, chain.from_iterable(boxes))
     )
@@ -292,9 +301,8 @@ def _odd_boxes(boxes: list[list], sizes: list[tuple[int, int]]) -> tuple[Sequenc
             for rows in (boxes, sizes)
         )
     except OverflowError:  # an integer that is no float
-        return range(len(boxes)), None
+        return range(len(boxes)), layout
     xywh, limits = xywh.reshape(-1, 4), limits.reshape(-1, 2)
-    layout = BoxLayout("[x, y, width, height]")
     with np.errstate(invalid="ignore", over="ignore"):
         ends = xywh[:, :2] + xywh[:, 2:]
         sound = (xywh[:, 2:] >= 0).all(1) & (np.abs(xywh) < _FAR).all(1)
@@ -303,7 +311,7 @@ def _odd_boxes(boxes: list[list], sizes: list[tuple[int, int]]) -> tuple[Sequenc
         # Too large numbers are not inside, unless the image is as large.
         fine = inside & (xywh[:, 2:] > 0).all(1) & (xywh < _FAR).all(1)
     odd = np.flatnonzero(~fine).tolist() if whole else range(len(boxes))
-    return odd, layout.problem()
+    return odd, layout
 
 
 def _check_known(

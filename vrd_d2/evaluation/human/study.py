@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vrd_d2.data.boxes import BoxLayout, known_sizes
+from vrd_d2.data.boxes import BoxLayout, known_sizes, require_layout
 from vrd_d2.data.images.sizes import read_size
 from vrd_d2.data.vocabulary import Vocabulary
 from vrd_d2.evaluation.ground_truth_files import GroundTruths
@@ -211,8 +211,7 @@ def _best_relations(
         used, indices = np.unique(rows[:, :2], return_inverse=True)
         rows = np.column_stack([indices.reshape(-1, 2), rows[:, 2]])
         found[image_id] = prediction.classes[used], prediction.boxes[used], rows
-    if problem := layout.problem():
-        raise ValueError(f"{path}: boxes: {problem}")
+    require_layout(layout, f"{path}: boxes")
     return found
 
 
