@@ -198,3 +198,18 @@ def test_check_hides_no_kind_of_message(run, whole, tmp_path):
     assert any(str(1000 - out.count("reaches outside")) in line for line in lines)
     out = run("check", tmp_path / "all.json", "--workers", 0, "--show", 0)[1]
     assert out.count("reaches outside") == 1000
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity"])
+def test_a_number_that_json_has_not_is_named_before_anything_is_written(
+    run, whole, tmp_path, number
+):
+    path = tmp_path / "odd.json"
+    text = json.dumps(whole).replace('{"id": "i0"', f'{{"id": "i0", "mine": [{number}]', 1)
+    path.write_text(text)
+    assert number in text
+    for command in (["split", path, "--output", tmp_path / "s", "--val", "0.5", "--test", "0"],
+                    ["convert", path, tmp_path / "s/new.json"]):  # fmt: skip
+        code, _, errors = run(*command, "--images", tmp_path)
+        assert code == 1 and "'i0'" in errors and "mine" in errors and "NaN" in errors
+    assert not (tmp_path / "s").exists()

@@ -60,15 +60,20 @@ def document_of(source: "Source", vocabulary: str | None) -> dict[str, Any]:
     return with_names(document, *named_records(vocabulary), source.name)
 
 
-def write_part(document: dict[str, Any], records: Sequence[dict], path: Path) -> None:
-    """Write the images of some records, all else as it is, and print what has been written."""
+def part_text(document: dict[str, Any], records: Sequence[dict], path: Path) -> str:
+    """Return the text of a file of some records' images, all else as it is."""
     from vrd_d2.data.formats.document_parts import part_of_document
-    from vrd_d2.data.formats.relations_json import save_document
+    from vrd_d2.data.formats.relations_json import document_text
 
     names = {record["image_id"]: record["file_name"] for record in records}
     part = part_of_document(document, names, path.parent)
-    save_document(part, path)
-    print(f"{path}: {len(part['images'])} images, {len(part['relations'])} relations")
+    return document_text(part, f"records for {path}")
+
+
+def report(path: Path, records: Sequence[dict]) -> None:
+    """Say what has been written."""
+    relations = sum(len(record["relations"]) for record in records)
+    print(f"{path}: {len(records)} images, {relations} relations")
 
 
 def run_check(args: argparse.Namespace) -> int:
@@ -198,11 +203,14 @@ def run_stats(args: argparse.Namespace) -> int:
 
 def run_convert(args: argparse.Namespace) -> int:
     """Write a dataset as relations_json."""
+    from vrd_d2.data.atomic_files import write_text
+
     source = read(args.data, args, missing_images=args.missing_images)
     document, records = document_of(source, args.vocabulary), list(source.records)
     if args.copy_images:
         records = copy_images(records, source.image_root, args.output.parent / "images")
-    write_part(document, records, args.output)
+    write_text(args.output, part_text(document, records, args.output))
+    report(args.output, records)
     return 0
 
 
@@ -237,6 +245,7 @@ def copy_images(records: list[dict], root: str | None, folder: Path) -> list[dic
 def run_split(args: argparse.Namespace) -> int:
     """Write three files by chance."""
     from vrd_d2.data.analysis.splits import split_indices
+    from vrd_d2.data.atomic_files import write_text
 
     source = read(args.data, args, missing_images=args.missing_images)
     for name in _PARTS:
@@ -244,15 +253,22 @@ def run_split(args: argparse.Namespace) -> int:
     document, records = document_of(source, args.vocabulary), list(source.records)
     asked = {"test": args.test, "val": args.val}
     parts = split_indices(len(records), asked, rest="train", seed=args.seed)
+    chosen = {name: [records[i] for i in parts[name]] for name in _PARTS}
+    # All of them, before the first is written: what is wrong with one is wrong with the split.
+    texts = {
+        name: part_text(document, chosen[name], args.output / f"{name}.json") for name in _PARTS
+    }
     for name in _PARTS:
-        chosen = [records[i] for i in parts[name]]
         path = args.output / f"{name}.json"
-        write_part(document, chosen, path)
-        if not chosen:
+        write_text(path, texts.pop(name))
+        report(path, chosen[name])
+        if not chosen[name]:
             share = f"--{name} {asked[name]}" if name in asked else "--val and --test leave none"
             print(f"warning: {path} has no image: {share} of {len(records)} images")
-        elif not any(len(record["relations"]) for record in chosen):
-            print(f"warning: {path} has no relation: none of its {len(chosen)} images has any")
+        elif not any(len(record["relations"]) for record in chosen[name]):
+            print(
+                f"warning: {path} has no relation: none of its {len(chosen[name])} images has any"
+            )
     return 0
 
 

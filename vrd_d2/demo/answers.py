@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vrd_d2.data.record_values import is_finite_number
 from vrd_d2.demo.models import DemoModel
 from vrd_d2.inference.batch_records import printable
 from vrd_d2.media.images import read_image
@@ -104,7 +105,7 @@ def answer(
         ValueError: with a message for the user.
     """
     for name, value in (("min_score", min_score), ("min_entity_score", min_entity_score)):
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
+        if not is_finite_number(value):
             raise ValueError(f"{name} is {value!r}: it must be a number")
     pixels, notes = _read(image, max_pixels)
     boxes, labels = boxes_of(rows)

@@ -32,6 +32,16 @@ def test_every_image_is_in_one_part(parts, sizes):
     assert all((np.diff(part) > 0).all() for part in found.values())
 
 
+def test_shares_that_are_all_leave_nothing():
+    """Two halves of five: the last one gets what is left."""
+    for count in range(12):
+        for parts in ({"test": 0.5, "val": 0.5}, {"test": 0.25, "val": 0.75}, {"test": 1.0}):
+            found = split_indices(count, parts, rest="train")
+            assert len(found["train"]) == 0
+            together = sorted(i for part in found.values() for i in part.tolist())
+            assert together == list(range(count))
+
+
 def test_the_seed_decides():
     def split(seed):
         return split_indices(50, {"test": 0.4}, rest="train", seed=seed)["test"].tolist()

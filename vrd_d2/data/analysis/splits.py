@@ -30,6 +30,14 @@ def split_indices(
         ValueError: a share or number is out of range, or they are more than there are images.
     """
     sizes = {name: _size(name, part, count) for name, part in parts.items()}
+    if (
+        sizes
+        and all(isinstance(part, float) for part in parts.values())
+        and sum(parts.values()) <= 1
+    ):
+        # Two halves of an odd number are both rounded up: the last one gets one image less.
+        last = list(sizes)[-1]
+        sizes[last] -= max(sum(sizes.values()) - count, 0)
     others = count - sum(sizes.values())
     if others < 0:
         asked = ", ".join(f"{name} {size}" for name, size in sizes.items())

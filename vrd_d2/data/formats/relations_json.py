@@ -8,7 +8,7 @@ itself, repeated relations, images without any. Nothing is dropped, so indices n
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -139,13 +139,36 @@ def save_document(document: Mapping[str, Any], json_file: str | os.PathLike) -> 
     Raises:
         ValueError: names the record that cannot be written.
     """
-    source = f"dataset dicts for {json_file}"
+    write_text(json_file, document_text(document, f"dataset dicts for {json_file}"))
+
+
+def document_text(document: Mapping[str, Any], source: str) -> str:
+    """Return the checked text of a relations_json file.
+
+    Args:
+        source: where the document comes from, for messages.
+
+    Raises:
+        ValueError: names the record that cannot be written.
+    """
     _raise_errors(check_document(document, source))
     try:
-        text = json.dumps(document, allow_nan=False)
+        return json.dumps(document, allow_nan=False)
     except ValueError as error:  # in a key that is not checked
-        raise ValueError(f"{source}: a number in it is no JSON ({error}): correct it") from error
-    write_text(json_file, text)
+        where = next(_unwritable(document), "a key of the file")
+        raise ValueError(
+            f"{source}: {where} holds a number that JSON does not have, NaN or infinity: correct it"
+        ) from error
+
+
+def _unwritable(document: Mapping[str, Any]) -> Iterator[str]:
+    for section, records in document.items():
+        for index, record in enumerate(records if isinstance(records, list) else ()):
+            for key, value in record.items() if isinstance(record, dict) else ():
+                try:
+                    json.dumps(value, allow_nan=False)
+                except ValueError:
+                    yield f"{section}[{index}] (id {record.get('id')!r}): {key}"
 
 
 def read_packed(
