@@ -151,6 +151,7 @@ def serve(args: argparse.Namespace, folder: Path) -> None:
     storage = Storage(folder, args.max_total_mb * 10**6)
     os.environ["GRADIO_TEMP_DIR"] = str(storage.uploads)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_RUN_HISTORY"] = "False"  # kept by the browser, or by a server elsewhere
     os.environ["GRADIO_NUM_WORKERS"] = "0"  # processes that would take uploads past the guard
     try:
         import gradio
