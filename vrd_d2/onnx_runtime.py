@@ -841,6 +841,8 @@ def _six_digits(value: float) -> float:
 
 def _read_boxes(path: str, *, with_labels: bool) -> dict[str, Any]:
     try:
+        if os.path.exists(path) and not os.path.isfile(path):  # as with images
+            raise ValueError("it is a folder, a pipe or a device")
         entities = _json(Path(path).read_text(encoding="utf-8"))
         found: dict[str, Any] = {"boxes": [], "labels": []}
         for entity in entities:
@@ -882,7 +884,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the scene graphs of images, one line of JSON each.
 
-    The exit code is 1 where something cannot be used, which one line names.
+    The exit code is 1 where something cannot be used, which one line names, and 130 after Ctrl-C.
     """
     parser = _Parser(description=main.__doc__)
     parser.add_argument("model", help=".onnx file of tools/export_model.py")
@@ -903,6 +905,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for image in args.images:
             graph = predictor(image, top_k=args.top_k, min_score=args.min_score, **given)
             _print_json(graph)
+    except KeyboardInterrupt:
+        parser.exit(130, "stopped\n")
     except BrokenPipeError:  # of a reader that ended early; Python would try it again at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -914,6 +918,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _print_json(content: dict[str, Any]) -> None:
     """Print JSON, readable where the encoding of the output has all its letters."""
     text = json.dumps(content, ensure_ascii=False)
+    if sys.stdout is None:  # it was closed
+        return
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
