@@ -526,17 +526,16 @@ def to_8_bits(values: np.ndarray) -> tuple[np.ndarray, str]:
     """Scale grey values of 16 or 32 bits: the whole range of 16 bits, or that of the image, to 8.
 
     Args:
-        values: (H, W), of any type.
+        values: (H, W), of any type. What is no number is black, and what is infinite as the
+            least or the greatest number.
 
     Returns:
         uint8 (H, W), and what was done in words, or "".
     """
 
-    def numbers(row: np.ndarray) -> np.ndarray:
-        # By rows, as 64 bits for each pixel are much for a large image.
-        return np.nan_to_num(row.astype(np.float64))
-
-    ends = [(row.min(), row.max()) for row in map(numbers, values) if row.size]
+    # By rows, as 64 bits for each pixel are much for a large image.
+    rows = (row[np.isfinite(row)].astype(np.float64) for row in values)
+    ends = [(row.min(), row.max()) for row in rows if row.size]
     low, high = (float(min(ends)[0]), float(max(end[1] for end in ends))) if ends else (0.0, 0.0)
     if low >= 0 and 255 < high <= 65_535:
         start, scale, note = 0.0, 1 / 257, "16 bits scaled to 8"
@@ -547,7 +546,8 @@ def to_8_bits(values: np.ndarray) -> tuple[np.ndarray, str]:
         note = f"grey values scaled to 8 bits (from {low:g} to {high:g})"
     result = np.empty(values.shape, np.uint8)
     for row, target in zip(values, result, strict=True):
-        target[:] = np.rint((numbers(row) - start) * scale)
+        numbers = np.nan_to_num(row.astype(np.float64), nan=start).clip(min(start, low), high)
+        target[:] = np.rint((numbers - start) * scale)
     return result, note
 
 
