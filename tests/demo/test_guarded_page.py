@@ -172,3 +172,20 @@ def test_limits_that_are_none(option, value, capsys):
     with pytest.raises(SystemExit) as stopped:
         parse_arguments([f"{option}={value}"])
     assert stopped.value.code == 1 and option in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["demo.example.org", "*.example.org", "10.0.0.5", "[fe80::1]"])
+def test_names_of_hosts(name):
+    assert parse_arguments(["--allow-host", name]).allow_host == [name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["https://demo.example.org", "demo.example.org:8443", "demo.example.org/app", "*", "", "a b"],
+)
+def test_names_of_hosts_that_are_none(name, capsys):
+    """They would never fit what a browser sends."""
+    with pytest.raises(SystemExit) as stopped:
+        parse_arguments(["--allow-host", name])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 1 and "--allow-host" in error and "such as" in error
