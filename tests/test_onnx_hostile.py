@@ -229,6 +229,16 @@ def test_boxes_with_a_byte_order_mark(tmp_path, photo, capsys):
     assert json.loads(out)["entities"][1]["bbox"] == [1, 2, 3, 4.5]
 
 
+def test_any_object_with_a_path_is_one(tmp_path, photo):
+    predictor = OnnxPredictor(write_model(tmp_path / "m.onnx"))
+    with os.scandir(tmp_path) as entries:
+        (entry,) = [entry for entry in entries if entry.name == photo.name]
+    assert predictor(entry) == predictor(str(photo))
+    photo.write_bytes(b"")
+    with pytest.raises(ValueError, match=f"image {photo} cannot"):
+        predictor(entry)
+
+
 @pytest.mark.parametrize("kind", ["missing", "folder", "pipe", "empty", "text", "NUL", "svg"])
 def test_images_that_are_none(tmp_path, capsys, kind):
     path = tmp_path / "photo.png"

@@ -159,7 +159,8 @@ class OnnxPredictor:
             predicates=predicates,
             max_overlap=max_overlap if boxes is None else 1.0,
         )
-        graph: dict[str, Any] = {} if isinstance(image, np.ndarray) else {"file_name": str(image)}
+        of_file = not isinstance(image, np.ndarray)
+        graph: dict[str, Any] = {"file_name": os.fsdecode(image)} if of_file else {}
         graph["width"], graph["height"] = pixels.shape[1], pixels.shape[0]
         graph["entities"] = [
             {
@@ -371,6 +372,7 @@ def read_image(image: ImageInput) -> np.ndarray:
     """
     if not isinstance(image, (str, os.PathLike)):
         return checked_pixels(image)
+    image = os.fsdecode(image)
     if os.path.exists(image) and not os.path.isfile(image):  # to read a pipe would wait for ever
         raise ValueError(f"the image {image} is a folder, a pipe or a device")
     try:
