@@ -229,6 +229,16 @@ def test_boxes_with_a_byte_order_mark(tmp_path, photo, capsys):
     assert json.loads(out)["entities"][1]["bbox"] == [1, 2, 3, 4.5]
 
 
+def test_any_object_with_a_path_is_one(tmp_path, photo):
+    predictor = OnnxPredictor(write_model(tmp_path / "m.onnx"))
+    with os.scandir(tmp_path) as entries:
+        (entry,) = [entry for entry in entries if entry.name == photo.name]
+    assert predictor(entry) == predictor(str(photo))
+    photo.write_bytes(b"")
+    with pytest.raises(ValueError, match=f"image {photo} cannot"):
+        predictor(entry)
+
+
 @pytest.mark.parametrize("kind", ["missing", "folder", "pipe", "empty", "text", "NUL", "svg"])
 def test_images_that_are_none(tmp_path, capsys, kind):
     path = tmp_path / "photo.png"
@@ -243,11 +253,13 @@ def test_images_that_are_none(tmp_path, capsys, kind):
     assert code == 1 and not out and len(errors) == 1 and "photo.png" in errors[0]
 
 
-@pytest.mark.parametrize("kind", ["folder", "missing"])
+@pytest.mark.parametrize("kind", ["folder", "missing", "pipe"])
 def test_files_that_are_none(tmp_path, photo, capsys, kind):
     path = tmp_path / "odd"
     if kind == "folder":
         path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
     for arguments in ((path, photo), (write_model(tmp_path / "m.onnx"), photo, "--boxes", path)):
         code, _, errors = program(capsys, *arguments)
         assert code == 1 and len(errors) == 1 and "odd" in errors[0]
@@ -269,6 +281,20 @@ def test_any_terminal_gets_json(tmp_path, monkeypatch, encoding):
     sys.stdout.flush()
     graph = json.loads(sys.stdout.buffer.getvalue().decode(encoding))
     assert graph["file_name"] == str(photo) and graph["entities"][1]["label"] == "Bär"
+
+
+def test_a_closed_output_takes_what_is_printed(tmp_path, photo, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert onnx_runtime.main([str(write_model(tmp_path / "m.onnx")), str(photo)]) == 0
+
+
+def test_ctrl_c_is_one_line(tmp_path, photo, capsys, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(OnnxPredictor, "run", stopped)
+    code, out, errors = program(capsys, write_model(tmp_path / "m.onnx"), photo)
+    assert code == 130 and not out and errors == ["stopped"]
 
 
 def test_a_model_that_fails_is_named(tmp_path, photo, capsys, monkeypatch):

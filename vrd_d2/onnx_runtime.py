@@ -159,7 +159,8 @@ class OnnxPredictor:
             predicates=predicates,
             max_overlap=max_overlap if boxes is None else 1.0,
         )
-        graph: dict[str, Any] = {} if isinstance(image, np.ndarray) else {"file_name": str(image)}
+        of_file = not isinstance(image, np.ndarray)
+        graph: dict[str, Any] = {"file_name": os.fsdecode(image)} if of_file else {}
         graph["width"], graph["height"] = pixels.shape[1], pixels.shape[0]
         graph["entities"] = [
             {
@@ -371,6 +372,7 @@ def read_image(image: ImageInput) -> np.ndarray:
     """
     if not isinstance(image, (str, os.PathLike)):
         return checked_pixels(image)
+    image = os.fsdecode(image)
     if os.path.exists(image) and not os.path.isfile(image):  # to read a pipe would wait for ever
         raise ValueError(f"the image {image} is a folder, a pipe or a device")
     try:
@@ -526,17 +528,16 @@ def to_8_bits(values: np.ndarray) -> tuple[np.ndarray, str]:
     """Scale grey values of 16 or 32 bits: the whole range of 16 bits, or that of the image, to 8.
 
     Args:
-        values: (H, W), of any type.
+        values: (H, W), of any type. What is no number is black, and what is infinite as the
+            least or the greatest number.
 
     Returns:
         uint8 (H, W), and what was done in words, or "".
     """
 
-    def numbers(row: np.ndarray) -> np.ndarray:
-        # By rows, as 64 bits for each pixel are much for a large image.
-        return np.nan_to_num(row.astype(np.float64))
-
-    ends = [(row.min(), row.max()) for row in map(numbers, values) if row.size]
+    # By rows, as 64 bits for each pixel are much for a large image.
+    rows = (row[np.isfinite(row)].astype(np.float64) for row in values)
+    ends = [(row.min(), row.max()) for row in rows if row.size]
     low, high = (float(min(ends)[0]), float(max(end[1] for end in ends))) if ends else (0.0, 0.0)
     if low >= 0 and 255 < high <= 65_535:
         start, scale, note = 0.0, 1 / 257, "16 bits scaled to 8"
@@ -547,7 +548,8 @@ def to_8_bits(values: np.ndarray) -> tuple[np.ndarray, str]:
         note = f"grey values scaled to 8 bits (from {low:g} to {high:g})"
     result = np.empty(values.shape, np.uint8)
     for row, target in zip(values, result, strict=True):
-        target[:] = np.rint((numbers(row) - start) * scale)
+        numbers = np.nan_to_num(row.astype(np.float64), nan=start).clip(min(start, low), high)
+        target[:] = np.rint((numbers - start) * scale)
     return result, note
 
 
@@ -860,6 +862,8 @@ def _six_digits(value: float) -> float:
 
 def _read_boxes(path: str, *, with_labels: bool) -> dict[str, Any]:
     try:
+        if os.path.exists(path) and not os.path.isfile(path):  # as with images
+            raise ValueError("it is a folder, a pipe or a device")
         entities = _json(Path(path).read_text(encoding="utf-8"))
         found: dict[str, Any] = {"boxes": [], "labels": []}
         for entity in entities:
@@ -901,7 +905,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the scene graphs of images, one line of JSON each.
 
-    The exit code is 1 where something cannot be used, which one line names.
+    The exit code is 1 where something cannot be used, which one line names, and 130 after Ctrl-C.
     """
     parser = _Parser(description=main.__doc__)
     parser.add_argument("model", help=".onnx file of tools/export_model.py")
@@ -922,6 +926,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for image in args.images:
             graph = predictor(image, top_k=args.top_k, min_score=args.min_score, **given)
             _print_json(graph)
+    except KeyboardInterrupt:
+        parser.exit(130, "stopped\n")
     except BrokenPipeError:  # of a reader that ended early; Python would try it again at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -933,6 +939,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _print_json(content: dict[str, Any]) -> None:
     """Print JSON, readable where the encoding of the output has all its letters."""
     text = json.dumps(content, ensure_ascii=False)
+    if sys.stdout is None:  # it was closed
+        return
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:

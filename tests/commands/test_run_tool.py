@@ -224,3 +224,22 @@ def test_in_a_started_process(monkeypatch, capsys):
         run_tool(raising(KeyError("boxes")))
     assert run_tool(raising(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_take_what_is_printed(repository, tmp_path, closed):
+    """And a file that is opened then holds nothing of it."""
+    program = tmp_path / "tool.py"
+    program.write_text(
+        "import os, sys\nfrom vrd_d2.commands.run_tool import run_tool\n"
+        "def tool(name):\n"
+        "    with open(name, 'w') as file:\n"
+        "        assert file.fileno() > 2\n"
+        "        print('said'), print('warned', file=sys.stderr)\n"
+        "    return 2\n"
+        f"sys.exit(run_tool(tool, {str(tmp_path / 'result')!r}))\n"
+    )
+    command = f"exec {sys.executable} {program} {closed}"
+    done = subprocess.run(["sh", "-c", command], cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert (tmp_path / "result").read_text() == ""

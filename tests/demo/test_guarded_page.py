@@ -1,6 +1,8 @@
 """Gradio's own application behind the guard, called as other sites and programs call it."""
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,51 @@ def test_a_file_that_breaks_off_is_not_kept(client, storage):
     assert answer.status_code == 413 and stored(storage) == before
 
 
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """A server of this computer that Gradio takes for a public one, and what it was asked for."""
+    safehttpx = pytest.importorskip("safehttpx")
+    monkeypatch.setattr(safehttpx, "is_public_ip", lambda _: True)
+    asked = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"internal")
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_nothing_is_fetched_for_a_caller(client, storage, elsewhere):
+    """Neither of an address in the path, nor of one in place of an upload, be it in a table."""
+    address, asked = elsewhere
+    answer = client.get(f"/gradio_api/file={address}/a.png")
+    assert answer.status_code == 403 and "internal" not in answer.text
+
+    before = stored(storage)
+    file = {"path": f"{address}/b.png", "meta": {"_type": "gradio.FileData"}}
+    table = {"headers": list("xywhl"), "data": [[file] * 5], "metadata": None}
+    config = client.get("/config").json()
+    kinds = {component["id"]: component["type"] for component in config["components"]}
+    for function in config["dependencies"]:
+        given = {"image": file, "dataframe": table}
+        body = {"fn_index": function["id"], "session_hash": f"thief-{function['id']}"}
+        body["data"] = [given.get(kinds[number]) for number in function["inputs"]]
+        assert client.post("/gradio_api/queue/join", json=body).status_code == 200
+        query = f"session_hash={body['session_hash']}"
+        assert "process_completed" in client.get(f"/gradio_api/queue/data?{query}").text
+    assert asked == [] and stored(storage) == before
+
+
 def test_all_files_together_are_limited(client, storage):
     status, number = 200, 0
     while status == 200 and number < 20:
@@ -125,3 +172,20 @@ def test_limits_that_are_none(option, value, capsys):
     with pytest.raises(SystemExit) as stopped:
         parse_arguments([f"{option}={value}"])
     assert stopped.value.code == 1 and option in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["demo.example.org", "*.example.org", "10.0.0.5", "[fe80::1]"])
+def test_names_of_hosts(name):
+    assert parse_arguments(["--allow-host", name]).allow_host == [name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["https://demo.example.org", "demo.example.org:8443", "demo.example.org/app", "*", "", "a b"],
+)
+def test_names_of_hosts_that_are_none(name, capsys):
+    """They would never fit what a browser sends."""
+    with pytest.raises(SystemExit) as stopped:
+        parse_arguments(["--allow-host", name])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 1 and "--allow-host" in error and "such as" in error

@@ -267,6 +267,11 @@ def post(server: str, name: str, content: bytes, **headers: str) -> tuple[int, s
     return response.status, response.read().decode()
 
 
+def test_no_history_of_runs_is_kept(server):
+    with urllib.request.urlopen(f"{server}/config", timeout=30) as response:
+        assert json.load(response)["run_history"] is False
+
+
 def test_no_other_file_of_the_server_can_be_had(server, repository, noise_image):
     for path in (
         "/etc/passwd",

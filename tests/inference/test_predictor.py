@@ -1,6 +1,7 @@
 """Images through a predictor, alone and in lists, with found and with given boxes."""
 
 import io
+import os
 import pickle
 import re
 from pathlib import Path
@@ -51,6 +52,14 @@ def test_boxes_may_reach_outside_and_be_lines(make):
     graph = predictor(record["file_name"], boxes=boxes, labels=["man", "dog", "hat"])
     np.testing.assert_allclose(graph.boxes, boxes, atol=1e-3)
     assert np.isfinite(graph.scores).all()
+
+
+def test_any_object_with_a_path_is_one(make):
+    """As an exported model takes it."""
+    predictor, record = make("quickstart/relclip_sgdet.yaml")
+    with os.scandir(Path(record["file_name"]).parent) as entries:
+        (entry,) = [e for e in entries if e.path == record["file_name"]]
+    assert predictor(entry).to_dict() == predictor(record["file_name"]).to_dict()
 
 
 def test_path_and_rgb_array_agree(make):
@@ -284,8 +293,9 @@ def test_a_list_of_images_equals_one_by_one(make):
     assert predictor([], boxes=[], labels=[]) == []
     with pytest.raises(ValueError, match=r"boxes.*1.*5"):
         predictor(images, boxes=boxes[:1], labels=labels)
-    with pytest.raises(ValueError, match=r"batch_size.*0"):
-        predictor(images, boxes=boxes, labels=labels, batch_size=0)
+    for size in (0, "3", 1.5):
+        with pytest.raises(ValueError, match=rf"batch_size.*{size}"):
+            predictor(images, boxes=boxes, labels=labels, batch_size=size)
 
 
 def test_boxes_refer_to_the_image_turned_upright(make, tmp_path):

@@ -165,6 +165,19 @@ def test_grey_of_8_16_and_32_bits(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "1.png")[0][..., 0] == 255, grey > 100)
 
 
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_leave_the_others_as_they_are(tmp_path, odd):
+    """As a map of depths has them where nothing was measured."""
+    values = np.arange(600, dtype=np.float32).reshape(20, 30) - 1000
+    Image.fromarray(values).save(tmp_path / "whole.tif")
+    values[3, 4:6] = odd
+    Image.fromarray(values).save(tmp_path / "odd.tif")
+    whole, odd_one = (read_image(tmp_path / name)[0] for name in ("whole.tif", "odd.tif"))
+    assert (odd_one[3, 4:6] == (255 if odd == np.inf else 0)).all()
+    odd_one[3, 4:6] = whole[3, 4:6]
+    np.testing.assert_array_equal(odd_one, whole)
+
+
 def test_cmyk_and_animations_are_stated(tmp_path):
     Image.fromarray(GRADIENT).convert("CMYK").save(tmp_path / "c.jpg")
     image, notes = read_image(tmp_path / "c.jpg")

@@ -15,7 +15,7 @@ from vrd_d2.addresses import refuse_address
 SECTIONS = ("DATALOADER", "DATASETS", "GLOBAL", "INPUT", "MODEL", "SOLVER", "TEST")
 TOP_KEYS = ("CUDNN_BENCHMARK", "OUTPUT_DIR", "SEED", "VERSION", "VIS_PERIOD")
 # Arguments that may be an internet address; all others that look like one are meant as files.
-ADDRESSES = ("weights", "dist_url", "title", "opts", "old_opts")
+ADDRESSES = ("weights", "dist_url", "title", "opts", "old_opts", "host")
 OVERRIDES_HELP = "overrides of the config, at the end of the command: KEY VALUE KEY VALUE ..."
 
 

@@ -10,6 +10,7 @@ where it did. Needs Gradio: pip install gradio scikit-image
 import argparse
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import socket
@@ -33,7 +34,21 @@ if TYPE_CHECKING:
 CONFIGS = "configs/quickstart"
 TRAINED = "output/quickstart"
 SCENES_GENERATOR = "datasets/prepare_scenes.py"
+# A name, or all below one; or an address, that of IPv6 with or without brackets.
+HOST = re.compile(
+    r"(\*\.)?[a-z0-9_.-]+|\[?[0-9a-f]*:[0-9a-f]*:[0-9a-f:.]*\]?", re.ASCII | re.IGNORECASE
+)
 PHOTOGRAPHS = ("astronaut.png", "coffee.png", "chelsea.png", "motorcycle_left.png")
+
+
+def host_name(text: str) -> str:
+    """Return the name of a host, for argparse."""
+    if not HOST.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no name of a host: write it without https://, port and path, such as "
+            "demo.example.org or *.example.org"
+        )
+    return text
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -51,6 +66,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--port", type=int, default=7860)
     add(
         "--allow-host",
+        type=host_name,
         action="append",
         default=[],
         metavar="NAME",
@@ -151,6 +167,7 @@ def serve(args: argparse.Namespace, folder: Path) -> None:
     storage = Storage(folder, args.max_total_mb * 10**6)
     os.environ["GRADIO_TEMP_DIR"] = str(storage.uploads)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_RUN_HISTORY"] = "False"  # kept by the browser, or by a server elsewhere
     os.environ["GRADIO_NUM_WORKERS"] = "0"  # processes that would take uploads past the guard
     try:
         import gradio
@@ -175,8 +192,8 @@ def serve(args: argparse.Namespace, folder: Path) -> None:
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ValueError(
-                f"port {args.port} of {args.host} is not free ({reason}): choose another with "
-                "--port"
+                f"port {args.port} of {args.host} cannot be had ({reason}): choose another "
+                "with --port, or --host"
             ) from error
     shown = "127.0.0.1" if args.host == "0.0.0.0" else args.host
     print(f"http://{shown}:{args.port} as soon as it is loaded; Ctrl+C ends it", flush=True)

@@ -60,6 +60,7 @@ def run_tool(
         speaks: whether to print an error; of several processes that all meet the same one, only
             the first should.
     """
+    _open_closed_streams()
     _print_any_name()
     try:
         code = main(*arguments)
@@ -127,6 +128,19 @@ def one_line(text: str) -> str:
 
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return printable("; ".join(lines).replace(":; ", ": "))
+
+
+def _open_closed_streams() -> None:
+    """Put an end to what is printed where the output was closed, as a service may have it.
+
+    Nor may a file that is opened later get the number of a closed stream: libraries print to it.
+    """
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(handle)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
 
 
 def _print_any_name() -> None:

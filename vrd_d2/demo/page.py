@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio
+import safehttpx
 from gradio.data_classes import ImageData
 
 from vrd_d2.demo.answers import Answer, Example, answer, found_boxes, names_of
@@ -52,6 +53,19 @@ def hand_on_files(image: gradio.Image) -> gradio.Image:
     return image
 
 
+def fetch_nothing() -> None:
+    """Let Gradio fetch no address that a caller names, in a path or in place of an upload.
+
+    It would be a way through this computer to others, and past the limits of uploads.
+    """
+
+    async def refused(*_: Any, **__: Any) -> None:
+        raise gradio.Error("the demo loads nothing from other servers", print_exception=False)
+
+    # By which Gradio fetches whatever a caller names, and asks whose address it is.
+    safehttpx.get = safehttpx.async_validate_url = refused
+
+
 def for_users(function: Callable[..., Any]) -> Callable[..., Any]:
     """Show errors as messages on the page, on which what the user has entered remains."""
 
@@ -75,6 +89,7 @@ def build_page(
     models: Sequence[DemoModel], examples: Sequence[Example], storage: Storage, max_pixels: int
 ) -> gradio.Blocks:
     """Build the page; `storage` is also for files that are offered for download."""
+    fetch_nothing()
     of_task = {task: [model for model in models if model.task is task] for task in TASKS}
     first = next(model for rows in of_task.values() for model in rows)
     detector = next(iter(of_task[Task.SGDET]), None)

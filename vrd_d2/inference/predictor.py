@@ -1,6 +1,7 @@
 """Scene graphs of single images and of lists of images."""
 
 import copy
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from vrd_d2.onnx_runtime import checked_boxes, checked_pixels
 from vrd_d2.scene_graph import SceneGraph
 from vrd_d2.tasks import Task
 
-ImageInput = str | Path | np.ndarray | Image.Image
+ImageInput = str | os.PathLike | np.ndarray | Image.Image
 
 
 class Predictor:
@@ -149,8 +150,8 @@ class Predictor:
         }
         if not isinstance(image, (list, tuple)):
             return self._graphs([image], [boxes], [labels], options)[0]
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}: it must be 1 at least")
+        if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size!r}: it must be a whole number, 1 at least")
         boxes, labels = (
             _one_each(value, name, len(image))
             for value, name in ((boxes, "boxes"), (labels, "labels"))
@@ -272,8 +273,9 @@ class Predictor:
 
 def _read(image: ImageInput) -> tuple[np.ndarray, dict[str, Any]]:
     """Return the image in RGB, and what a graph stores of it: the file, or else the image."""
-    if isinstance(image, (str, Path)):
-        return read_image(image)[0], {"file_name": str(image)}
+    if isinstance(image, (str, os.PathLike)):
+        path = os.fsdecode(image)
+        return read_image(path)[0], {"file_name": path}
     if isinstance(image, Image.Image):
         try:
             image = to_rgb(image)[0]
