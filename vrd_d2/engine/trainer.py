@@ -25,7 +25,7 @@ from torch import nn
 from vrd_d2.checkpoint.checkpointer import StrictCheckpointer, load_weights
 from vrd_d2.checkpoint.folder import newest_checkpoint
 from vrd_d2.checkpoint.stamp import STAMP, Stamp, stamp_of
-from vrd_d2.checkpoint.weights_files import NotFiniteError, check_finite
+from vrd_d2.checkpoint.weights_files import NotFiniteError, check_finite, first_line
 from vrd_d2.data.datasets.setup import setup_datasets
 from vrd_d2.data.source_files import located
 from vrd_d2.engine.build import library_checks, load_detector
@@ -80,6 +80,19 @@ def _without_grad_scaler(cfg: CfgNode) -> CfgNode:
     cfg.defrost()
     cfg.SOLVER.AMP.ENABLED = False
     return cfg
+
+
+@contextlib.contextmanager
+def _state_of_a_training() -> Iterator[None]:
+    """Turn what a state of another form raises in torch and Detectron2 into a ValueError."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(
+            f"the state of the training in it has another form than this version's "
+            f"({type(error).__name__}: {first_line(error)}): start anew from its weights, with "
+            "MODEL.WEIGHTS and without --resume"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -150,7 +163,7 @@ class Trainer(DefaultTrainer):
         path = self._checkpoint_to_resume() if resume else ""
         model = self.checkpointer.model
         if path:
-            with located(path):
+            with located(path), _state_of_a_training():
                 self.checkpointer.load(path)
             self.start_iter = self.iter + 1
             self._resumed_from = path
@@ -290,7 +303,7 @@ class Trainer(DefaultTrainer):
         super().load_state_dict({**state_dict, "_trainer": inner})
         self.run = state_dict.get("run", self.run)
         # The schedule of the config at this iteration.
-        self.scheduler.base_lrs = rates
+        self.scheduler.base_lrs, self.scheduler.last_epoch = rates, done
         rates = self.scheduler.get_lr()
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
