@@ -54,8 +54,8 @@ def check_solver(cfg: CfgNode, processes: int) -> None:
         ),
         (
             "NUM_DECAYS",
-            solver.NUM_DECAYS > 0 or solver.LR_SCHEDULER_NAME != _BY_DECAYS,
-            "1 or more",
+            0 < solver.NUM_DECAYS < solver.MAX_ITER or solver.LR_SCHEDULER_NAME != _BY_DECAYS,
+            f"1 or more, and below SOLVER.MAX_ITER {solver.MAX_ITER}",
         ),
         ("WARMUP_METHOD", solver.WARMUP_METHOD in _WARMUPS, f"one of {_WARMUPS}"),
         ("MOMENTUM", solver.MOMENTUM > 0 or not solver.NESTEROV, "above 0 for SOLVER.NESTEROV"),
@@ -67,6 +67,22 @@ def check_solver(cfg: CfgNode, processes: int) -> None:
         raise ValueError(
             f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}: it must be one of {_CLIPPING}"
         )
+
+
+def decays_as_steps(cfg: CfgNode) -> CfgNode:
+    """Return a config whose decays of the learning rate at equal distances are SOLVER.STEPS.
+
+    Detectron2's own schedule of them fails in the last iteration.
+    """
+    solver = cfg.SOLVER
+    if solver.LR_SCHEDULER_NAME != _BY_DECAYS:
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    parts = solver.NUM_DECAYS + 1
+    cfg.SOLVER.STEPS = tuple(-(-solver.MAX_ITER * part // parts) for part in range(1, parts))
+    cfg.SOLVER.LR_SCHEDULER_NAME = _BY_STEPS
+    return cfg
 
 
 def steps_before_the_end(cfg: CfgNode) -> CfgNode:

@@ -38,6 +38,7 @@ from vrd_d2.engine.loaders import evaluators, test_loader, training_loader
 from vrd_d2.engine.solver import (
     changed_settings,
     check_solver,
+    decays_as_steps,
     learning_rate_in_words,
     optimizer_state,
     steps_before_the_end,
@@ -339,7 +340,8 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
         """Build SOLVER.LR_SCHEDULER_NAME."""
-        return super().build_lr_scheduler(steps_before_the_end(cfg), optimizer)
+        cfg = decays_as_steps(steps_before_the_end(cfg))
+        return super().build_lr_scheduler(cfg, optimizer)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, *, start_iter: int = 0):
@@ -390,9 +392,11 @@ class Trainer(DefaultTrainer):
         guards = {
             name: guarded(functools.partial(self.build_evaluator, self.cfg, name)) for name in names
         }
-        results = self.test(self.cfg, self.model, list(map(DatasetEvaluators, guards.values())))
+        results = self.test(
+            self.cfg, self.model, [DatasetEvaluators(guards[name]) for name in names]
+        )
         self.failed_evaluators = [
-            f"{name}: {guard.failure}" for name in names for guard in guards[name] if guard.failure
+            f"{name}: {guard.failure}" for name in guards for guard in guards[name] if guard.failure
         ]
         for failure in self.failed_evaluators:
             logger.warning(
