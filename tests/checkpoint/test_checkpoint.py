@@ -106,7 +106,7 @@ def test_a_classifier_of_other_names_is_not_where_training_starts_from(
     assert "head.predictor.predicates.weight" not in same and not lines
     cfg.MODEL.VOCABULARY = other_words
     cfg.DATASETS.REGISTER = [["words", other_words, str(tiny_json.parent)]]
-    cfg.DATASETS.TRAIN = ("words",)
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("words",)
     same, lines = started(cfg, caplog)
     assert {"head.predictor.predicates.weight", "head.predictor.predicates.bias"} <= {
         *same,
@@ -174,7 +174,7 @@ def test_resuming_with_other_names_is_refused(make_cfg, tiny_json: Path, other_w
     trainer.train()
     cfg.MODEL.VOCABULARY = other_words
     cfg.DATASETS.REGISTER = [["others", other_words, str(tiny_json.parent)]]
-    cfg.DATASETS.TRAIN = ("others",)
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("others",)
     with pytest.raises(ValueError, match=r"model_final\.pth: .*predicates.*'wearing' and 'behind'"):
         Trainer(cfg).resume_or_load(resume=True)
     cfg = make_cfg("relclip_predcls.yaml", "MODEL.RELATION_HEAD.DIM", 16)
@@ -307,3 +307,13 @@ def test_a_checkpoint_of_an_earlier_version_brings_its_config(make_cfg, tmp_path
     SafeCheckpointer(model, str(tmp_path), vrd_d2=stamp).save("other")
     with pytest.raises(ValueError, match=r"other\.pth.*NOSUCH.*YAML"):
         load_inference_config(tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize("size", [0, 10, 700, 1500, 5000])
+def test_a_cut_file_is_named(tmp_path, size):
+    """Torch reads on in front of a short one, which is an OSError without a name."""
+    model = torch.nn.Linear(100, 20)
+    torch.save({"model": model.state_dict()}, tmp_path / "cut.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "cut.pth").read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"cut\.pth: .*broken or no checkpoint"):
+        load_weights(model, str(tmp_path / "cut.pth"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vrd_d2.checkpoint.folder import newest_checkpoint
+from vrd_d2.checkpoint.folder import check_output_folder, newest_checkpoint
 
 
 def write(folder: Path, name: str, iteration: int, *, run: str = "a", at: int = 0, fill: float = 0):
@@ -90,6 +90,8 @@ def flip(file: Path) -> None:
         (flip, "damaged"),
         (lambda file: torch.save([1, 2], file), "damaged"),
         (lambda file: torch.save({"model": {}}, file), "no state of a training"),
+        (lambda file: torch.save({"trainer": {"iteration": True}}, file), "no state of a training"),
+        (lambda file: write(file.parent, file.name, -5), "no state of a training"),
         (lambda file: torch.save({"trainer": {"iteration": 5}}, file), "holds no weights"),
         (lambda file: write(file.parent, file.name, 5, fill=float("nan")), "not finite (weight)"),
         (lambda file: write(file.parent, file.name, 5, fill=float("inf")), "not finite (weight)"),
@@ -149,3 +151,33 @@ def test_checkpoints_of_version_0_1_and_of_old_torch(tmp_path: Path) -> None:
     content = {"model": {"weight": torch.zeros(3)}, "trainer": {"iteration": 4}}
     torch.save(content, tmp_path / "model_0000004.pth", _use_new_zipfile_serialization=False)
     assert chosen(tmp_path) == ("model_0000004.pth", "")
+
+
+@pytest.mark.parametrize("name", ["last_checkpoint", "log.txt", "model_final.pth", "inference"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_a_training_cannot_replace_is_told_before_it(tmp_path: Path, name: str, make) -> None:
+    make(tmp_path / name)
+    if (name, make) == ("inference", os.mkdir):
+        check_output_folder(tmp_path)
+        return
+    with pytest.raises(ValueError, match=f"OUTPUT_DIR.*{name}"):
+        check_output_folder(tmp_path)
+
+
+@pytest.mark.parametrize("output", ["", "/dev/null", "/dev/null/x", "/proc/x", "n" * 300])
+def test_an_output_folder_that_is_none(output: str) -> None:
+    with pytest.raises(ValueError, match=f"OUTPUT_DIR.*{output}"):
+        check_output_folder(output)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda tag: tag.symlink_to("/dev/zero")])
+def test_last_checkpoint_is_no_file(folder: Path, make) -> None:
+    (folder / "last_checkpoint").unlink()
+    make(folder / "last_checkpoint")
+    name, wrong = chosen(folder)
+    assert name == "model_0000005.pth" and "last_checkpoint" in wrong
+
+
+def test_last_checkpoint_with_a_byte_order_mark(folder: Path) -> None:
+    tag(folder, b"\xef\xbb\xbfmodel_0000003.pth\r\n")
+    assert chosen(folder) == ("model_0000003.pth", "")

@@ -26,6 +26,7 @@ from vrd_d2.config.ranges import RANGES, check_values
         ("SOLVER.STEPS", "(20, 10)"),
         ("SOLVER.CHECKPOINT_PERIOD", "0"),
         ("SOLVER.IMS_PER_BATCH", "0"),
+        ("SEED", "4294967296"),
     ],
 )
 def test_a_value_outside_its_range_is_named(key: str, value: str) -> None:

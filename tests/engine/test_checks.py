@@ -131,3 +131,9 @@ def test_a_test_set_that_is_missing_ends_no_training_at_its_end(make_cfg, name):
     cfg = make_cfg("relclip_predcls.yaml", "DATASETS.TEST", (name,))
     with pytest.raises(ValueError, match=name):
         Trainer(cfg)
+
+
+def test_no_training_set(make_cfg):
+    cfg = make_cfg("relclip_predcls.yaml", "DATASETS.TRAIN", ())
+    with pytest.raises(ValueError, match=r"DATASETS\.TRAIN is empty"):
+        Trainer(cfg)

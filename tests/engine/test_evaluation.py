@@ -149,3 +149,12 @@ def test_expected_results_that_are_missing_are_not_as_expected(make_cfg, failing
     failing(0)
     with pytest.raises(SystemExit):
         Trainer(cfg).train()
+
+
+def test_a_test_set_that_is_named_twice_ends_no_training(make_cfg):
+    cfg = make_cfg("relclip_predcls.yaml", "SOLVER.MAX_ITER", 1)
+    cfg.DATASETS.TEST = cfg.DATASETS.TEST * 2
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    assert trainer._last_eval_results and not trainer.failed_evaluators

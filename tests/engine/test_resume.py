@@ -328,3 +328,54 @@ def test_a_torn_last_line_of_metrics_is_cut_off(make_cfg, tail):
     run(cfg)
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert next(line["iteration"] for line in lines) == 1 and len(lines) >= 2
+
+
+def foreign(states):
+    """(what must be named, state of a training in another form) of a state."""
+    inner = states["_trainer"]
+    momenta = inner["optimizer"]["state"]
+
+    def with_momentum(value):
+        changed = {**inner["optimizer"], "state": {**momenta, 0: value}}
+        return {**states, "_trainer": {**inner, "optimizer": changed}}
+
+    yield "_trainer", {k: v for k, v in states.items() if k != "_trainer"}
+    yield "optimizer", {**states, "_trainer": {}}
+    yield "list", {**states, "_trainer": []}
+    yield "param_groups", {**states, "_trainer": {"optimizer": {}}}
+    yield "list", {**states, "hooks": []}
+    yield "str", with_momentum("x")
+    yield "(1, 7)", with_momentum({"momentum_buffer": torch.zeros(1, 7)})
+    yield (
+        "not finite",
+        with_momentum(
+            {"momentum_buffer": torch.full_like(momenta[0]["momentum_buffer"], float("nan"))}
+        ),
+    )
+
+
+def test_a_state_of_another_form_is_refused_by_its_file(make_cfg):
+    cfg = make_cfg("relclip_predcls.yaml", "SOLVER.MAX_ITER", 2, "DATASETS.TEST", ())
+    trainer, _, _ = run(folder(cfg, "run"))
+    file = Path(trainer.cfg.OUTPUT_DIR, "model_final.pth")
+    content = torch.load(file, weights_only=True)
+    contents = [(named, {**content, "trainer": odd}) for named, odd in foreign(content["trainer"])]
+    contents.append(("objects", {**content, "vrd_d2": {**content["vrd_d2"], "objects": 5}}))
+    for named, odd in contents:
+        torch.save(odd, file)
+        trainer.checkpointer._parsed_url_during_load = None  # as in a new process
+        with pytest.raises(ValueError) as error:
+            trainer.resume_or_load()
+        assert str(file) in str(error.value) and named in str(error.value)
+
+
+def test_the_schedule_goes_by_the_iteration_alone(make_cfg):
+    cfg = make_cfg("relclip_predcls.yaml", "SOLVER.MAX_ITER", 3, "SOLVER.STEPS", (2,),
+                   "DATASETS.TEST", ())  # fmt: skip
+    trainer, _, _ = run(folder(cfg, "run"), kill=(2, "step"))
+    file = Path(trainer.cfg.OUTPUT_DIR, "model_0000001.pth")
+    content = torch.load(file, weights_only=True)
+    content["trainer"]["hooks"]["LRScheduler"] = {}
+    torch.save(content, file)
+    trainer = start(trainer.cfg, resume=True)
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(cfg.SOLVER.BASE_LR / 10)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 
+from vrd_d2.commands import train as command
 from vrd_d2.data import atomic_files
 from vrd_d2.engine.run_setup import set_up_run
 
@@ -50,3 +51,15 @@ def test_a_full_disk_leaves_the_config_of_before(cfg, args, monkeypatch):
     with pytest.raises(OSError, match=r"config\.yaml"):
         set_up_run(cfg, args)
     assert Path(cfg.OUTPUT_DIR, "config.yaml").read_text() == before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(("--machine-rank", "5"), ("--machine-rank", "-1"), ("--num-machines", "0")),
+        ("--num-gpus", "2", "--dist-url", "foo"),
+    ],
+)
+def test_processes_that_would_never_meet_are_refused(options, capsys):
+    assert command.main(["--config-file", "configs/relclip_predcls.yaml", *options]) == 1
+    assert options[-2] in capsys.readouterr().err

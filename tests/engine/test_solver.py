@@ -4,6 +4,7 @@ import logging
 import math
 
 import pytest
+import torch
 
 from vrd_d2.engine.solver import check_solver, learning_rate_in_words, steps_before_the_end
 from vrd_d2.engine.trainer import Trainer
@@ -108,3 +109,24 @@ def test_the_log_says_how_the_rate_goes_with_the_batch(make_cfg, caplog, monkeyp
     with pytest.raises(ValueError, match=r"REFERENCE_WORLD_SIZE.*SOLVER\.(CHECKPOINT|MAX).* is 0"):
         Trainer(cfg)
     assert learning_rate_in_words(cfg, cfg, 1).count("not scaled") == 1
+
+
+@pytest.mark.parametrize("warmup", [0, 1000])
+def test_decays_at_equal_distances(make_cfg, warmup):
+    """Detectron2's own schedule of this name fails in the last iteration."""
+    cfg = make_cfg("relclip_predcls.yaml", "SOLVER.LR_SCHEDULER_NAME", "WarmupStepWithFixedGammaLR",
+                   "SOLVER.MAX_ITER", 10, "SOLVER.NUM_DECAYS", 3, "SOLVER.GAMMA", 0.5,
+                   "SOLVER.WARMUP_ITERS", warmup, "SOLVER.BASE_LR", 1.0)  # fmt: skip
+    check_solver(cfg, 1)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = Trainer.build_lr_scheduler(cfg, optimizer)
+    rates = []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    if not warmup:
+        assert rates == [1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125, 0.125]
+    cfg.SOLVER.NUM_DECAYS = 10
+    with pytest.raises(ValueError, match=r"SOLVER\.NUM_DECAYS is 10.*SOLVER\.MAX_ITER 10"):
+        check_solver(cfg, 1)

@@ -22,6 +22,7 @@ from vrd_d2.checkpoint.weights_files import (
     write_tensors,
 )
 from vrd_d2.data.atomic_files import write_text
+from vrd_d2.data.record_values import short
 from vrd_d2.data.source_files import located
 
 _SHIPPED_DETECTORS = {"scenes": assets.path("scenes_faster_rcnn.pth")}
@@ -224,6 +225,10 @@ def _pop_stamp(checkpoint: dict[str, Any]) -> Mapping[str, Any] | None:
     stored = checkpoint.pop(STAMP, None)
     if stored is not None and not isinstance(stored, Mapping):
         raise ValueError(f"the stamp of the checkpoint, {STAMP!r}, is {stored!r}")
+    for kind in ("objects", "predicates"):
+        names = (stored or {}).get(kind, [])
+        if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
+            raise ValueError(f"{kind} in the stamp of the checkpoint is {short(names)}, no names")
     return stored
 
 

@@ -12,9 +12,13 @@ from typing import Any
 import torch
 
 from vrd_d2.checkpoint.weights_files import read_tensors
+from vrd_d2.data.source_files import located, require_regular
 
 # The file that names the checkpoint that was written last.
 TAG = "last_checkpoint"
+_LONGEST = 255  # characters of a name
+# What else a training writes beside checkpoints.
+_RESULTS, _WRITTEN = "inference", (TAG, "config.yaml", "log.txt", "metrics.json")
 _NAME = re.compile(r"model_(\d+|final|best)\.pth")
 
 
@@ -31,6 +35,28 @@ class _State:
     iteration: int
     run: str | None
     written: int
+
+
+def check_output_folder(folder: str | os.PathLike) -> None:
+    """Check what lies where a training is going to write, perhaps hours later.
+
+    A pipe there would be waited for, and a folder cannot be replaced.
+
+    Raises:
+        ValueError: names OUTPUT_DIR, what lies there, and the remedy.
+    """
+    with located("OUTPUT_DIR"):
+        if not str(folder):
+            raise ValueError("it is empty: name a folder")
+        folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{error}: name a folder that can be written to") from error
+        if (folder / _RESULTS).exists() and not (folder / _RESULTS).is_dir():
+            raise ValueError(f"{folder / _RESULTS} is no folder: move it away")
+        for path in [*(folder / name for name in _WRITTEN), *folder.glob("model_*.pth")]:
+            require_regular(path, "move it away")
 
 
 def newest_checkpoint(
@@ -91,14 +117,16 @@ def _words(broken: Mapping[str, str]) -> str:
 
 
 def _tagged(tag: Path) -> str:
+    require_regular(tag)
     try:
-        name = tag.read_text(encoding="utf-8").strip()
+        with tag.open(encoding="utf-8-sig") as file:
+            name = file.read(_LONGEST + 1).strip()
     except UnicodeDecodeError as error:
         raise ValueError("is no text") from error
     if not name:
         raise ValueError("is empty")
     # A file of this folder: what is read from a folder must not lead out of it.
-    if len(name) > 255 or not name.isprintable() or Path(name).name != name:
+    if len(name) > _LONGEST or not name.isprintable() or Path(name).name != name:
         raise ValueError(f"names no file of the folder ({name[:80]!r})")
     if not (tag.parent / name).is_file():
         raise ValueError(f"names {name}, which is not there")
@@ -131,10 +159,11 @@ def _state(path: Path) -> _State:
     if not written.st_size:
         raise ValueError("is empty")
     trainer = _read(path).get("trainer")
-    if not isinstance(trainer, Mapping) or not isinstance(trainer.get("iteration"), int):
+    iteration = trainer.get("iteration") if isinstance(trainer, Mapping) else None
+    if type(iteration) is not int or iteration < 0:
         raise ValueError("holds no state of a training")
     run = trainer.get("run")
-    return _State(trainer["iteration"], run if isinstance(run, str) else None, written.st_mtime_ns)
+    return _State(iteration, run if isinstance(run, str) else None, written.st_mtime_ns)
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -58,7 +58,9 @@ def read_tensors(file: str, *, mmap: bool = False) -> Mapping[str, Any]:
             f"code ({reason.split('. ')[0]}): save the tensors alone, "
             'torch.save({"model": model.state_dict()}, path), or as .safetensors'
         ) from error
-    except OSError:
+    except OSError as error:
+        if error.filename is None:  # torch reads on where a cut file has nothing
+            raise _broken(error) from error
         raise
     except Exception as error:  # what is broken may raise anything
         raise _broken(error) from error

@@ -43,6 +43,12 @@ def run(args: argparse.Namespace) -> int | None:
     from detectron2.engine import launch
     from torch import multiprocessing
 
+    if not 0 <= args.machine_rank < args.num_machines:
+        # The others would wait for it.
+        text = f"--machine-rank {args.machine_rank}: a number from 0 to below --num-machines"
+        raise ValueError(f"{text} {args.num_machines}")
+    if args.dist_url != "auto" and "://" not in args.dist_url:
+        raise ValueError(f"--dist-url {args.dist_url}: an address such as tcp://127.0.0.1:29500")
     if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
         raise ValueError(f"--num-gpus {args.num_gpus}: there are {torch.cuda.device_count()}")
     if args.num_gpus * args.num_machines <= 1:

@@ -101,6 +101,8 @@ def check_values(cfg: CfgNode) -> None:
             raise ValueError(f"{key} is {value!r}: it must be a list of texts")
     if list(cfg.SOLVER.STEPS) != sorted(set(cfg.SOLVER.STEPS)):
         raise ValueError(f"SOLVER.STEPS is {cfg.SOLVER.STEPS!r}: iterations must increase")
+    if cfg.SEED >= 2**32:
+        raise ValueError(f"SEED is {cfg.SEED!r}: it must be below {2**32}; below 0 is no seed")
 
 
 def _value(cfg: CfgNode, key: str) -> Any:

@@ -41,6 +41,8 @@ def training_loader(cfg: CfgNode, *, start_iter: int = 0):
         ValueError: the dataset's classes are not those of MODEL.VOCABULARY.
     """
     setup_datasets(cfg)
+    if not cfg.DATASETS.TRAIN:
+        raise ValueError("DATASETS.TRAIN is empty: name the dataset to train on")
     check_datasets(cfg.DATASETS.TRAIN)
     dataset = training_records(
         cfg.DATASETS.TRAIN,

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
+from vrd_d2.checkpoint.folder import check_output_folder
 from vrd_d2.data.atomic_files import write_text
 
 logger = logging.getLogger(__name__)
@@ -28,12 +28,12 @@ def set_up_run(cfg: CfgNode, args: argparse.Namespace) -> None:
         args: of ``vrd-train``: config_file and eval_only.
 
     Raises:
-        OSError: OUTPUT_DIR cannot be written.
+        ValueError: OUTPUT_DIR is none, or something lies in it that a training cannot replace.
+        OSError: it cannot be written to.
     """
     rank = comm.get_rank()
     main = comm.is_main_process()
-    if main:
-        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    check_output_folder(cfg.OUTPUT_DIR)
     for name in ("fvcore", "detectron2", "vrd_d2"):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name=name)
     logger.info("process %d of %d", rank, comm.get_world_size())

@@ -1,12 +1,13 @@
 """SOLVER: its values checked, in words, and what a resumed training takes from its checkpoint."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 
+from vrd_d2.checkpoint.weights_files import NotFiniteError
 from vrd_d2.config.files import merge_dump
 from vrd_d2.config.loading import read_dump
 from vrd_d2.config.ranges import check_values
@@ -53,8 +54,8 @@ def check_solver(cfg: CfgNode, processes: int) -> None:
         ),
         (
             "NUM_DECAYS",
-            solver.NUM_DECAYS > 0 or solver.LR_SCHEDULER_NAME != _BY_DECAYS,
-            "1 or more",
+            0 < solver.NUM_DECAYS < solver.MAX_ITER or solver.LR_SCHEDULER_NAME != _BY_DECAYS,
+            f"1 or more, and below SOLVER.MAX_ITER {solver.MAX_ITER}",
         ),
         ("WARMUP_METHOD", solver.WARMUP_METHOD in _WARMUPS, f"one of {_WARMUPS}"),
         ("MOMENTUM", solver.MOMENTUM > 0 or not solver.NESTEROV, "above 0 for SOLVER.NESTEROV"),
@@ -66,6 +67,22 @@ def check_solver(cfg: CfgNode, processes: int) -> None:
         raise ValueError(
             f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}: it must be one of {_CLIPPING}"
         )
+
+
+def decays_as_steps(cfg: CfgNode) -> CfgNode:
+    """Return a config whose decays of the learning rate at equal distances are SOLVER.STEPS.
+
+    Detectron2's own schedule of them fails in the last iteration.
+    """
+    solver = cfg.SOLVER
+    if solver.LR_SCHEDULER_NAME != _BY_DECAYS:
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    parts = solver.NUM_DECAYS + 1
+    cfg.SOLVER.STEPS = tuple(-(-solver.MAX_ITER * part // parts) for part in range(1, parts))
+    cfg.SOLVER.LR_SCHEDULER_NAME = _BY_STEPS
+    return cfg
 
 
 def steps_before_the_end(cfg: CfgNode) -> CfgNode:
@@ -196,7 +213,25 @@ def optimizer_state(
             "set the config back to that of the checkpoint"
         )
     state = {order[i]: values for i, values in stored["state"].items()}
+    _check_momenta(state, list(_parameters(optimizer)))
     return {"state": state, "param_groups": own["param_groups"]}
+
+
+def _check_momenta(state: Mapping[int, Any], parameters: Sequence[torch.nn.Parameter]) -> None:
+    """Raise ValueError unless momenta, by index, have the shapes of weights and are finite."""
+    for index, values in state.items():
+        for name, value in values.items():
+            if not isinstance(value, torch.Tensor):
+                continue
+            shape = tuple(parameters[index].shape)
+            if value.dim() and tuple(value.shape) != shape:  # without dimensions it counts steps
+                text = f"the checkpoint's {name} of a weight {shape} has shape {tuple(value.shape)}"
+                raise ValueError(f"{text}: start anew from its weights, with MODEL.WEIGHTS")
+            if not torch.isfinite(value).all():
+                raise NotFiniteError(
+                    f"the checkpoint's {name} of a weight {shape} is not finite: delete the "
+                    "checkpoint to go on from an earlier one"
+                )
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[torch.nn.Parameter]:

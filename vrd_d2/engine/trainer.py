@@ -25,7 +25,7 @@ from torch import nn
 from vrd_d2.checkpoint.checkpointer import StrictCheckpointer, load_weights
 from vrd_d2.checkpoint.folder import newest_checkpoint
 from vrd_d2.checkpoint.stamp import STAMP, Stamp, stamp_of
-from vrd_d2.checkpoint.weights_files import NotFiniteError, check_finite
+from vrd_d2.checkpoint.weights_files import NotFiniteError, check_finite, first_line
 from vrd_d2.data.datasets.setup import setup_datasets
 from vrd_d2.data.source_files import located
 from vrd_d2.engine.build import library_checks, load_detector
@@ -38,6 +38,7 @@ from vrd_d2.engine.loaders import evaluators, test_loader, training_loader
 from vrd_d2.engine.solver import (
     changed_settings,
     check_solver,
+    decays_as_steps,
     learning_rate_in_words,
     optimizer_state,
     steps_before_the_end,
@@ -80,6 +81,19 @@ def _without_grad_scaler(cfg: CfgNode) -> CfgNode:
     cfg.defrost()
     cfg.SOLVER.AMP.ENABLED = False
     return cfg
+
+
+@contextlib.contextmanager
+def _state_of_a_training() -> Iterator[None]:
+    """Turn what a state of another form raises in torch and Detectron2 into a ValueError."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(
+            f"the state of the training in it has another form than this version's "
+            f"({type(error).__name__}: {first_line(error)}): start anew from its weights, with "
+            "MODEL.WEIGHTS and without --resume"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -150,7 +164,7 @@ class Trainer(DefaultTrainer):
         path = self._checkpoint_to_resume() if resume else ""
         model = self.checkpointer.model
         if path:
-            with located(path):
+            with located(path), _state_of_a_training():
                 self.checkpointer.load(path)
             self.start_iter = self.iter + 1
             self._resumed_from = path
@@ -290,7 +304,7 @@ class Trainer(DefaultTrainer):
         super().load_state_dict({**state_dict, "_trainer": inner})
         self.run = state_dict.get("run", self.run)
         # The schedule of the config at this iteration.
-        self.scheduler.base_lrs = rates
+        self.scheduler.base_lrs, self.scheduler.last_epoch = rates, done
         rates = self.scheduler.get_lr()
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
@@ -326,7 +340,8 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
         """Build SOLVER.LR_SCHEDULER_NAME."""
-        return super().build_lr_scheduler(steps_before_the_end(cfg), optimizer)
+        cfg = decays_as_steps(steps_before_the_end(cfg))
+        return super().build_lr_scheduler(cfg, optimizer)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, *, start_iter: int = 0):
@@ -377,9 +392,11 @@ class Trainer(DefaultTrainer):
         guards = {
             name: guarded(functools.partial(self.build_evaluator, self.cfg, name)) for name in names
         }
-        results = self.test(self.cfg, self.model, list(map(DatasetEvaluators, guards.values())))
+        results = self.test(
+            self.cfg, self.model, [DatasetEvaluators(guards[name]) for name in names]
+        )
         self.failed_evaluators = [
-            f"{name}: {guard.failure}" for name in names for guard in guards[name] if guard.failure
+            f"{name}: {guard.failure}" for name in guards for guard in guards[name] if guard.failure
         ]
         for failure in self.failed_evaluators:
             logger.warning(
