@@ -55,3 +55,9 @@ def test_limits_themselves_are_allowed() -> None:
         for value in (least, most if most < 10 else 10):
             node[name] = value
             check_values(cfg)
+
+
+@pytest.mark.parametrize("device", ["gpu", "CPU", "", " ", "meta", "cuda:64", "cpu:x"])
+def test_a_device_that_is_not_there_is_named(device: str) -> None:
+    with pytest.raises(ValueError, match=r"MODEL\.DEVICE"):
+        load_config("configs/relclip_predcls.yaml", ["MODEL.DEVICE", device])

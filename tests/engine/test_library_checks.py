@@ -12,7 +12,6 @@ CONFIG = "configs/quickstart/relclip_predcls.yaml"
 @pytest.mark.parametrize(
     ("key", "value", "part"),
     [
-        ("MODEL.DEVICE", "nonsense", "nonsense"),
         ("MODEL.META_ARCHITECTURE", "Nothing", "Nothing"),
         ("MODEL.TEXT.ENTITY_PROMPTS", "[]", r"MODEL\.TEXT"),
     ],
@@ -24,9 +23,9 @@ def test_a_value_that_no_model_can_be_built_from(key: str, value: str, part: str
 
 
 def test_the_trainer_names_it_too(tmp_path) -> None:
-    cfg = load_config(CONFIG, ["MODEL.DEVICE", "nonsense", "OUTPUT_DIR", str(tmp_path)])
+    cfg = load_config(CONFIG, ["MODEL.META_ARCHITECTURE", "Nothing", "OUTPUT_DIR", str(tmp_path)])
     cfg.DATASETS.REGISTER, cfg.DATASETS.TEST = [], ()
-    with pytest.raises(ValueError, match="nonsense"):
+    with pytest.raises(ValueError, match="Nothing"):
         Trainer(cfg)
 
 

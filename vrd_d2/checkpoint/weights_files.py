@@ -51,6 +51,8 @@ def read_tensors(file: str, *, mmap: bool = False) -> Mapping[str, Any]:
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
+        if not _begins_as_weights(file):
+            raise _broken(error) from error
         lines = [line.strip() for line in str(error).splitlines()]
         reason = next((line for line in lines if "WeightsUnpickler" in line), first_line(error))
         raise ValueError(
@@ -67,6 +69,12 @@ def read_tensors(file: str, *, mmap: bool = False) -> Mapping[str, Any]:
     if not isinstance(loaded, Mapping):
         raise ValueError(f"the file holds a {type(loaded).__name__}, no weights by name")
     return loaded
+
+
+def _begins_as_weights(file: str) -> bool:
+    """Return whether a file begins as an archive or a pickle; torch calls all else a pickle."""
+    with open(file, "rb") as opened:
+        return opened.read(2).startswith((b"PK", b"\x80"))
 
 
 def write_tensors(content: Mapping[str, Any], file: str | os.PathLike) -> None:

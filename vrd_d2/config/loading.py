@@ -10,6 +10,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from vrd_d2 import assets
 from vrd_d2.addresses import refuse_address
 from vrd_d2.checkpoint.checkpointer import read_stamp
+from vrd_d2.checkpoint.weights_files import first_line
 from vrd_d2.config.defaults import add_vrd_config
 from vrd_d2.config.files import merge_dump, merge_file, merge_overrides
 from vrd_d2.config.ranges import check_paths, check_values
@@ -130,3 +131,22 @@ def _override(cfg: CfgNode, overrides: Sequence[str]) -> None:
     check_paths(cfg)
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
+    _check_device(cfg.MODEL.DEVICE)
+
+
+def _check_device(name: str) -> None:
+    """Raise ValueError unless this machine has the device."""
+    try:
+        device = torch.device(name)
+        if device.type == "cuda":  # without starting CUDA in this process
+            there = (device.index or 0) < torch.cuda.device_count()
+        else:
+            there = torch.zeros((), device=device).item() == 0
+        reason = "there is none"
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        there, reason = False, first_line(error)
+    if not there:
+        raise ValueError(
+            f"MODEL.DEVICE is {name!r}, which this machine cannot use ({reason}): set cpu, or "
+            "to cuda where there is a GPU"
+        )
