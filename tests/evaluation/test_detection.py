@@ -96,7 +96,7 @@ ODD = {
     "areas that are no numbers": with_values({"area": "large"}, {"area": False}, {"area": [3]}),
     "areas that are wrong": with_values({"area": 0}, {"area": -7}, {"area": 10**12}),
     "a crowd": with_values({"iscrowd": 1}),
-    "crowds by other values": with_values({"iscrowd": True}, {"iscrowd": 0.0}, {"iscrowd": "no"}),
+    "crowds by other values": with_values({"iscrowd": True}, {"iscrowd": 0.0}, {"iscrowd": None}),
     "a box without area": with_values({"bbox": [5, 5, 0, 9]}, {"bbox": [5, 5, 0, 0]}),
     "boxes reaching outside": with_values({"bbox": [-20, -20, 60, 60]}, {"bbox": [0, 9, 900, 9]}),
 }  # fmt: skip
