@@ -66,6 +66,8 @@ def test_boxes_of_another_size_are_refused(tmp_path):
         (["annotations", 0, "bbox"], [1, 2, float("nan"), 4], r"annotations\[0\].*bbox"),
         (["annotations", 0, "bbox"], [1, 2, 10**400, 4], r"annotations\[0\]"),
         (["annotations", 0, "bbox"], ["x", 2, 3, 4], r"annotations\[0\]"),
+        (["annotations", 0, "bbox"], "1234", r"annotations\[0\].*bbox"),
+        (["annotations", 0, "bbox"], ["1", "2", "3", "4"], r"annotations\[0\].*bbox"),
     ],
 )
 def test_a_wrong_record_is_named(tmp_path, path, value, message):

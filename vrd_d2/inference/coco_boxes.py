@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from vrd_d2.data.boxes import BoxLayout, annotation_xyxy, check_layout, require_layout
 from vrd_d2.data.datasets.opening import is_file, open_dataset
-from vrd_d2.data.record_values import short
+from vrd_d2.data.record_values import checked_box, short
 from vrd_d2.data.source_files import read_json
 
 _FAR = 1e9  # pixels; no image is that large
@@ -134,17 +133,15 @@ def load_coco_boxes(json_file: str | Path) -> GivenBoxes:
         boxes[name] = ([], [])
     for number, annotation in enumerate(document["annotations"]):
         try:
-            x, y, width, height = map(float, annotation["bbox"])
+            box = checked_box(annotation["bbox"], "[x, y, width, height]", range(4), extent=True)
             of = boxes[Path(files[annotation["image_id"]]).name]
             label = names[annotation["category_id"]]
-            if not all(map(math.isfinite, (x, y, width, height))) or min(width, height) < 0:
-                raise ValueError(f"bbox is {annotation['bbox']}")
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{json_file}: annotations[{number}] is {annotation}: it needs the image_id of an "
                 f"image, the category_id of a category and bbox [x, y, width, height] ({error!r})"
             ) from error
-        of[0].append([x, y, x + width, y + height])
+        of[0].append(box)
         of[1].append(label)
     sizes = {}
     for number, image in enumerate(document["images"]):
