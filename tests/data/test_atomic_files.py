@@ -130,7 +130,7 @@ def test_what_killed_processes_left_goes_and_what_others_write_stays(tmp_path: P
 
 
 def test_a_file_that_is_taken_for_a_leftover_is_made_anew(tmp_path: Path, monkeypatch) -> None:
-    lock, times = atomic_files._lock, []
+    lock, times = atomic_files.try_lock, []
 
     def late(handle: int) -> bool:
         if not times:  # another process was between the two lines
@@ -140,7 +140,7 @@ def test_a_file_that_is_taken_for_a_leftover_is_made_anew(tmp_path: Path, monkey
         return lock(handle)
 
     atomic_files._remove_leftovers(tmp_path)
-    monkeypatch.setattr(atomic_files, "_lock", late)
+    monkeypatch.setattr(atomic_files, "try_lock", late)
     write_text(tmp_path / "a", "x")
     assert len(times) == 2
     assert (tmp_path / "a").read_text() == "x"

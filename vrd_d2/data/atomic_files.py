@@ -95,6 +95,24 @@ def file_lock(path: str | os.PathLike, *, busy: str | None = None) -> Iterator[i
         yield file.fileno()
 
 
+def try_lock(handle: int) -> bool | None:
+    """Lock an open file or folder for as long as it is open, without waiting.
+
+    Returns:
+        False where another process has it; None where there are no locks, on Windows and on file
+        systems of some networks.
+    """
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
 @contextlib.contextmanager
 def _unfinished_file(folder: Path) -> Iterator[Path]:
     """Make a file that is locked while this process lives, and remove it at the end."""
@@ -103,7 +121,7 @@ def _unfinished_file(folder: Path) -> Iterator[Path]:
         unfinished = folder / f".{secrets.token_hex(8)}.unfinished"
         # For all that the umask allows, as any new file.
         handle = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        locked = _lock(handle)
+        locked = try_lock(handle)
         # Between the two lines another process may have taken it for a leftover.
         if not locked or unfinished.exists():
             break
@@ -127,21 +145,10 @@ def _remove_leftovers(folder: Path) -> None:
         with contextlib.suppress(OSError):  # another process is quicker, or it is not ours
             handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
-                if _lock(handle):
+                if try_lock(handle):
                     os.unlink(path)
             finally:
                 os.close(handle)
-
-
-def _lock(handle: int) -> bool:
-    """Lock an open file; False where another process has it, or files cannot be locked."""
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _sync(path: Path) -> None:

@@ -8,10 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: what a killed demo leaves there stays
-    fcntl = None  # type: ignore[assignment]
+from vrd_d2.data.atomic_files import try_lock
 
 PREFIX = "vrd_d2_demo_"
 
@@ -69,7 +66,7 @@ def working_folder() -> Iterator[Path]:
 
 def remove_leftovers() -> None:
     """Remove the folders of this user's demos that no process holds."""
-    if fcntl is None:
+    if os.name != "posix":  # what a killed demo leaves there stays
         return
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
@@ -89,24 +86,18 @@ def _locked(folder: Path, *, required: bool = False) -> int | None:
         folder: of a demo.
         required: None also where folders cannot be locked: on some networks' file systems.
     """
-    if fcntl is None:
+    if os.name != "posix":  # folders cannot be opened there
         return os.open(os.devnull, os.O_RDONLY)
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
         return None
-    taken = False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        taken = True
-    except OSError:
-        taken = required
+    locked = try_lock(handle)
     try:
         same = os.path.samestat(os.fstat(handle), os.lstat(folder))
     except OSError:
         same = False
-    if taken or not same:
+    if locked is False or (required and not locked) or not same:
         os.close(handle)
         return None
     return handle
