@@ -29,9 +29,7 @@ from vrd_d2.checkpoint.weights_files import NotFiniteError, check_finite, first_
 from vrd_d2.data.datasets.setup import setup_datasets
 from vrd_d2.data.source_files import located
 from vrd_d2.engine.build import library_checks, load_detector
-from vrd_d2.engine.checks import (
-    is_relation_model,
-)
+from vrd_d2.engine.checks import is_relation_model
 from vrd_d2.engine.evaluation import guarded
 from vrd_d2.engine.hooks import BestCheckpointer, without_torn_line
 from vrd_d2.engine.loaders import evaluators, test_loader, training_loader
